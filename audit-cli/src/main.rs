@@ -1,0 +1,2 @@
+//! The `audit` command.
+fn main() {}

@@ -1,0 +1,267 @@
+//! Which entries a read asks for.
+
+use std::net::IpAddr;
+
+use audit_tlog::Timestamp;
+
+use crate::entry::Entry;
+use crate::event::{ActionType, Fields, Outcome, Severity, print_ip};
+use crate::text::Query;
+
+/// A half-open range of time: `from` is in it, `to` is not. Either end may be open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TimeRange {
+    /// The first instant in it.
+    pub from: Option<Timestamp>,
+    /// The first instant behind it.
+    pub to: Option<Timestamp>,
+}
+
+impl TimeRange {
+    /// Whether `at` lies in it.
+    pub fn contains(&self, at: Timestamp) -> bool {
+        self.from.is_none_or(|from| at >= from) && self.to.is_none_or(|to| at < to)
+    }
+
+    /// Whether both ends are open.
+    pub fn is_unbounded(&self) -> bool {
+        self.from.is_none() && self.to.is_none()
+    }
+}
+
+/// The conditions of a read. All that are set must hold; several values of one mean any of them.
+///
+/// The default asks for everything.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Filter {
+    /// The actor.
+    pub user_id: Vec<String>,
+    /// The session.
+    pub session_id: Vec<String>,
+    /// The coarse operation.
+    pub action_type: Vec<ActionType>,
+    /// The fine name, whole.
+    pub action: Vec<String>,
+    /// The resource's type.
+    pub resource_type: Vec<String>,
+    /// The resource's id.
+    pub resource_id: Vec<String>,
+    /// The id of a related resource.
+    pub related_id: Vec<String>,
+    /// How much attention.
+    pub severity: Vec<Severity>,
+    /// How it ended.
+    pub outcome: Vec<Outcome>,
+    /// From where.
+    pub ip_address: Vec<IpAddr>,
+    /// The request.
+    pub request_id: Vec<String>,
+    /// The trace.
+    pub trace_id: Vec<String>,
+    /// When it happened.
+    pub occurred: TimeRange,
+    /// When the log accepted it.
+    pub created: TimeRange,
+    /// The first position.
+    pub from_seq: Option<u64>,
+    /// The first position behind.
+    pub to_seq: Option<u64>,
+    /// Full text.
+    pub q: Option<Query>,
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident => $field:ident: $type:ty),* $(,)?) => {
+        $($(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, value: impl Into<$type>) -> Self {
+            self.$field.push(value.into());
+            self
+        })*
+    };
+}
+
+/// One indexable condition: a field of which one value must match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Which field.
+    pub field: FilterField,
+    /// The values, as text; any of them matches. Never empty.
+    pub values: Vec<String>,
+}
+
+/// The fields that a filter compares for equality.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+#[allow(missing_docs)] // the event's fields, by name
+pub enum FilterField {
+    UserId = 1,
+    SessionId = 2,
+    ActionType = 3,
+    Action = 4,
+    ResourceType = 5,
+    ResourceId = 6,
+    RelatedId = 7,
+    Severity = 8,
+    Outcome = 9,
+    IpAddress = 10,
+    RequestId = 11,
+    TraceId = 12,
+}
+
+impl Filter {
+    /// Everything.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    setters! {
+        /// Entries of this actor, too.
+        user => user_id: String,
+        /// Entries of this session, too.
+        session => session_id: String,
+        /// Entries of this coarse operation, too.
+        action_type => action_type: ActionType,
+        /// Entries of this fine name, too.
+        action => action: String,
+        /// Entries on resources of this type, too.
+        resource_type => resource_type: String,
+        /// Entries on this resource, too.
+        resource_id => resource_id: String,
+        /// Entries with this related resource, too.
+        related_id => related_id: String,
+        /// Entries of this severity, too.
+        severity => severity: Severity,
+        /// Entries with this outcome, too.
+        outcome => outcome: Outcome,
+        /// Entries from this address, too.
+        ip_address => ip_address: IpAddr,
+        /// Entries of this request, too.
+        request => request_id: String,
+        /// Entries of this trace, too.
+        trace => trace_id: String,
+    }
+
+    /// Entries that happened within the range.
+    #[must_use]
+    pub fn occurred(mut self, range: TimeRange) -> Self {
+        self.occurred = range;
+        self
+    }
+
+    /// Entries that the log accepted within the range.
+    #[must_use]
+    pub fn created(mut self, range: TimeRange) -> Self {
+        self.created = range;
+        self
+    }
+
+    /// Entries at this position and later.
+    #[must_use]
+    pub fn from_seq(mut self, seq: u64) -> Self {
+        self.from_seq = Some(seq);
+        self
+    }
+
+    /// Entries before this position.
+    #[must_use]
+    pub fn to_seq(mut self, seq: u64) -> Self {
+        self.to_seq = Some(seq);
+        self
+    }
+
+    /// Entries in which the query finds its words.
+    #[must_use]
+    pub fn text(mut self, q: Query) -> Self {
+        self.q = Some(q);
+        self
+    }
+
+    /// Whether it asks for everything.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The equality conditions, in the order of [`FilterField`].
+    pub fn conditions(&self) -> Vec<Condition> {
+        fn texts<T>(values: &[T], text: impl Fn(&T) -> String) -> Vec<String> {
+            values.iter().map(text).collect()
+        }
+        let all = [
+            (FilterField::UserId, self.user_id.clone()),
+            (FilterField::SessionId, self.session_id.clone()),
+            (FilterField::ActionType, texts(&self.action_type, |v| v.as_str().into())),
+            (FilterField::Action, self.action.clone()),
+            (FilterField::ResourceType, self.resource_type.clone()),
+            (FilterField::ResourceId, self.resource_id.clone()),
+            (FilterField::RelatedId, self.related_id.clone()),
+            (FilterField::Severity, texts(&self.severity, |v| v.as_str().into())),
+            (FilterField::Outcome, texts(&self.outcome, |v| v.as_str().into())),
+            (FilterField::IpAddress, texts(&self.ip_address, |v| print_ip(v.to_canonical()))),
+            (FilterField::RequestId, self.request_id.clone()),
+            (FilterField::TraceId, self.trace_id.clone()),
+        ];
+        all.into_iter()
+            .filter(|(_, values)| !values.is_empty())
+            .map(|(field, values)| Condition { field, values })
+            .collect()
+    }
+
+    /// Whether the entry satisfies every condition, full text included. Whatever an index says, a
+    /// reader is shown only what this says of the stored entry.
+    pub fn matches(&self, entry: &Entry) -> bool {
+        fn any<T: PartialEq<U>, U>(wanted: &[T], value: Option<&U>) -> bool {
+            wanted.is_empty() || value.is_some_and(|v| wanted.iter().any(|w| w == v))
+        }
+        let f = &entry.fields;
+        self.from_seq.is_none_or(|from| entry.seq >= from)
+            && self.to_seq.is_none_or(|to| entry.seq < to)
+            && self.occurred.contains(entry.occurred_at)
+            && self.created.contains(entry.created_at)
+            && any(&self.user_id, f.user_id.as_ref())
+            && any(&self.session_id, f.session_id.as_ref())
+            && any(&self.action_type, Some(&f.action_type))
+            && any(&self.action, Some(&f.action))
+            && any(&self.resource_type, f.resource_type.as_ref())
+            && any(&self.resource_id, f.resource_id.as_ref())
+            && (self.related_id.is_empty()
+                || f.related_resources.iter().any(|r| self.related_id.contains(&r.id)))
+            && any(&self.severity, Some(&f.severity))
+            && any(&self.outcome, Some(&f.outcome))
+            && (self.ip_address.is_empty()
+                || f.ip_address.is_some_and(|ip| {
+                    self.ip_address.iter().any(|wanted| wanted.to_canonical() == ip)
+                }))
+            && any(&self.request_id, f.request_id.as_ref())
+            && any(&self.trace_id, f.trace_id.as_ref())
+            && self.q.as_ref().is_none_or(|q| q.matches(f))
+    }
+}
+
+/// Hands out the values by which an entry is found, field by field: what an index stores.
+pub fn each_value(fields: &Fields, mut each: impl FnMut(FilterField, &str)) {
+    let texts = [
+        (FilterField::UserId, &fields.user_id),
+        (FilterField::SessionId, &fields.session_id),
+        (FilterField::ResourceType, &fields.resource_type),
+        (FilterField::ResourceId, &fields.resource_id),
+        (FilterField::RequestId, &fields.request_id),
+        (FilterField::TraceId, &fields.trace_id),
+    ];
+    for (field, value) in texts {
+        if let Some(value) = value {
+            each(field, value);
+        }
+    }
+    each(FilterField::ActionType, fields.action_type.as_str());
+    each(FilterField::Action, &fields.action);
+    each(FilterField::Severity, fields.severity.as_str());
+    each(FilterField::Outcome, fields.outcome.as_str());
+    for related in &fields.related_resources {
+        each(FilterField::RelatedId, &related.id);
+    }
+    if let Some(ip) = fields.ip_address {
+        each(FilterField::IpAddress, &print_ip(ip));
+    }
+}

@@ -1,0 +1,61 @@
+//! Multi-tenant audit logging: *who did what to which resource, when, from where, with what outcome,
+//! and what changed*.
+//!
+//! Each tenant has one append-only log. Every entry has a gap-free position, `seq`, which is also its
+//! leaf index in the tenant's Merkle tree. Everything else (search, live streams, statistics,
+//! consumers) follows that log with a cursor.
+//!
+//! This crate holds the domain, the traits, the [`AuditLog`] facade and backends in memory. It names
+//! no database, queue, HTTP or cloud crate. `audit-store-sqlite` is the embedded backend.
+
+pub mod authorize;
+pub mod clock;
+pub mod consumer;
+pub mod credential;
+pub mod entry;
+pub mod error;
+pub mod event;
+pub mod filter;
+mod finite;
+pub mod id;
+pub mod json;
+pub mod outbox;
+pub mod page;
+mod parse;
+pub mod prepare;
+pub mod queue;
+pub mod scope;
+pub mod seal;
+pub mod search;
+pub mod store;
+pub mod tenant;
+pub mod text;
+
+pub use audit_tlog as tlog;
+pub use audit_tlog::{Basis, Control, Group, Hash, Kind, Timestamp};
+
+pub use authorize::{AccessRequest, ByClaims, ByMembership, ByPolicy, Decision, TenantAuthorizer};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use consumer::Consumer;
+pub use credential::{ApiKey, CredentialStore, SecretHash, Ticket};
+pub use entry::{Entry, Opening, Receipt, StoredEntry};
+pub use error::{Error, ErrorKind, FieldFault, Result};
+pub use event::{
+    ActionType, ActorType, Event, Fields, Outcome, RelatedResource, Severity, limits,
+};
+pub use filter::{Filter, TimeRange};
+pub use id::{EventId, NotAUuid, TenantId};
+pub use json::{Json, JsonFault};
+pub use outbox::{Outbox, OutboxRow, ParkedRow};
+pub use page::{Order, Page, PageRequest, Position, Sort};
+pub use prepare::{Act, Batch, PreparedEvent, Redact};
+pub use queue::{DeadLetter, Delivery, EventQueue, Message, MessageKind, QueueDepth};
+pub use scope::{Permission, Permissions, Principal, Role, TenantScope};
+pub use seal::{Head, Known, Row, Sealing, seal};
+pub use search::{Hits, SearchIndex, SearchRequest};
+pub use store::{
+    Counter, Erased, Erasure, ErasurePlan, Grown, LogStore, Lookup, Mark, Prune, Pruned, Snapshot,
+    Tally, plan_erasure,
+};
+pub use tenant::{Tenant, TenantFilter, TenantSecret, TenantStatus, TenantStore, TenantUpdate};
+pub use text::Query;

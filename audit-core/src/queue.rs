@@ -1,0 +1,157 @@
+//! Work that waits: events on their way to the log, and jobs for a tenant.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use audit_tlog::Timestamp;
+
+use crate::error::Result;
+use crate::id::{EventId, TenantId};
+
+/// What a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MessageKind {
+    /// An event to be appended.
+    Ingest,
+    /// A job for a tenant.
+    Work,
+}
+
+impl MessageKind {
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Work => "work",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Ingest, Self::Work].into_iter().find(|k| k.as_str() == name)
+    }
+}
+
+/// A message of one tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Message {
+    /// The tenant: a message attribute, and the group where a queue keeps order by group.
+    pub tenant: TenantId,
+    /// What it is.
+    pub kind: MessageKind,
+    /// What it is about: a message of the same id is harmless to deliver again.
+    pub id: EventId,
+    /// ASCII JSON, at most [`Message::MAX_BODY`] bytes, authenticated by whoever made it.
+    pub body: String,
+}
+
+impl Message {
+    /// The most bytes of a body.
+    pub const MAX_BODY: usize = 768 * 1024;
+
+    /// A message.
+    pub fn new(tenant: TenantId, kind: MessageKind, id: EventId, body: String) -> Self {
+        Self { tenant, kind, id, body }
+    }
+}
+
+/// A message that was received and is to be acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Delivery {
+    /// What to acknowledge it by, for the length of its lease.
+    pub handle: String,
+    /// The message.
+    pub message: Message,
+    /// How often it was delivered, this time included.
+    pub attempts: u32,
+}
+
+impl Delivery {
+    /// A delivery, for a third-party queue.
+    pub fn new(handle: impl Into<String>, message: Message, attempts: u32) -> Self {
+        Self { handle: handle.into(), message, attempts }
+    }
+}
+
+/// A message that was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// What to redrive it by.
+    pub handle: String,
+    /// The message.
+    pub message: Message,
+    /// Why it was given up.
+    pub reason: String,
+    /// When it was given up.
+    pub died_at: Timestamp,
+}
+
+impl DeadLetter {
+    /// A dead letter, for a third-party queue.
+    pub fn new(
+        handle: impl Into<String>,
+        message: Message,
+        reason: impl Into<String>,
+        died_at: Timestamp,
+    ) -> Self {
+        Self { handle: handle.into(), message, reason: reason.into(), died_at }
+    }
+}
+
+/// How much is waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueueDepth {
+    /// Messages that may be received, or will be later.
+    pub waiting: u64,
+    /// Messages under a lease.
+    pub leased: u64,
+    /// Dead letters.
+    pub dead: u64,
+}
+
+/// A queue with leases, redelivery and dead letters.
+///
+/// Delivery is at least once and in no particular order, unless an implementation says more. Batches
+/// in, a result for each item out, in order; an outer error means that nothing is known. A batch may
+/// be larger than an engine's own limit: implementations cut it by count and bytes.
+#[async_trait]
+pub trait EventQueue: Debug + Send + Sync + 'static {
+    /// Whether what was sent survives a crash of this process and of the engine. Only then may a
+    /// caller be told that its event was accepted.
+    fn is_durable(&self) -> bool;
+
+    /// Sends messages. Sending a message of the same tenant, kind and id again is harmless: it may
+    /// be delivered twice.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) for an item whose body is too long.
+    async fn send(&self, messages: &[Message]) -> Result<Vec<Result<()>>>;
+
+    /// Receives at most `max` messages, waiting up to `wait` for the first. Each is hidden from
+    /// others for `lease`, then delivered again. An implementation clamps all three to what its
+    /// engine can do.
+    async fn receive(&self, max: usize, wait: Duration, lease: Duration) -> Result<Vec<Delivery>>;
+
+    /// Removes messages that are done with. A handle whose lease was lost is no error.
+    async fn ack(&self, handles: &[String]) -> Result<Vec<Result<()>>>;
+
+    /// Gives messages back, to be delivered again after `delay`.
+    async fn retry(&self, handles: &[String], delay: Duration) -> Result<Vec<Result<()>>>;
+
+    /// Makes dead letters of messages that can never succeed, each with its reason.
+    async fn bury(&self, letters: &[(String, String)]) -> Result<Vec<Result<()>>>;
+
+    /// The dead letters, oldest first, at most `limit`.
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>>;
+
+    /// Sends dead letters again, all of them when no handle is named. Returns how many.
+    async fn redrive(&self, handles: Option<&[String]>) -> Result<u64>;
+
+    /// How much is waiting.
+    async fn depth(&self) -> Result<QueueDepth>;
+}

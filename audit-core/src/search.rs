@@ -1,0 +1,89 @@
+//! Full-text search: an index that gives positions, never content.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+
+use crate::entry::Entry;
+use crate::error::Result;
+use crate::filter::Filter;
+use crate::page::Order;
+use crate::scope::TenantScope;
+
+/// What [`SearchIndex::search`] is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SearchRequest {
+    /// The conditions; `q` is set.
+    pub filter: Filter,
+    /// By `seq`, which way.
+    pub order: Order,
+    /// The most hits.
+    pub limit: usize,
+    /// Hits behind this position, in the order asked for.
+    pub after: Option<u64>,
+}
+
+impl SearchRequest {
+    /// The newest hits.
+    pub fn new(filter: Filter, limit: usize) -> Self {
+        Self { filter, order: Order::Descending, limit, after: None }
+    }
+
+    /// Goes this way.
+    #[must_use]
+    pub fn order(mut self, order: Order) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// Goes on behind this position.
+    #[must_use]
+    pub fn after(mut self, seq: Option<u64>) -> Self {
+        self.after = seq;
+        self
+    }
+}
+
+/// The answer of [`SearchIndex::search`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Hits {
+    /// Positions, in the order asked for. There may be too many (the caller checks each against the
+    /// stored entry), never too few below `indexed_through`.
+    pub seqs: Vec<u64>,
+    /// Whether there may be more behind the last one.
+    pub more: bool,
+    /// The index holds the log up to this position (exclusive).
+    pub indexed_through: u64,
+}
+
+impl Hits {
+    /// An answer, for a third-party index.
+    pub fn new(seqs: Vec<u64>, more: bool, indexed_through: u64) -> Self {
+        Self { seqs, more, indexed_through }
+    }
+}
+
+/// A full-text index over the logs, fed from them and rebuildable at will.
+///
+/// It may lag, lose everything or be wrong: whatever it says, entries are read from the store within
+/// the scope and checked against the filter before anyone sees them. Words come from
+/// [`text`](crate::text), so that all indexes find the same.
+#[async_trait]
+pub trait SearchIndex: Debug + Send + Sync + 'static {
+    /// Adds entries, of any tenants, each tenant's in the order of their positions and without a
+    /// gap behind what it has. Entries that it has already are passed over. When this returns, they
+    /// are found.
+    async fn index(&self, entries: &[Entry]) -> Result<()>;
+
+    /// Positions of the entries that match, in the scope's tenant only. Needs `read`.
+    async fn search(&self, scope: &TenantScope, request: &SearchRequest) -> Result<Hits>;
+
+    /// Removes what was indexed of these positions: their groups were erased. `current` holds them
+    /// as they are now, to be indexed again with what is left.
+    async fn remove(&self, scope: &TenantScope, current: &[Entry]) -> Result<()>;
+
+    /// The position up to which (exclusive) the tenant's log is indexed.
+    async fn indexed_through(&self, scope: &TenantScope) -> Result<u64>;
+}

@@ -1,0 +1,365 @@
+//! The log store: the truth that everything else is derived from.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use audit_tlog::{Basis, Control, Group, Hash, Timestamp};
+use futures_util::stream::BoxStream;
+
+use crate::entry::{Entry, Receipt, StoredEntry};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{ActionType, Outcome, Severity};
+use crate::filter::Filter;
+use crate::id::{EventId, TenantId};
+use crate::page::{Page, PageRequest};
+use crate::prepare::{Act, Batch, PreparedEvent};
+use crate::scope::TenantScope;
+use crate::seal::Head;
+
+/// What [`LogStore::get`] finds under an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// The entry.
+    Found(Box<Entry>),
+    /// It was there, and was pruned, as the control entry at position `by` says.
+    Pruned {
+        /// The control entry's `seq`.
+        by: u64,
+    },
+    /// This tenant never had it.
+    Missing,
+}
+
+impl Lookup {
+    /// The entry, or the error that a caller is shown.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Pruned`], [`ErrorKind::NotFound`].
+    pub fn into_entry(self) -> Result<Entry> {
+        match self {
+            Self::Found(entry) => Ok(*entry),
+            Self::Pruned { by } => {
+                Err(Error::new(ErrorKind::Pruned, "the entry was pruned").with_position(by))
+            }
+            Self::Missing => Err(Error::new(ErrorKind::NotFound, "there is no such entry")),
+        }
+    }
+}
+
+/// An append-only log for each tenant.
+///
+/// The contract is executable: `audit-conformance` runs it on every backend and every wrapper. In
+/// short: a receipt is given only for what is durable; positions are gap-free; an id is taken once;
+/// no method reads or writes outside its scope's tenant, and each begins with
+/// [`TenantScope::require`]. Reads refuse a tenant that is suspended, deleted or unknown.
+#[async_trait]
+pub trait LogStore: Debug + Send + Sync + 'static {
+    /// Appends batches, each whole or not at all, with a result for each in order.
+    ///
+    /// Seals with [`seal`](crate::seal()) under the lock of each tenant's head. Needs
+    /// [`Permission::Record`](crate::Permission::Record). The tenant's status is checked under the
+    /// lock; control entries come only through [`erase`](Self::erase) and [`prune`](Self::prune).
+    /// When this returns, everything that has a receipt is durable.
+    ///
+    /// # Errors
+    /// The outer one: nothing is known of any batch; recording again by the same ids is safe. The
+    /// inner ones, of a single batch: [`Conflict`](ErrorKind::Conflict),
+    /// [`Forbidden`](ErrorKind::Forbidden), [`UnknownTenant`](ErrorKind::UnknownTenant),
+    /// [`TenantClosed`](ErrorKind::TenantClosed), [`TenantDeleted`](ErrorKind::TenantDeleted), and
+    /// what [`seal`](crate::seal()) refuses.
+    async fn append(&self, batches: &[Batch]) -> Result<Vec<Result<Vec<Receipt>>>>;
+
+    /// Looks ids up, with an answer for each in order. Needs `read`.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt) when a stored entry differs from its hash.
+    async fn get(&self, scope: &TenantScope, ids: &[EventId]) -> Result<Vec<Lookup>>;
+
+    /// The entries at these positions, in the order asked for; those that are pruned or were never
+    /// written are left out. Needs `read`; verifies as [`get`](Self::get) does.
+    async fn at(&self, scope: &TenantScope, seqs: &[u64]) -> Result<Vec<Entry>>;
+
+    /// One page of the entries that match. Needs `read`; verifies as [`get`](Self::get) does.
+    ///
+    /// Everything that has a receipt is found, however far an index lags. `q` is evaluated on the
+    /// entries themselves, which is exact and slow; [`TenantLog::search`](crate::TenantLog::search)
+    /// goes through the index.
+    async fn list(
+        &self,
+        scope: &TenantScope,
+        filter: &Filter,
+        page: &PageRequest,
+    ) -> Result<Page<Entry>>;
+
+    /// At most `limit` entries from position `from` on, for consumers and streams; empty when there
+    /// is nothing yet. Starts at the first entry left when `from` is pruned. Needs `stream`. Leaves
+    /// are not recomputed.
+    async fn read(&self, scope: &TenantScope, from: u64, limit: usize) -> Result<Vec<Entry>>;
+
+    /// One snapshot of the tenant's log, which every export uses. Needs `export`.
+    ///
+    /// It has a maximum age; its streams then end with a retryable error.
+    async fn snapshot(&self, scope: &TenantScope) -> Result<Box<dyn Snapshot>>;
+
+    /// The counters of these days (UTC, days since 1970), in any order. Needs `read`.
+    ///
+    /// They count control and erased entries, and not pruned ones.
+    async fn counters(&self, scope: &TenantScope, days: Range<i32>) -> Result<Vec<Counter>>;
+
+    /// The head. An empty log has one. Needs `read`.
+    async fn head(&self, scope: &TenantScope) -> Result<Head>;
+
+    /// Hashes of complete subtrees of 256^`level` leaves: for level 0 the leaf hashes at these
+    /// positions, pruned ones too. Needs `read`.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) when the range reaches beyond the tree.
+    async fn hashes(&self, scope: &TenantScope, level: u8, range: Range<u64>) -> Result<Vec<Hash>>;
+
+    /// Destroys groups of entries and writes the control entries that say so, in one transaction.
+    /// Needs `erase`.
+    ///
+    /// Ids that the tenant never had, or that are pruned, are passed over, and so is what was erased
+    /// before; with nothing left to erase nothing is written.
+    async fn erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased>;
+
+    /// Prunes the prefix that was accepted before a time, and writes the control entry that says so.
+    /// Needs `cleanup`.
+    ///
+    /// It is logical and short: rows go afterwards, in [`sweep`](Self::sweep). It never goes past the
+    /// cursor of a required consumer. With nothing to prune nothing is written.
+    async fn prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned>;
+
+    /// One short step of removing what is pruned, of any tenant; true when there is more to do.
+    /// Safe to repeat, to interrupt and to run beside appends, which it makes wait for 100 ms at
+    /// most.
+    async fn sweep(&self) -> Result<bool>;
+
+    /// Tenants whose logs grew after `since`, with their sizes. May repeat a tenant, never misses
+    /// one: consumers start from this.
+    async fn grown_since(&self, since: Mark) -> Result<Grown>;
+
+    /// The position from which `consumer` goes on in a tenant; 0 at first.
+    async fn cursor(&self, tenant: TenantId, consumer: &str) -> Result<u64>;
+
+    /// Moves a consumer's cursor, forwards only; a smaller position is ignored. `required` makes
+    /// [`prune`](Self::prune) wait for it.
+    async fn advance(
+        &self,
+        tenant: TenantId,
+        consumer: &str,
+        required: bool,
+        position: u64,
+    ) -> Result<()>;
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable) when it doesn't.
+    async fn ping(&self) -> Result<()>;
+}
+
+/// A place in the order of all tenants' appends, opaque to callers. The default is the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Mark(pub u64);
+
+/// The answer of [`LogStore::grown_since`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Grown {
+    /// The tenants, with the sizes of their logs.
+    pub tenants: Vec<(TenantId, u64)>,
+    /// What to ask for next.
+    pub mark: Mark,
+}
+
+impl Grown {
+    /// An answer, for a third-party store.
+    pub fn new(tenants: Vec<(TenantId, u64)>, mark: Mark) -> Self {
+        Self { tenants, mark }
+    }
+}
+
+/// A tenant's log as of one moment.
+#[async_trait]
+pub trait Snapshot: Debug + Send + Sync {
+    /// The head at that moment.
+    fn head(&self) -> &Head;
+
+    /// The entries that match, oldest first. Leaves are not recomputed: a verifier does that.
+    async fn scan(&self, filter: &Filter) -> Result<BoxStream<'static, Result<Entry>>>;
+}
+
+/// A count of entries with the same day, operation, severity and outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Counter {
+    /// The UTC day of `created_at`, in days since 1970-01-01.
+    pub day: i32,
+    /// The operation.
+    pub action_type: ActionType,
+    /// The severity.
+    pub severity: Severity,
+    /// The outcome.
+    pub outcome: Outcome,
+    /// How many.
+    pub count: u64,
+}
+
+/// Adds rows up to what an append or a prune changes in the counters.
+#[derive(Debug, Clone, Default)]
+pub struct Tally(BTreeMap<(i32, ActionType, Severity, Outcome), u64>);
+
+impl Tally {
+    /// Counts one entry.
+    pub fn add(&mut self, day: i32, action_type: ActionType, severity: Severity, outcome: Outcome) {
+        *self.0.entry((day, action_type, severity, outcome)).or_default() += 1;
+    }
+
+    /// The counts, by day.
+    pub fn counters(&self) -> impl Iterator<Item = Counter> + '_ {
+        self.0.iter().map(|(&(day, action_type, severity, outcome), &count)| Counter {
+            day,
+            action_type,
+            severity,
+            outcome,
+            count,
+        })
+    }
+}
+
+/// What [`LogStore::erase`] is asked for.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Erasure {
+    /// The entries.
+    pub ids: Vec<EventId>,
+    /// The groups, in the leaf format's order; all by default.
+    pub groups: Vec<Group>,
+    /// On what grounds.
+    pub basis: Basis,
+    /// Who asked, and why. Never repeats whom it is about: the control entry stays.
+    pub act: Act,
+}
+
+impl Erasure {
+    /// Erases all groups of these entries.
+    pub fn new(ids: Vec<EventId>, basis: Basis, act: Act) -> Self {
+        Self { ids, groups: Group::ALL.to_vec(), basis, act }
+    }
+
+    /// Erases only these groups.
+    #[must_use]
+    pub fn groups(mut self, groups: &[Group]) -> Self {
+        self.groups = Group::ALL.into_iter().filter(|g| groups.contains(g)).collect();
+        self
+    }
+}
+
+/// The answer of [`LogStore::erase`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Erased {
+    /// How many entries lost something.
+    pub entries: u64,
+    /// The control entries that say so.
+    pub receipts: Vec<Receipt>,
+}
+
+impl Erased {
+    /// An answer, for a third-party store.
+    pub fn new(entries: u64, receipts: Vec<Receipt>) -> Self {
+        Self { entries, receipts }
+    }
+}
+
+/// What an erasure does, worked out by [`plan_erasure`].
+#[derive(Debug)]
+pub struct ErasurePlan {
+    /// The entries that lose something, changed.
+    pub changed: Vec<StoredEntry>,
+    /// The control entries that say so, one for each set of groups and each thousand ranges.
+    pub controls: Vec<PreparedEvent>,
+}
+
+/// Works an erasure out: every store does this under the head lock and writes the outcome in the
+/// same transaction. `targets` are the entries that were asked for, in any order.
+pub fn plan_erasure(tenant: TenantId, targets: Vec<StoredEntry>, erasure: &Erasure) -> ErasurePlan {
+    let mut by_groups: BTreeMap<Vec<Group>, Vec<u64>> = BTreeMap::new();
+    let mut changed = Vec::new();
+    for mut target in targets {
+        let gone = target.erase(&erasure.groups);
+        if !gone.is_empty() {
+            by_groups.entry(gone).or_default().push(target.entry.seq);
+            changed.push(target);
+        }
+    }
+    let mut controls = Vec::new();
+    for (groups, mut seqs) in by_groups {
+        seqs.sort_unstable();
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for seq in seqs {
+            match ranges.last_mut() {
+                Some((_, to)) if *to + 1 >= seq => *to = seq,
+                _ => ranges.push((seq, seq)),
+            }
+        }
+        for entries in ranges.chunks(audit_tlog::control::MAX_RANGES) {
+            let control = Control::Erase {
+                groups: groups.clone(),
+                entries: entries.to_vec(),
+                basis: erasure.basis.clone(),
+            };
+            controls.push(erasure.act.prepare(tenant, &control));
+        }
+    }
+    ErasurePlan { changed, controls }
+}
+
+/// What [`LogStore::prune`] is asked for.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Prune {
+    /// Entries accepted before this go.
+    pub before: Timestamp,
+    /// On what grounds.
+    pub basis: Basis,
+    /// Who asked, and why.
+    pub act: Act,
+    /// Only says what would go.
+    pub dry_run: bool,
+}
+
+impl Prune {
+    /// Prunes what was accepted before `before`.
+    pub fn new(before: Timestamp, basis: Basis, act: Act) -> Self {
+        Self { before, basis, act, dry_run: false }
+    }
+
+    /// Only says what would go.
+    #[must_use]
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+}
+
+/// The answer of [`LogStore::prune`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Pruned {
+    /// Entries below this position are gone.
+    pub below: u64,
+    /// How many went with this prune.
+    pub entries: u64,
+    /// The control entry that says so; none when nothing went, and of a dry run.
+    pub receipt: Option<Receipt>,
+}
+
+impl Pruned {
+    /// An answer, for a third-party store.
+    pub fn new(below: u64, entries: u64, receipt: Option<Receipt>) -> Self {
+        Self { below, entries, receipt }
+    }
+}
