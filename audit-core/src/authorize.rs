@@ -33,7 +33,12 @@ impl AccessRequest {
         status: TenantStatus,
         permissions: Permissions,
     ) -> Self {
-        Self { principal, tenant, status, permissions }
+        Self {
+            principal,
+            tenant,
+            status,
+            permissions,
+        }
     }
 }
 
@@ -52,11 +57,14 @@ pub enum Decision {
 impl Decision {
     /// A refusal.
     pub fn deny(reason: impl Into<String>) -> Self {
-        Self::Deny { reason: reason.into() }
+        Self::Deny {
+            reason: reason.into(),
+        }
     }
 }
 
 /// Decides whether a principal may act in a tenant.
+#[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait TenantAuthorizer: Debug + Send + Sync + 'static {
     /// Answers one question. An error is not a refusal: the caller is told that a part is away.
@@ -71,7 +79,12 @@ pub struct ByClaims;
 #[async_trait]
 impl TenantAuthorizer for ByClaims {
     async fn authorize(&self, request: &AccessRequest) -> Result<Decision> {
-        let AccessRequest { principal, tenant, permissions, .. } = request;
+        let AccessRequest {
+            principal,
+            tenant,
+            permissions,
+            ..
+        } = request;
         if !principal.across_tenants && principal.tenant != Some(*tenant) {
             return Ok(Decision::deny("the credential belongs to another tenant"));
         }
@@ -116,11 +129,18 @@ impl ByMembership {
 impl TenantAuthorizer for ByMembership {
     async fn authorize(&self, request: &AccessRequest) -> Result<Decision> {
         let key = (request.tenant, request.principal.subject.clone());
-        let role = self.members.read().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+        let role = self
+            .members
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&key)
+            .copied();
         let Some(role) = role else {
             return Ok(Decision::deny("not a member of the tenant"));
         };
-        let granted = role.permissions().intersection(request.principal.permissions);
+        let granted = role
+            .permissions()
+            .intersection(request.principal.permissions);
         if granted.contains_all(request.permissions) {
             Ok(Decision::Allow)
         } else {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::id::EventId;
 
 /// Where time, ids and seeds come from. [`SystemClock`] in production, [`ManualClock`] in tests.
+#[cfg_attr(feature = "mock", mockall::automock)]
 pub trait Clock: Debug + Send + Sync + 'static {
     /// The time, in UTC and microseconds.
     fn now(&self) -> Timestamp;
@@ -63,7 +64,10 @@ pub struct ManualClock {
 impl ManualClock {
     /// Starts at `now`.
     pub fn new(now: Timestamp) -> Self {
-        Self { micros: AtomicI64::new(now.as_micros()), counter: AtomicU64::new(0) }
+        Self {
+            micros: AtomicI64::new(now.as_micros()),
+            counter: AtomicU64::new(0),
+        }
     }
 
     /// Sets the time, backwards too.

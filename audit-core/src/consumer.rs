@@ -13,6 +13,7 @@ use crate::id::TenantId;
 /// Each tenant's entries arrive in the order of their positions, without a gap. Delivery is at least
 /// once: the cursor moves after [`consume`](Self::consume) has returned, so that a crash between the
 /// two repeats a batch. Positions make repeats easy to tell.
+#[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Consumer: Debug + Send + Sync + 'static {
     /// Its name, under which its cursors are kept: change it, and it starts from the beginning.

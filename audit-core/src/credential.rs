@@ -55,8 +55,11 @@ impl ApiKey {
 
     /// Who asks with it.
     pub fn principal(&self) -> Principal {
-        let mut principal =
-            Principal::new(format!("api-key:{}", self.id), self.tenant, self.permissions);
+        let mut principal = Principal::new(
+            format!("api-key:{}", self.id),
+            self.tenant,
+            self.permissions,
+        );
         principal.across_tenants = self.role == Role::Admin;
         principal
     }
@@ -82,11 +85,17 @@ pub struct Ticket {
 impl Ticket {
     /// A ticket.
     pub fn new(tenant: TenantId, subject: impl Into<String>, expires_at: Timestamp) -> Self {
-        Self { tenant, subject: subject.into(), expires_at, session_expires_at: None }
+        Self {
+            tenant,
+            subject: subject.into(),
+            expires_at,
+            session_expires_at: None,
+        }
     }
 }
 
 /// Where API keys and tickets are kept.
+#[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait CredentialStore: Debug + Send + Sync + 'static {
     /// Adds a key to the scope's tenant, which needs [`Permission::Keys`](crate::Permission::Keys).

@@ -9,6 +9,7 @@ use crate::filter::Filter;
 use crate::id::{EventId, TenantId};
 use crate::json::Json;
 use crate::page::Position;
+use crate::prepare::PreparedEvent;
 
 /// One entry of a tenant's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,13 @@ pub struct Entry {
 
 impl Entry {
     /// An event's entry; for a third-party store, which sets the rest of the fields itself.
-    pub fn new(tenant_id: TenantId, id: EventId, seq: u64, created_at: Timestamp, fields: Fields) -> Self {
+    pub fn new(
+        tenant_id: TenantId,
+        id: EventId,
+        seq: u64,
+        created_at: Timestamp,
+        fields: Fields,
+    ) -> Self {
         Self {
             tenant_id,
             id,
@@ -53,9 +60,29 @@ impl Entry {
         }
     }
 
+    /// The entry that a prepared event became, as its receipt says.
+    pub(crate) fn sealed(tenant_id: TenantId, event: &PreparedEvent, receipt: &Receipt) -> Self {
+        Self {
+            tenant_id,
+            id: receipt.id,
+            seq: receipt.seq,
+            created_at: receipt.created_at,
+            occurred_at: event.occurred_at(receipt.created_at),
+            kind: event.kind(),
+            ctl: event.ctl().map(str::to_owned),
+            fields: event.fields().clone(),
+            leaf_hash: receipt.leaf_hash,
+            erased: Vec::new(),
+        }
+    }
+
     /// Its place in a list.
     pub fn position(&self) -> Position {
-        Position { seq: self.seq, created_at: self.created_at, occurred_at: self.occurred_at }
+        Position {
+            seq: self.seq,
+            created_at: self.created_at,
+            occurred_at: self.occurred_at,
+        }
     }
 
     /// Its JSON form on one line: a line break inside raw JSON, only ever insignificant there, is
@@ -130,11 +157,15 @@ impl Entry {
         };
         macro_rules! required {
             ($name:literal) => {
-                string($name)?.and_then(|t| t.parse().ok()).ok_or_else(|| bad($name))?
+                string($name)?
+                    .and_then(|t| t.parse().ok())
+                    .ok_or_else(|| bad($name))?
             };
         }
         let time = |name: &'static str| -> Result<Timestamp> {
-            string(name)?.and_then(|t| Timestamp::parse(&t).ok()).ok_or_else(|| bad(name))
+            string(name)?
+                .and_then(|t| Timestamp::parse(&t).ok())
+                .ok_or_else(|| bad(name))
         };
         let mut fields = Fields::new(required!("action_type"));
         fields.action = required!("action");
@@ -182,7 +213,9 @@ impl Entry {
         Ok(Self {
             tenant_id: required!("tenant_id"),
             id: required!("id"),
-            seq: raw("seq").and_then(|n| n.parse().ok()).ok_or_else(|| bad("seq"))?,
+            seq: raw("seq")
+                .and_then(|n| n.parse().ok())
+                .ok_or_else(|| bad("seq"))?,
             created_at: time("created_at")?,
             occurred_at: time("occurred_at")?,
             kind: match string("kind")? {
@@ -227,7 +260,15 @@ pub struct Receipt {
 impl Receipt {
     /// A receipt, for a third-party store.
     pub fn new(id: EventId, seq: u64, leaf_hash: Hash, created_at: Timestamp) -> Self {
-        Self { id, seq, leaf_hash, created_at, tree_size: seq + 1, root: leaf_hash, duplicate: false }
+        Self {
+            id,
+            seq,
+            leaf_hash,
+            created_at,
+            tree_size: seq + 1,
+            root: leaf_hash,
+            duplicate: false,
+        }
     }
 
     /// States the head that it is given under.
@@ -278,7 +319,13 @@ impl Receipt {
     pub fn from_json(json: &str) -> Result<Self> {
         let bad = || Error::new(ErrorKind::Malformed, "not a receipt");
         let members = text::members(json).map_err(|_| bad())?;
-        let raw = |name: &str| members.iter().find(|m| m.name == name).map(|m| m.raw).ok_or_else(bad);
+        let raw = |name: &str| {
+            members
+                .iter()
+                .find(|m| m.name == name)
+                .map(|m| m.raw)
+                .ok_or_else(bad)
+        };
         let string = |name: &str| text::string(raw(name)?).map_err(|_| bad());
         let hash = |name: &str| Hash::from_base64(&string(name)?).ok_or_else(bad);
         Ok(Self {
@@ -437,7 +484,10 @@ impl StoredEntry {
             }
         }
         if !gone.is_empty() {
-            self.opening = Opening::Salts { digests: Box::new(digests), salts: Box::new(salts) };
+            self.opening = Opening::Salts {
+                digests: Box::new(digests),
+                salts: Box::new(salts),
+            };
         }
         gone
     }

@@ -60,7 +60,11 @@ pub struct FieldFault {
 impl FieldFault {
     /// A fault of `field` in a single event.
     pub fn new(field: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
-        Self { index: None, field: field.into(), detail: detail.into() }
+        Self {
+            index: None,
+            field: field.into(),
+            detail: detail.into(),
+        }
     }
 
     /// The same fault at position `index` of a list.
@@ -126,8 +130,10 @@ impl Error {
 
     /// The stored entry at `seq` is not what was sealed.
     pub fn corrupt(tenant: TenantId, seq: u64) -> Self {
-        let mut error =
-            Self::new(ErrorKind::Corrupt, "the stored entry differs from the hash it was sealed with");
+        let mut error = Self::new(
+            ErrorKind::Corrupt,
+            "the stored entry differs from the hash it was sealed with",
+        );
         error.inner().tenant = Some(tenant);
         error.inner().position = Some(seq);
         error
@@ -139,6 +145,13 @@ impl Error {
 
     pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.inner().kind = kind;
+        self
+    }
+
+    /// Names the refused fields, for an error of another kind than [`ErrorKind::Invalid`] too.
+    #[must_use]
+    pub fn with_fields(mut self, fields: Vec<FieldFault>) -> Self {
+        self.inner().fields = fields;
         self
     }
 
@@ -182,6 +195,14 @@ impl Error {
     pub fn at_index(mut self, index: usize) -> Self {
         for fault in &mut self.inner().fields {
             fault.index = Some(index);
+        }
+        self
+    }
+
+    /// Takes the position in a list from the refused fields.
+    pub(crate) fn without_index(mut self) -> Self {
+        for fault in &mut self.inner().fields {
+            fault.index = None;
         }
         self
     }
@@ -243,7 +264,8 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut s = f.debug_struct("Error");
-        s.field("kind", &self.0.kind).field("message", &self.0.message);
+        s.field("kind", &self.0.kind)
+            .field("message", &self.0.message);
         if !self.0.fields.is_empty() {
             s.field("fields", &self.0.fields);
         }
@@ -256,6 +278,9 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|s| s as &(dyn StdError + 'static))
+        self.0
+            .source
+            .as_deref()
+            .map(|s| s as &(dyn StdError + 'static))
     }
 }

@@ -175,7 +175,11 @@ pub struct RelatedResource {
 impl RelatedResource {
     /// A target without a name.
     pub fn new(kind: impl Into<String>, id: impl Into<String>) -> Self {
-        Self { kind: kind.into(), id: id.into(), name: None }
+        Self {
+            kind: kind.into(),
+            id: id.into(),
+            name: None,
+        }
     }
 
     /// Gives it a name.
@@ -278,7 +282,11 @@ impl Fields {
                 let related: Vec<Related<'_>> = self
                     .related_resources
                     .iter()
-                    .map(|r| Related { kind: &r.kind, id: &r.id, name: r.name.as_deref() })
+                    .map(|r| Related {
+                        kind: &r.kind,
+                        id: &r.id,
+                        name: r.name.as_deref(),
+                    })
                     .collect();
                 Resource {
                     resource_type: self.resource_type.as_deref(),
@@ -425,7 +433,10 @@ impl Fields {
         if faults.is_empty() {
             Ok(related)
         } else {
-            Err(Error::new(ErrorKind::Corrupt, "stored related_resources can't be read"))
+            Err(Error::new(
+                ErrorKind::Corrupt,
+                "stored related_resources can't be read",
+            ))
         }
     }
 
@@ -435,10 +446,26 @@ impl Fields {
         let texts = [
             ("user_id", self.user_id.as_deref(), limits::USER_ID),
             ("actor_name", self.actor_name.as_deref(), limits::ACTOR_NAME),
-            ("on_behalf_of", self.on_behalf_of.as_deref(), limits::ON_BEHALF_OF),
-            ("resource_type", self.resource_type.as_deref(), limits::RESOURCE_TYPE),
-            ("resource_id", self.resource_id.as_deref(), limits::RESOURCE_ID),
-            ("resource_name", self.resource_name.as_deref(), limits::RESOURCE_NAME),
+            (
+                "on_behalf_of",
+                self.on_behalf_of.as_deref(),
+                limits::ON_BEHALF_OF,
+            ),
+            (
+                "resource_type",
+                self.resource_type.as_deref(),
+                limits::RESOURCE_TYPE,
+            ),
+            (
+                "resource_id",
+                self.resource_id.as_deref(),
+                limits::RESOURCE_ID,
+            ),
+            (
+                "resource_name",
+                self.resource_name.as_deref(),
+                limits::RESOURCE_NAME,
+            ),
             ("session_id", self.session_id.as_deref(), limits::SESSION_ID),
             ("request_id", self.request_id.as_deref(), limits::REQUEST_ID),
             ("trace_id", self.trace_id.as_deref(), limits::TRACE_ID),
@@ -450,9 +477,10 @@ impl Fields {
                 check_text(name, value, limit, faults);
             }
         }
-        for (name, value) in
-            [("resource_type", &self.resource_type), ("resource_id", &self.resource_id)]
-        {
+        for (name, value) in [
+            ("resource_type", &self.resource_type),
+            ("resource_id", &self.resource_id),
+        ] {
             if value.as_deref().is_none_or(str::is_empty) {
                 faults.push(FieldFault::new(name, "required, and not empty"));
             }
@@ -465,13 +493,26 @@ impl Fields {
         }
         for related in &self.related_resources {
             for (name, value, limit, required) in [
-                ("type", Some(related.kind.as_str()), limits::RESOURCE_TYPE, true),
+                (
+                    "type",
+                    Some(related.kind.as_str()),
+                    limits::RESOURCE_TYPE,
+                    true,
+                ),
                 ("id", Some(related.id.as_str()), limits::RESOURCE_ID, true),
-                ("name", related.name.as_deref(), limits::RESOURCE_NAME, false),
+                (
+                    "name",
+                    related.name.as_deref(),
+                    limits::RESOURCE_NAME,
+                    false,
+                ),
             ] {
                 let Some(value) = value else { continue };
                 if let Some(fault) = text_fault(value, limit) {
-                    faults.push(FieldFault::new("related_resources", format!("{name}: {fault}")));
+                    faults.push(FieldFault::new(
+                        "related_resources",
+                        format!("{name}: {fault}"),
+                    ));
                 } else if required && value.is_empty() {
                     faults.push(FieldFault::new(
                         "related_resources",
@@ -481,7 +522,11 @@ impl Fields {
             }
         }
         let raw = [&self.before_state, &self.after_state, &self.metadata];
-        let bytes: usize = raw.iter().filter_map(|j| j.as_ref()).map(|j| j.as_str().len()).sum();
+        let bytes: usize = raw
+            .iter()
+            .filter_map(|j| j.as_ref())
+            .map(|j| j.as_str().len())
+            .sum();
         if bytes > limits::RAW_JSON_BYTES {
             faults.push(FieldFault::new(
                 "metadata",
@@ -536,7 +581,10 @@ fn check_action(action: &str, reserved: bool, faults: &mut Vec<FieldFault>) {
             format!("1 to {} of A-Z a-z 0-9 . _ : / -", limits::ACTION),
         ));
     } else if !reserved && action.starts_with("log.") {
-        faults.push(FieldFault::new("action", "names that begin with log. are the log's own"));
+        faults.push(FieldFault::new(
+            "action",
+            "names that begin with log. are the log's own",
+        ));
     }
 }
 
@@ -780,6 +828,25 @@ impl Event {
         self.id
     }
 
+    /// The tenant that it names.
+    pub fn given_tenant_id(&self) -> Option<TenantId> {
+        self.tenant_id
+    }
+
+    /// Checks it as recording does, for a caller that sends it elsewhere. The tenant is not looked at.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] with every bad field.
+    pub fn check(&self) -> Result<()> {
+        let mut faults = self.faults.clone();
+        self.fields.validate(self.reserved_action, &mut faults);
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::invalid(faults))
+        }
+    }
+
     /// Reads one event as a client sends it: one RFC 8259 object with the event's fields.
     ///
     /// An explicit `null` is the same as an absent field. Raw JSON is kept byte for byte.
@@ -817,7 +884,8 @@ impl Event {
             member("occurred_at", at.to_string());
         }
         let mut members = String::with_capacity(512);
-        self.fields.write_members(&mut members, |out, raw| out.push_str(raw));
+        self.fields
+            .write_members(&mut members, |out, raw| out.push_str(raw));
         out.push_str(if first { &members[1..] } else { &members });
         out.push('}');
         out

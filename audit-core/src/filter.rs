@@ -191,14 +191,26 @@ impl Filter {
         let all = [
             (FilterField::UserId, self.user_id.clone()),
             (FilterField::SessionId, self.session_id.clone()),
-            (FilterField::ActionType, texts(&self.action_type, |v| v.as_str().into())),
+            (
+                FilterField::ActionType,
+                texts(&self.action_type, |v| v.as_str().into()),
+            ),
             (FilterField::Action, self.action.clone()),
             (FilterField::ResourceType, self.resource_type.clone()),
             (FilterField::ResourceId, self.resource_id.clone()),
             (FilterField::RelatedId, self.related_id.clone()),
-            (FilterField::Severity, texts(&self.severity, |v| v.as_str().into())),
-            (FilterField::Outcome, texts(&self.outcome, |v| v.as_str().into())),
-            (FilterField::IpAddress, texts(&self.ip_address, |v| print_ip(v.to_canonical()))),
+            (
+                FilterField::Severity,
+                texts(&self.severity, |v| v.as_str().into()),
+            ),
+            (
+                FilterField::Outcome,
+                texts(&self.outcome, |v| v.as_str().into()),
+            ),
+            (
+                FilterField::IpAddress,
+                texts(&self.ip_address, |v| print_ip(v.to_canonical())),
+            ),
             (FilterField::RequestId, self.request_id.clone()),
             (FilterField::TraceId, self.trace_id.clone()),
         ];
@@ -226,12 +238,16 @@ impl Filter {
             && any(&self.resource_type, f.resource_type.as_ref())
             && any(&self.resource_id, f.resource_id.as_ref())
             && (self.related_id.is_empty()
-                || f.related_resources.iter().any(|r| self.related_id.contains(&r.id)))
+                || f.related_resources
+                    .iter()
+                    .any(|r| self.related_id.contains(&r.id)))
             && any(&self.severity, Some(&f.severity))
             && any(&self.outcome, Some(&f.outcome))
             && (self.ip_address.is_empty()
                 || f.ip_address.is_some_and(|ip| {
-                    self.ip_address.iter().any(|wanted| wanted.to_canonical() == ip)
+                    self.ip_address
+                        .iter()
+                        .any(|wanted| wanted.to_canonical() == ip)
                 }))
             && any(&self.request_id, f.request_id.as_ref())
             && any(&self.trace_id, f.trace_id.as_ref())

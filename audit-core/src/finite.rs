@@ -80,7 +80,12 @@ impl Serializer for Finite {
         Ok(())
     }
 
-    fn serialize_unit_variant(self, _: &'static str, _: u32, _: &'static str) -> Result<(), NotFinite> {
+    fn serialize_unit_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+    ) -> Result<(), NotFinite> {
         Ok(())
     }
 
@@ -183,4 +188,3 @@ impl ser::SerializeMap for Finite {
         Ok(())
     }
 }
-

@@ -8,7 +8,9 @@ use uuid::Uuid;
 
 /// A text that is not a UUID in its hyphenated form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a UUID: 36 characters with hyphens are expected, as 0190a000-0000-7000-8000-000000000001")]
+#[error(
+    "not a UUID: 36 characters with hyphens are expected, as 0190a000-0000-7000-8000-000000000001"
+)]
 pub struct NotAUuid;
 
 /// Parses the hyphenated form of RFC 9562 §4 only, in any case and of any version: no braces, no URN.
@@ -109,7 +111,11 @@ mod tests {
 
     #[test]
     fn only_the_hyphenated_form_is_a_uuid() {
-        assert!("0190A000-0000-7000-8000-000000000001".parse::<TenantId>().is_ok());
+        assert!(
+            "0190A000-0000-7000-8000-000000000001"
+                .parse::<TenantId>()
+                .is_ok()
+        );
         for text in [
             "",
             "0190a000000070008000000000000001",

@@ -120,8 +120,14 @@ mod tests {
     fn numbers_that_are_not_finite_are_refused() {
         for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let nested = std::collections::BTreeMap::from([("a", vec![Some(value)])]);
-            assert!(matches!(Json::from_value(&nested), Err(JsonFault::Value(_))));
+            assert!(matches!(
+                Json::from_value(&nested),
+                Err(JsonFault::Value(_))
+            ));
         }
-        assert_eq!(Json::from_value(&(1.5, None::<f64>)).unwrap().as_str(), "[1.5,null]");
+        assert_eq!(
+            Json::from_value(&(1.5, None::<f64>)).unwrap().as_str(),
+            "[1.5,null]"
+        );
     }
 }

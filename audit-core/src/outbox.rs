@@ -7,6 +7,7 @@ use audit_tlog::Timestamp;
 
 use crate::error::Result;
 use crate::id::{EventId, TenantId};
+use crate::queue::Redrive;
 
 /// An event that a caller's transaction left in its outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +27,20 @@ pub struct OutboxRow {
 
 impl OutboxRow {
     /// A row, for a third-party outbox.
-    pub fn new(row: i64, tenant: TenantId, id: EventId, event: String, recorded_at: Timestamp) -> Self {
-        Self { row, tenant, id, event, recorded_at }
+    pub fn new(
+        row: i64,
+        tenant: TenantId,
+        id: EventId,
+        event: String,
+        recorded_at: Timestamp,
+    ) -> Self {
+        Self {
+            row,
+            tenant,
+            id,
+            event,
+            recorded_at,
+        }
     }
 }
 
@@ -44,7 +57,10 @@ pub struct ParkedRow {
 impl ParkedRow {
     /// A parked row, for a third-party outbox.
     pub fn new(row: OutboxRow, reason: impl Into<String>) -> Self {
-        Self { row, reason: reason.into() }
+        Self {
+            row,
+            reason: reason.into(),
+        }
     }
 }
 
@@ -52,6 +68,7 @@ impl ParkedRow {
 ///
 /// The relay takes rows, appends them, and says that they are done. A crash between the last two
 /// makes it append them again, which their ids make harmless.
+#[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Outbox: Debug + Send + Sync + 'static {
     /// The oldest rows that are neither done nor parked, at most `limit`. They stay.
@@ -66,6 +83,6 @@ pub trait Outbox: Debug + Send + Sync + 'static {
     /// The parked rows, oldest first, at most `limit`.
     async fn parked(&self, limit: usize) -> Result<Vec<ParkedRow>>;
 
-    /// Lets the relay try parked rows again, all of them when none is named. Returns how many.
-    async fn redrive(&self, rows: Option<&[i64]>) -> Result<u64>;
+    /// Lets the relay try parked rows again. Returns how many.
+    async fn redrive(&self, rows: &Redrive<i64>) -> Result<u64>;
 }

@@ -123,7 +123,11 @@ pub struct Page<T> {
 impl<T> Page<T> {
     /// A page.
     pub fn new(items: Vec<T>, next: Option<Position>) -> Self {
-        Self { items, next, indexed_through: None }
+        Self {
+            items,
+            next,
+            indexed_through: None,
+        }
     }
 }
 
@@ -173,7 +177,9 @@ pub fn read_cursor(
     };
     let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| refuse())?;
     let bytes: [u8; BODY + TAG] = bytes.try_into().map_err(|_| refuse())?;
-    mac(secret, filter, &bytes[..BODY]).verify_truncated_left(&bytes[BODY..]).map_err(|_| refuse())?;
+    mac(secret, filter, &bytes[..BODY])
+        .verify_truncated_left(&bytes[BODY..])
+        .map_err(|_| refuse())?;
     let number = |at: usize| {
         let mut eight = [0; 8];
         eight.copy_from_slice(&bytes[at..at + 8]);
@@ -184,9 +190,11 @@ pub fn read_cursor(
         && bytes[2] == u8::from(order == Order::Ascending);
     let time = |at| Timestamp::from_micros(i64::from_be_bytes(number(at)));
     match (same, time(11), time(19)) {
-        (true, Some(created_at), Some(occurred_at)) => {
-            Ok(Position { seq: u64::from_be_bytes(number(3)), created_at, occurred_at })
-        }
+        (true, Some(created_at), Some(occurred_at)) => Ok(Position {
+            seq: u64::from_be_bytes(number(3)),
+            created_at,
+            occurred_at,
+        }),
         _ => Err(refuse()),
     }
 }
@@ -206,7 +214,12 @@ fn mac(secret: &TenantSecret, filter: &Filter, body: &[u8]) -> Hmac<Sha256> {
             mac.update(value.as_bytes());
         }
     }
-    let times = [filter.occurred.from, filter.occurred.to, filter.created.from, filter.created.to];
+    let times = [
+        filter.occurred.from,
+        filter.occurred.to,
+        filter.created.from,
+        filter.created.to,
+    ];
     let numbers = times
         .map(|t| t.map(|t| t.as_micros() as u64))
         .into_iter()

@@ -25,7 +25,11 @@ pub(crate) fn event(body: &str) -> Result<Event> {
     })?;
 
     let mut faults = Vec::new();
-    let mut read = Reader { members: &members, faults: &mut faults, used: vec![false; members.len()] };
+    let mut read = Reader {
+        members: &members,
+        faults: &mut faults,
+        used: vec![false; members.len()],
+    };
 
     let id = read.parsed("id");
     let tenant_id = read.parsed("tenant_id");
@@ -76,11 +80,18 @@ pub(crate) fn event(body: &str) -> Result<Event> {
             ));
         }
     }
-    let broken: Vec<String> = faults.iter().map(|f| f.field.clone().into_owned()).collect();
+    let broken: Vec<String> = faults
+        .iter()
+        .map(|f| f.field.clone().into_owned())
+        .collect();
     let mut limits = Vec::new();
     fields.validate(false, &mut limits);
     // A field that could not be read is not also reported as missing.
-    faults.extend(limits.into_iter().filter(|f| !broken.iter().any(|b| *b == f.field)));
+    faults.extend(
+        limits
+            .into_iter()
+            .filter(|f| !broken.iter().any(|b| *b == f.field)),
+    );
     if !faults.is_empty() {
         return Err(Error::invalid(faults));
     }
@@ -113,7 +124,8 @@ impl<'a> Reader<'a, '_> {
             if member.name == name {
                 *used = true;
                 if raw.replace(member.raw).is_some() {
-                    self.faults.push(FieldFault::new(name, Fault::DuplicateKey.to_string()));
+                    self.faults
+                        .push(FieldFault::new(name, Fault::DuplicateKey.to_string()));
                     return None;
                 }
             }
@@ -124,7 +136,8 @@ impl<'a> Reader<'a, '_> {
     fn string(&mut self, name: &'static str) -> Option<String> {
         let raw = self.take(name)?;
         if !raw.starts_with('"') {
-            self.faults.push(FieldFault::new(name, "a string is expected"));
+            self.faults
+                .push(FieldFault::new(name, "a string is expected"));
             return None;
         }
         match text::string(raw) {

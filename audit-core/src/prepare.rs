@@ -16,6 +16,7 @@ use crate::scope::TenantScope;
 ///
 /// A changed rule changes the content that later events are compared by: a retry, under the new
 /// rule, of an event that was recorded under the old one is a conflict.
+#[cfg_attr(feature = "mock", mockall::automock)]
 pub trait Redact: Debug + Send + Sync + 'static {
     /// Changes the fields in place. Limits are checked again afterwards.
     fn redact(&self, tenant: TenantId, fields: &mut Fields);
@@ -70,7 +71,10 @@ impl PreparedEvent {
             reserved_action,
         } = event;
         if tenant_id.is_some_and(|t| t != tenant) {
-            faults.push(FieldFault::new("tenant_id", "differs from the tenant that is recorded for"));
+            faults.push(FieldFault::new(
+                "tenant_id",
+                "differs from the tenant that is recorded for",
+            ));
         }
         if action_is_default {
             fields.action = fields.action_type.as_str().to_ascii_lowercase();
@@ -89,7 +93,14 @@ impl PreparedEvent {
         if !faults.is_empty() {
             return Err(Error::invalid(faults).with_event_id(id));
         }
-        Ok(Self::finish(id, Kind::Event, None, fields, occurred_at, clock.seed()))
+        Ok(Self::finish(
+            id,
+            Kind::Event,
+            None,
+            fields,
+            occurred_at,
+            clock.seed(),
+        ))
     }
 
     /// A control entry. The log fills in `action`, `resource_type` and `resource_id`.
@@ -126,7 +137,8 @@ impl PreparedEvent {
         for group in Group::ALL {
             if let Some(value) = fields.group_value(group) {
                 let salt = &salts[group.index()];
-                digests[group.index()] = Some(disclosure_digest_with(&mut buffer, salt, group, &value));
+                digests[group.index()] =
+                    Some(disclosure_digest_with(&mut buffer, salt, group, &value));
             }
         }
         let mut prepared = Self {
@@ -136,7 +148,10 @@ impl PreparedEvent {
             fields,
             occurred_at,
             accepted_at: None,
-            content: Content { key: content_key(&seed), tag: [0; 16] },
+            content: Content {
+                key: content_key(&seed),
+                tag: [0; 16],
+            },
             seed,
             digests,
         };
@@ -220,18 +235,45 @@ impl PreparedEvent {
             out.push_str("\",");
         }
         let mut members = String::with_capacity(self.size_hint());
-        self.fields.write_members(&mut members, text::write_canonical);
+        self.fields
+            .write_members(&mut members, text::write_canonical);
         // The first member always follows: action_type is never absent.
         out.push_str(&members[1..]);
         out.push('}');
         out
     }
 
+    /// The request again, as it is put into a queue: redacted, with its id, and with `occurred_at`
+    /// only when it was sent.
+    pub(crate) fn to_event(&self) -> Event {
+        Event {
+            id: Some(self.id),
+            tenant_id: None,
+            occurred_at: self.occurred_at,
+            action_is_default: false,
+            fields: self.fields.clone(),
+            faults: Vec::new(),
+            reserved_action: false,
+        }
+    }
+
     /// Its size in bytes, roughly: what batches are bounded by.
     pub fn size_hint(&self) -> usize {
-        let raw = [&self.fields.before_state, &self.fields.after_state, &self.fields.metadata];
-        let texts = [&self.fields.user_agent, &self.fields.reason, &self.fields.resource_name];
-        512 + raw.into_iter().flatten().map(|j| j.as_str().len()).sum::<usize>()
+        let raw = [
+            &self.fields.before_state,
+            &self.fields.after_state,
+            &self.fields.metadata,
+        ];
+        let texts = [
+            &self.fields.user_agent,
+            &self.fields.reason,
+            &self.fields.resource_name,
+        ];
+        512 + raw
+            .into_iter()
+            .flatten()
+            .map(|j| j.as_str().len())
+            .sum::<usize>()
             + texts.into_iter().flatten().map(String::len).sum::<usize>()
             + self.ctl.as_ref().map_or(0, String::len)
     }
@@ -262,8 +304,17 @@ impl Act {
         if !faults.is_empty() {
             return Err(Error::invalid(faults));
         }
-        let subject = scope.subject().chars().take(crate::event::limits::USER_ID).collect();
-        Ok(Self { subject, actor_type: ActorType::User, reason: probe.reason, clock })
+        let subject = scope
+            .subject()
+            .chars()
+            .take(crate::event::limits::USER_ID)
+            .collect();
+        Ok(Self {
+            subject,
+            actor_type: ActorType::User,
+            reason: probe.reason,
+            clock,
+        })
     }
 
     /// The prepared control entry that says `control`.
@@ -283,7 +334,11 @@ pub struct Batch {
 impl Batch {
     /// A batch. An empty one is answered with no receipts.
     pub fn new(scope: TenantScope, events: Vec<PreparedEvent>) -> Self {
-        Self { scope, events: events.into(), creates_tenant: false }
+        Self {
+            scope,
+            events: events.into(),
+            creates_tenant: false,
+        }
     }
 
     /// Lets the append create the tenant when it does not exist: in-process, an embedder has

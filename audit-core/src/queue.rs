@@ -30,7 +30,9 @@ impl MessageKind {
 
     /// The kind of this name.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Ingest, Self::Work].into_iter().find(|k| k.as_str() == name)
+        [Self::Ingest, Self::Work]
+            .into_iter()
+            .find(|k| k.as_str() == name)
     }
 }
 
@@ -54,7 +56,12 @@ impl Message {
 
     /// A message.
     pub fn new(tenant: TenantId, kind: MessageKind, id: EventId, body: String) -> Self {
-        Self { tenant, kind, id, body }
+        Self {
+            tenant,
+            kind,
+            id,
+            body,
+        }
     }
 }
 
@@ -73,7 +80,11 @@ pub struct Delivery {
 impl Delivery {
     /// A delivery, for a third-party queue.
     pub fn new(handle: impl Into<String>, message: Message, attempts: u32) -> Self {
-        Self { handle: handle.into(), message, attempts }
+        Self {
+            handle: handle.into(),
+            message,
+            attempts,
+        }
     }
 }
 
@@ -99,7 +110,31 @@ impl DeadLetter {
         reason: impl Into<String>,
         died_at: Timestamp,
     ) -> Self {
-        Self { handle: handle.into(), message, reason: reason.into(), died_at }
+        Self {
+            handle: handle.into(),
+            message,
+            reason: reason.into(),
+            died_at,
+        }
+    }
+}
+
+/// Which dead letters or parked rows are sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redrive<T> {
+    /// All of them.
+    All,
+    /// These; what is not among them is passed over.
+    Only(Vec<T>),
+}
+
+impl<T: PartialEq> Redrive<T> {
+    /// Whether this one is named.
+    pub fn names(&self, item: &T) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(items) => items.contains(item),
+        }
     }
 }
 
@@ -119,6 +154,7 @@ pub struct QueueDepth {
 /// Delivery is at least once and in no particular order, unless an implementation says more. Batches
 /// in, a result for each item out, in order; an outer error means that nothing is known. A batch may
 /// be larger than an engine's own limit: implementations cut it by count and bytes.
+#[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait EventQueue: Debug + Send + Sync + 'static {
     /// Whether what was sent survives a crash of this process and of the engine. Only then may a
@@ -149,8 +185,8 @@ pub trait EventQueue: Debug + Send + Sync + 'static {
     /// The dead letters, oldest first, at most `limit`.
     async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>>;
 
-    /// Sends dead letters again, all of them when no handle is named. Returns how many.
-    async fn redrive(&self, handles: Option<&[String]>) -> Result<u64>;
+    /// Sends dead letters again, named by their handles. Returns how many.
+    async fn redrive(&self, letters: &Redrive<String>) -> Result<u64>;
 
     /// How much is waiting.
     async fn depth(&self) -> Result<QueueDepth>;

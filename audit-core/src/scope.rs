@@ -64,7 +64,9 @@ impl FromStr for Permission {
         Self::ALL
             .into_iter()
             .find(|p| p.as_str() == text)
-            .ok_or(NotAValue("record read export stream cleanup erase keys admin"))
+            .ok_or(NotAValue(
+                "record read export stream cleanup erase keys admin",
+            ))
     }
 }
 
@@ -118,12 +120,17 @@ impl Permissions {
 
     /// Its members.
     pub fn iter(self) -> impl Iterator<Item = Permission> {
-        Permission::ALL.into_iter().filter(move |p| self.contains(*p))
+        Permission::ALL
+            .into_iter()
+            .filter(move |p| self.contains(*p))
     }
 
     /// The form of a `scope` claim (RFC 8693 §4.2), `audit:read audit:export`.
     pub fn to_scope(self) -> String {
-        self.iter().map(|p| format!("audit:{}", p.as_str())).collect::<Vec<_>>().join(" ")
+        self.iter()
+            .map(|p| format!("audit:{}", p.as_str()))
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// Reads a `scope` claim; tokens that are not `audit:` and a permission are others' and ignored.
@@ -166,8 +173,13 @@ pub enum Role {
 
 impl Role {
     /// Every role, from the least to the most.
-    pub const ALL: [Self; 5] =
-        [Self::Writer, Self::Auditor, Self::User, Self::TenantAdmin, Self::Admin];
+    pub const ALL: [Self; 5] = [
+        Self::Writer,
+        Self::Auditor,
+        Self::User,
+        Self::TenantAdmin,
+        Self::Admin,
+    ];
 
     /// Its name in claims.
     pub const fn as_str(self) -> &'static str {
@@ -228,12 +240,22 @@ pub struct Principal {
 impl Principal {
     /// A principal of one tenant.
     pub fn new(subject: impl Into<String>, tenant: TenantId, permissions: Permissions) -> Self {
-        Self { subject: subject.into(), tenant: Some(tenant), permissions, across_tenants: false }
+        Self {
+            subject: subject.into(),
+            tenant: Some(tenant),
+            permissions,
+            across_tenants: false,
+        }
     }
 
     /// A principal that may act in any tenant.
     pub fn across_tenants(subject: impl Into<String>, permissions: Permissions) -> Self {
-        Self { subject: subject.into(), tenant: None, permissions, across_tenants: true }
+        Self {
+            subject: subject.into(),
+            tenant: None,
+            permissions,
+            across_tenants: true,
+        }
     }
 }
 
@@ -251,13 +273,21 @@ pub struct TenantScope {
 
 impl TenantScope {
     pub(crate) fn granted(tenant: TenantId, subject: &str, permissions: Permissions) -> Self {
-        Self { tenant, subject: subject.into(), permissions }
+        Self {
+            tenant,
+            subject: subject.into(),
+            permissions,
+        }
     }
 
     /// Every permission in a tenant, without asking anyone: for workers, tests, and code that has
     /// authorized its caller already. `component` names who took it.
     pub fn trusted(tenant: TenantId, component: &str) -> Self {
-        Self { tenant, subject: component.into(), permissions: Permissions::ALL }
+        Self {
+            tenant,
+            subject: component.into(),
+            permissions: Permissions::ALL,
+        }
     }
 
     /// The tenant.
@@ -319,7 +349,10 @@ mod tests {
         let tenant = TenantId::new(uuid::Uuid::from_u128(1));
         let reader = TenantScope::trusted(tenant, "test").only(Permission::Read);
         assert!(reader.require(Permission::Read).is_ok());
-        assert_eq!(reader.require(Permission::Record).unwrap_err().kind(), ErrorKind::Forbidden);
+        assert_eq!(
+            reader.require(Permission::Record).unwrap_err().kind(),
+            ErrorKind::Forbidden
+        );
         let again = reader.only(Permissions::ALL);
         assert_eq!(again.permissions(), Permission::Read.into());
     }
@@ -327,7 +360,10 @@ mod tests {
     #[test]
     fn scope_claims_are_read_and_written() {
         let set = Permissions::from_scope("openid audit:read audit:export audit:nope");
-        assert_eq!(set, Permissions::of(&[Permission::Read, Permission::Export]));
+        assert_eq!(
+            set,
+            Permissions::of(&[Permission::Read, Permission::Export])
+        );
         assert_eq!(set.to_scope(), "audit:read audit:export");
     }
 }

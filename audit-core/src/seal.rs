@@ -122,7 +122,11 @@ pub fn seal<'a>(
     }
     let created_at = now.max(head.created_at);
     let mut head = head.clone();
-    head.created_at = if batches.iter().all(|b| b.events().is_empty()) { head.created_at } else { created_at };
+    head.created_at = if batches.iter().all(|b| b.events().is_empty()) {
+        head.created_at
+    } else {
+        created_at
+    };
 
     let mut rows: Vec<Row<'a>> = Vec::with_capacity(batches.iter().map(|b| b.events().len()).sum());
     let mut fresh: HashMap<EventId, usize> = HashMap::with_capacity(rows.capacity());
@@ -147,7 +151,10 @@ pub fn seal<'a>(
                 (None, known) => known.copied(),
             };
             if let Some(earlier) = earlier {
-                if earlier.content.is_some_and(|content| !event.same_content(&content)) {
+                if earlier
+                    .content
+                    .is_some_and(|content| !event.same_content(&content))
+                {
                     conflict = Some(
                         Error::new(
                             ErrorKind::Conflict,
@@ -159,8 +166,13 @@ pub fn seal<'a>(
                     break;
                 }
                 receipts.push(
-                    Receipt::new(event.id(), earlier.seq, earlier.leaf_hash, earlier.created_at)
-                        .repeated(),
+                    Receipt::new(
+                        event.id(),
+                        earlier.seq,
+                        earlier.leaf_hash,
+                        earlier.created_at,
+                    )
+                    .repeated(),
                 );
                 continue;
             }
@@ -184,7 +196,13 @@ pub fn seal<'a>(
             let seq = head.tree.size();
             head.tree.push(leaf_hash);
             fresh.insert(event.id(), rows.len());
-            rows.push(Row { seq, created_at, occurred_at, leaf_hash, event });
+            rows.push(Row {
+                seq,
+                created_at,
+                occurred_at,
+                leaf_hash,
+                event,
+            });
             receipts.push(Receipt::new(event.id(), seq, leaf_hash, created_at));
         }
         match conflict {
@@ -203,5 +221,9 @@ pub fn seal<'a>(
         receipt.tree_size = size;
         receipt.root = root;
     }
-    Ok(Sealing { rows, head, outcomes })
+    Ok(Sealing {
+        rows,
+        head,
+        outcomes,
+    })
 }

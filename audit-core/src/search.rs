@@ -27,7 +27,12 @@ pub struct SearchRequest {
 impl SearchRequest {
     /// The newest hits.
     pub fn new(filter: Filter, limit: usize) -> Self {
-        Self { filter, order: Order::Descending, limit, after: None }
+        Self {
+            filter,
+            order: Order::Descending,
+            limit,
+            after: None,
+        }
     }
 
     /// Goes this way.
@@ -61,7 +66,11 @@ pub struct Hits {
 impl Hits {
     /// An answer, for a third-party index.
     pub fn new(seqs: Vec<u64>, more: bool, indexed_through: u64) -> Self {
-        Self { seqs, more, indexed_through }
+        Self {
+            seqs,
+            more,
+            indexed_through,
+        }
     }
 }
 
@@ -70,6 +79,7 @@ impl Hits {
 /// It may lag, lose everything or be wrong: whatever it says, entries are read from the store within
 /// the scope and checked against the filter before anyone sees them. Words come from
 /// [`text`](crate::text), so that all indexes find the same.
+#[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait SearchIndex: Debug + Send + Sync + 'static {
     /// Adds entries, of any tenants, each tenant's in the order of their positions and without a

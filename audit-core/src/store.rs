@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use audit_tlog::{Basis, Control, Group, Hash, Timestamp};
 use futures_util::stream::BoxStream;
 
+use crate::decorate::{Wraps, decorate_log_store};
 use crate::entry::{Entry, Receipt, StoredEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{ActionType, Outcome, Severity};
@@ -54,6 +56,7 @@ impl Lookup {
 /// short: a receipt is given only for what is durable; positions are gap-free; an id is taken once;
 /// no method reads or writes outside its scope's tenant, and each begins with
 /// [`TenantScope::require`]. Reads refuse a tenant that is suspended, deleted or unknown.
+#[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait LogStore: Debug + Send + Sync + 'static {
     /// Appends batches, each whole or not at all, with a result for each in order.
@@ -183,6 +186,7 @@ impl Grown {
 }
 
 /// A tenant's log as of one moment.
+#[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Snapshot: Debug + Send + Sync {
     /// The head at that moment.
@@ -214,18 +218,23 @@ pub struct Tally(BTreeMap<(i32, ActionType, Severity, Outcome), u64>);
 impl Tally {
     /// Counts one entry.
     pub fn add(&mut self, day: i32, action_type: ActionType, severity: Severity, outcome: Outcome) {
-        *self.0.entry((day, action_type, severity, outcome)).or_default() += 1;
+        *self
+            .0
+            .entry((day, action_type, severity, outcome))
+            .or_default() += 1;
     }
 
     /// The counts, by day.
     pub fn counters(&self) -> impl Iterator<Item = Counter> + '_ {
-        self.0.iter().map(|(&(day, action_type, severity, outcome), &count)| Counter {
-            day,
-            action_type,
-            severity,
-            outcome,
-            count,
-        })
+        self.0
+            .iter()
+            .map(|(&(day, action_type, severity, outcome), &count)| Counter {
+                day,
+                action_type,
+                severity,
+                outcome,
+                count,
+            })
     }
 }
 
@@ -246,13 +255,21 @@ pub struct Erasure {
 impl Erasure {
     /// Erases all groups of these entries.
     pub fn new(ids: Vec<EventId>, basis: Basis, act: Act) -> Self {
-        Self { ids, groups: Group::ALL.to_vec(), basis, act }
+        Self {
+            ids,
+            groups: Group::ALL.to_vec(),
+            basis,
+            act,
+        }
     }
 
     /// Erases only these groups.
     #[must_use]
     pub fn groups(mut self, groups: &[Group]) -> Self {
-        self.groups = Group::ALL.into_iter().filter(|g| groups.contains(g)).collect();
+        self.groups = Group::ALL
+            .into_iter()
+            .filter(|g| groups.contains(g))
+            .collect();
         self
     }
 }
@@ -334,7 +351,12 @@ pub struct Prune {
 impl Prune {
     /// Prunes what was accepted before `before`.
     pub fn new(before: Timestamp, basis: Basis, act: Act) -> Self {
-        Self { before, basis, act, dry_run: false }
+        Self {
+            before,
+            basis,
+            act,
+            dry_run: false,
+        }
     }
 
     /// Only says what would go.
@@ -360,6 +382,20 @@ pub struct Pruned {
 impl Pruned {
     /// An answer, for a third-party store.
     pub fn new(below: u64, entries: u64, receipt: Option<Receipt>) -> Self {
-        Self { below, entries, receipt }
+        Self {
+            below,
+            entries,
+            receipt,
+        }
     }
 }
+
+impl<S: LogStore + ?Sized> Wraps for Arc<S> {
+    type Store = S;
+
+    fn wrapped(&self) -> &S {
+        self
+    }
+}
+
+decorate_log_store!([S: LogStore + ?Sized] Arc<S>);

@@ -110,8 +110,7 @@ impl TenantSecret {
 
     fn mac(&self, message: &[u8]) -> [u8; 32] {
         #[allow(clippy::expect_used)] // HMAC takes keys of any length
-        let mut mac =
-            <Hmac<Sha256> as KeyInit>::new_from_slice(&self.0).expect("any key length");
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.0).expect("any key length");
         mac.update(message);
         mac.finalize().into_bytes().into()
     }
@@ -169,7 +168,13 @@ impl Tenant {
     ) -> Result<Self> {
         let name = name.into();
         Self::check_name(&name)?;
-        Ok(Self { id, name, status: TenantStatus::Active, created_at, secret })
+        Ok(Self {
+            id,
+            name,
+            status: TenantStatus::Active,
+            created_at,
+            secret,
+        })
     }
 
     /// Checks a name.
@@ -255,6 +260,7 @@ impl TenantUpdate {
 
 /// Where tenants are kept: in the log store's own database, since `append` checks their status under
 /// the head lock.
+#[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait TenantStore: fmt::Debug + Send + Sync + 'static {
     /// Creates a tenant.

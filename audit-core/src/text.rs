@@ -88,7 +88,10 @@ pub fn each_word(fields: &Fields, mut each: impl FnMut(Token<'_>)) {
     if let Some(ip) = fields.ip_address {
         text(&print_ip(ip));
     }
-    for raw in [&fields.before_state, &fields.after_state, &fields.metadata].into_iter().flatten() {
+    for raw in [&fields.before_state, &fields.after_state, &fields.metadata]
+        .into_iter()
+        .flatten()
+    {
         each_json_text(raw.as_str(), &mut text);
     }
 }
@@ -112,7 +115,9 @@ fn each_json_text(raw: &str, each: &mut impl FnMut(&str)) {
             }
             b'-' | b'0'..=b'9' => {
                 let start = i;
-                while i < bytes.len() && matches!(bytes[i], b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E') {
+                while i < bytes.len()
+                    && matches!(bytes[i], b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')
+                {
                     i += 1;
                 }
                 each(&raw[start..i]);
@@ -167,7 +172,10 @@ impl Query {
         if phrases.iter().map(Vec::len).sum::<usize>() > MAX_QUERY_WORDS {
             return refuse(format!("more than {MAX_QUERY_WORDS} words"));
         }
-        Ok(Self { text: text.to_owned(), phrases })
+        Ok(Self {
+            text: text.to_owned(),
+            phrases,
+        })
     }
 
     /// The text that it was read from.
@@ -191,7 +199,10 @@ impl Query {
         });
         self.phrases.iter().all(|phrase| {
             tokens.windows(phrase.len()).any(|window| {
-                window.iter().zip(phrase).all(|(token, word)| token.as_ref() == Some(word))
+                window
+                    .iter()
+                    .zip(phrase)
+                    .all(|(token, word)| token.as_ref() == Some(word))
             })
         })
     }
@@ -215,10 +226,23 @@ mod tests {
             .reason("Quarterly close of books")
             .metadata(&serde_json::json!({"ip": "10.8.8.10", "n": [12.5]}));
         let hits = |q: &str| Query::parse(q).unwrap().matches(&event.fields);
-        for q in ["quarterly books", "\"close of\"", "10.8.8.10", "ip", "12.5", "D-1 QUARTERLY"] {
+        for q in [
+            "quarterly books",
+            "\"close of\"",
+            "10.8.8.10",
+            "ip",
+            "12.5",
+            "D-1 QUARTERLY",
+        ] {
             assert!(hits(q), "{q}");
         }
-        for q in ["\"of close\"", "10.8.10", "quarter", "\"1 quarterly\"", "close missing"] {
+        for q in [
+            "\"of close\"",
+            "10.8.10",
+            "quarter",
+            "\"1 quarterly\"",
+            "close missing",
+        ] {
             assert!(!hits(q), "{q}");
         }
         for q in ["", "  ", "...", "\"open"] {

@@ -5,7 +5,8 @@
 //! `RawValue` checks RFC 8259 syntax; what syntax lets through and the log refuses (NUL, lone
 //! surrogates, repeated keys, deep nesting) is found by a walker over the valid text.
 //!
-//! Nothing here recurses, and no function takes more than linear time, up to the sorting of keys.
+//! Nothing here recurses. Time is linear in the text; only [`write_canonical`] adds the sorting of
+//! keys and, for objects that aren't sorted, a copy at each level.
 
 use std::borrow::Cow;
 use std::collections::HashSet;

@@ -165,7 +165,10 @@ impl Timestamp {
     /// to 9999.
     #[must_use]
     pub const fn day_start(day: i32) -> Option<Self> {
-        Self::from_micros(day as i64 * MICROS_PER_DAY)
+        match (day as i64).checked_mul(MICROS_PER_DAY) {
+            Some(micros) => Self::from_micros(micros),
+            None => None,
+        }
     }
 
     fn text(self) -> [u8; 27] {

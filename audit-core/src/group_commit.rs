@@ -1,0 +1,173 @@
+//! Group commit: one append for all that wait.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::decorate::{Wraps, decorate_log_store};
+use crate::entry::Receipt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::prepare::Batch;
+use crate::store::LogStore;
+
+/// A log store that appends for all waiting callers at once.
+///
+/// Appends run in a task of their own: a caller that goes away does not cancel a commit. Nothing
+/// waits for company: what has come in while one append was under way goes into the next. When the
+/// joint append fails for good, it is cut in halves until the failure is alone with its own caller.
+pub struct GroupCommit {
+    inner: Arc<dyn LogStore>,
+    sender: Mutex<Option<mpsc::Sender<Request>>>,
+    budget: Arc<Semaphore>,
+}
+
+/// The most events that are appended at once, unless a single call has more.
+const MAX_EVENTS: usize = 1_000;
+/// The most bytes, roughly, that are appended at once, unless a single call has more.
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Calls that wait.
+const MAX_WAITING: usize = 4_096;
+/// KiB of events that wait or are under way; further callers wait for room.
+const BUDGET_KIB: usize = 64 * 1024;
+
+type Outcome = Result<Vec<Result<Vec<Receipt>>>>;
+
+struct Request {
+    batches: Vec<Batch>,
+    reply: oneshot::Sender<Outcome>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl GroupCommit {
+    /// Wraps a store. Nothing is spawned before the first append.
+    pub fn new(inner: Arc<dyn LogStore>) -> Self {
+        Self {
+            inner,
+            sender: Mutex::new(None),
+            budget: Arc::new(Semaphore::new(BUDGET_KIB)),
+        }
+    }
+
+    /// The channel to the task, which is spawned on first use, and again when the runtime that it
+    /// ran on is gone.
+    fn sender(&self) -> mpsc::Sender<Request> {
+        let mut slot = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = slot.as_ref().filter(|s| !s.is_closed()) {
+            return sender.clone();
+        }
+        let (sender, receiver) = mpsc::channel(MAX_WAITING);
+        tokio::spawn(run(Arc::clone(&self.inner), receiver));
+        slot.insert(sender).clone()
+    }
+}
+
+impl fmt::Debug for GroupCommit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupCommit")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn run(store: Arc<dyn LogStore>, mut requests: mpsc::Receiver<Request>) {
+    let mut held: Option<Request> = None;
+    loop {
+        let first = match held.take() {
+            Some(request) => request,
+            None => match requests.recv().await {
+                Some(request) => request,
+                None => return,
+            },
+        };
+        let mut group = vec![first];
+        let (mut events, mut bytes) = size(&group[0]);
+        while let Ok(request) = requests.try_recv() {
+            let (more_events, more_bytes) = size(&request);
+            if events + more_events > MAX_EVENTS || bytes + more_bytes > MAX_BYTES {
+                held = Some(request);
+                break;
+            }
+            events += more_events;
+            bytes += more_bytes;
+            group.push(request);
+        }
+        append(&*store, group).await;
+    }
+}
+
+fn size(request: &Request) -> (usize, usize) {
+    request.batches.iter().fold((0, 0), |(events, bytes), b| {
+        (events + b.events().len(), bytes + b.size_hint())
+    })
+}
+
+async fn append(store: &dyn LogStore, group: Vec<Request>) {
+    let mut groups = vec![group];
+    while let Some(mut group) = groups.pop() {
+        let batches: Vec<Batch> = group
+            .iter()
+            .flat_map(|r| r.batches.iter().cloned())
+            .collect();
+        match store.append(&batches).await {
+            Ok(outcomes) if outcomes.len() == batches.len() => {
+                let mut outcomes = outcomes.into_iter();
+                for request in group {
+                    let own: Vec<_> = outcomes.by_ref().take(request.batches.len()).collect();
+                    // A caller that went away needs no answer.
+                    drop(request.reply.send(Ok(own)));
+                }
+            }
+            Ok(_) => {
+                let error = Error::new(
+                    ErrorKind::Internal,
+                    "the store answered another number of batches than it was given",
+                );
+                for request in group {
+                    drop(request.reply.send(Err(error.clone())));
+                }
+            }
+            Err(error) if error.is_retryable() || group.len() == 1 => {
+                for request in group {
+                    drop(request.reply.send(Err(error.clone())));
+                }
+            }
+            Err(_) => {
+                let second = group.split_off(group.len() / 2);
+                groups.push(second);
+                groups.push(group);
+            }
+        }
+    }
+}
+
+impl Wraps for GroupCommit {
+    type Store = dyn LogStore;
+
+    fn wrapped(&self) -> &dyn LogStore {
+        &*self.inner
+    }
+
+    async fn append_around(&self, batches: &[Batch]) -> Result<Vec<Result<Vec<Receipt>>>> {
+        if batches.is_empty() {
+            return Ok(Vec::new());
+        }
+        let kib = batches.iter().map(Batch::size_hint).sum::<usize>() / 1024 + 1;
+        let kib = u32::try_from(kib.min(BUDGET_KIB)).unwrap_or(u32::MAX);
+        let gone = || Error::new(ErrorKind::Unavailable, "the log is shutting down");
+        let room = Arc::clone(&self.budget)
+            .acquire_many_owned(kib)
+            .await
+            .map_err(|_| gone())?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request {
+            batches: batches.to_vec(),
+            reply,
+            _room: room,
+        };
+        self.sender().send(request).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+decorate_log_store!([] GroupCommit);

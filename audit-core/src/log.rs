@@ -1,0 +1,822 @@
+//! The facade: one handle to record, read and follow every tenant's log.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use audit_tlog::{Basis, Group, Timestamp};
+use futures_util::stream::BoxStream;
+
+use crate::authorize::{AccessRequest, ByClaims, Decision, TenantAuthorizer};
+use crate::clock::{Clock, SystemClock};
+use crate::consumer::Consumer;
+use crate::entry::{Entry, Receipt};
+use crate::error::{Error, ErrorKind, FieldFault, Result};
+use crate::event::Event;
+use crate::filter::Filter;
+use crate::group_commit::GroupCommit;
+use crate::id::{EventId, TenantId};
+use crate::ingest::{Accepted, seal_message};
+use crate::outbox::Outbox;
+use crate::page::{Order, Page, PageRequest, Sort};
+use crate::prepare::{Act, Batch, PreparedEvent, Redact};
+use crate::queue::EventQueue;
+use crate::recorder::Recorder;
+use crate::scope::{Permission, Permissions, Principal, TenantScope};
+use crate::seal::Head;
+use crate::search::{SearchIndex, SearchRequest};
+use crate::stats::{Stats, StatsRequest};
+use crate::store::{Erased, Erasure, LogStore, Prune, Pruned, Snapshot};
+use crate::subscribe::{Bell, SubscribeRequest, Subscription, subscribe};
+use crate::tenant::{Tenant, TenantSecret, TenantStatus, TenantStore, TenantUpdate};
+use crate::worker::Workers;
+
+/// How long a tenant's row is trusted. The store checks the status itself on each call, so this only
+/// delays how soon a change made by another process shows in *how* a call is refused.
+const TENANT_TTL: Duration = Duration::from_secs(1);
+/// Tenants that are remembered.
+const TENANT_CACHE: usize = 10_000;
+
+/// The audit log: cheap to clone, one for each process.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> audit_core::Result<()> {
+/// use std::sync::Arc;
+/// use audit_core::{AuditLog, Event, Filter, PageRequest, Recorder, TenantId, TenantScope};
+/// use audit_core::memory::MemoryStore;
+///
+/// let log = AuditLog::builder(Arc::new(MemoryStore::new())).build();
+/// let tenant: TenantId = "0190a000-0000-7000-8000-000000000001".parse().expect("a UUID");
+///
+/// let receipt = log.recorder(tenant).record(Event::update("invoice", "inv-1").user("ann")).await?;
+/// assert_eq!(receipt.seq, 0);
+///
+/// let reader = log.tenant(TenantScope::trusted(tenant, "example"));
+/// let page = reader.list(&Filter::new().user("ann"), &PageRequest::first()).await?;
+/// assert_eq!(page.items.len(), 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct AuditLog {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) store: Arc<dyn LogStore>,
+    pub(crate) tenants: Arc<dyn TenantStore>,
+    pub(crate) queue: Option<Arc<dyn EventQueue>>,
+    pub(crate) search: Option<Arc<dyn SearchIndex>>,
+    pub(crate) outbox: Option<Arc<dyn Outbox>>,
+    pub(crate) authorizer: Arc<dyn TenantAuthorizer>,
+    pub(crate) consumers: Vec<Arc<dyn Consumer>>,
+    pub(crate) redactors: Vec<Arc<dyn Redact>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) bell: Bell,
+    cache: Mutex<HashMap<TenantId, (Instant, Arc<Tenant>)>>,
+}
+
+impl fmt::Debug for AuditLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuditLog")
+            .field("store", &self.inner.store)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Puts an [`AuditLog`] together.
+#[derive(Debug)]
+pub struct AuditLogBuilder {
+    store: Arc<dyn LogStore>,
+    tenants: Arc<dyn TenantStore>,
+    queue: Option<Arc<dyn EventQueue>>,
+    search: Option<Arc<dyn SearchIndex>>,
+    outbox: Option<Arc<dyn Outbox>>,
+    authorizer: Arc<dyn TenantAuthorizer>,
+    consumers: Vec<Arc<dyn Consumer>>,
+    redactors: Vec<Arc<dyn Redact>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl AuditLogBuilder {
+    /// Reads and writes through this log store, a decorated one, instead of the builder's own. It
+    /// must end at the same database, where the tenants are.
+    #[must_use]
+    pub fn log_store(mut self, store: Arc<dyn LogStore>) -> Self {
+        self.store = store;
+        self
+    }
+
+    /// The queue for events that are acknowledged before they are appended. None by default.
+    #[must_use]
+    pub fn queue(mut self, queue: Arc<dyn EventQueue>) -> Self {
+        self.queue = Some(queue);
+        self
+    }
+
+    /// The full-text index. Without one, `q` scans, which is exact and slow.
+    #[must_use]
+    pub fn search(mut self, search: Arc<dyn SearchIndex>) -> Self {
+        self.search = Some(search);
+        self
+    }
+
+    /// The outbox that the relay drains. None by default.
+    #[must_use]
+    pub fn outbox(mut self, outbox: Arc<dyn Outbox>) -> Self {
+        self.outbox = Some(outbox);
+        self
+    }
+
+    /// Who decides about access. [`ByClaims`] by default.
+    #[must_use]
+    pub fn authorizer(mut self, authorizer: Arc<dyn TenantAuthorizer>) -> Self {
+        self.authorizer = authorizer;
+        self
+    }
+
+    /// Adds a consumer, which runs once the workers are started.
+    #[must_use]
+    pub fn consumer(mut self, consumer: Arc<dyn Consumer>) -> Self {
+        self.consumers.push(consumer);
+        self
+    }
+
+    /// Adds a redactor. They run in the order in which they were added.
+    #[must_use]
+    pub fn redact(mut self, redactor: Arc<dyn Redact>) -> Self {
+        self.redactors.push(redactor);
+        self
+    }
+
+    /// Where ids, seeds and the time of acceptance come from. The system's by default.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The log. Nothing runs before the first call, or [`AuditLog::start`].
+    pub fn build(self) -> AuditLog {
+        AuditLog {
+            inner: Arc::new(Inner {
+                store: Arc::new(GroupCommit::new(self.store)),
+                tenants: self.tenants,
+                queue: self.queue,
+                search: self.search,
+                outbox: self.outbox,
+                authorizer: self.authorizer,
+                consumers: self.consumers,
+                redactors: self.redactors,
+                clock: self.clock,
+                bell: Bell::default(),
+                cache: Mutex::default(),
+            }),
+        }
+    }
+}
+
+impl AuditLog {
+    /// Begins with a store, which keeps logs and tenants.
+    pub fn builder<S: LogStore + TenantStore>(store: Arc<S>) -> AuditLogBuilder {
+        AuditLogBuilder {
+            store: store.clone(),
+            tenants: store,
+            queue: None,
+            search: None,
+            outbox: None,
+            authorizer: Arc::new(ByClaims),
+            consumers: Vec::new(),
+            redactors: Vec::new(),
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Asks the authorizer, and mints the scope in which the principal may do `permissions`.
+    ///
+    /// # Errors
+    /// [`Forbidden`](ErrorKind::Forbidden), [`UnknownTenant`](ErrorKind::UnknownTenant),
+    /// [`TenantClosed`](ErrorKind::TenantClosed) when it is suspended,
+    /// [`TenantDeleted`](ErrorKind::TenantDeleted). The authorizer is asked first, so that only those
+    /// whom it allows learn a tenant's status.
+    pub async fn authorize(
+        &self,
+        principal: &Principal,
+        tenant: TenantId,
+        permissions: impl Into<Permissions> + Send,
+    ) -> Result<TenantScope> {
+        let permissions = permissions.into();
+        let row = self.cached(tenant).await;
+        let status = match &row {
+            Ok(row) => row.status,
+            Err(error) if error.kind() == ErrorKind::UnknownTenant => TenantStatus::Active,
+            Err(error) => return Err(error.clone()),
+        };
+        let request = AccessRequest::new(principal.clone(), tenant, status, permissions);
+        match self.inner.authorizer.authorize(&request).await? {
+            Decision::Allow => {}
+            Decision::Deny { reason } => {
+                tracing::debug!(subject = principal.subject, %tenant, reason, "access denied");
+                return Err(Error::new(
+                    ErrorKind::Forbidden,
+                    "not allowed in this tenant",
+                ));
+            }
+        }
+        row?.status.admit_read(tenant)?;
+        Ok(TenantScope::granted(
+            tenant,
+            &principal.subject,
+            permissions,
+        ))
+    }
+
+    /// Writes into a tenant's log, and nothing else: an embedder has authorized its request already.
+    /// A tenant that doesn't exist is created with the first event.
+    pub fn recorder(&self, tenant: TenantId) -> TenantRecorder {
+        TenantRecorder {
+            log: self.clone(),
+            scope: TenantScope::trusted(tenant, "recorder").only(Permission::Record),
+        }
+    }
+
+    /// Everything that a scope allows in its tenant.
+    pub fn tenant(&self, scope: TenantScope) -> TenantLog {
+        TenantLog {
+            log: self.clone(),
+            scope,
+        }
+    }
+
+    /// The log store.
+    pub fn log_store(&self) -> &Arc<dyn LogStore> {
+        &self.inner.store
+    }
+
+    /// The tenants.
+    pub fn tenants(&self) -> &Arc<dyn TenantStore> {
+        &self.inner.tenants
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> Option<&Arc<dyn EventQueue>> {
+        self.inner.queue.as_ref()
+    }
+
+    /// The full-text index.
+    pub fn search(&self) -> Option<&Arc<dyn SearchIndex>> {
+        self.inner.search.as_ref()
+    }
+
+    /// The outbox.
+    pub fn outbox(&self) -> Option<&Arc<dyn Outbox>> {
+        self.inner.outbox.as_ref()
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    /// Creates a tenant and records that in its log. The id is made (UUIDv7) when none is given.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) for a bad name, [`Conflict`](ErrorKind::Conflict) when the id
+    /// is taken, [`TenantDeleted`](ErrorKind::TenantDeleted) when it was a deleted tenant's.
+    pub async fn create_tenant(
+        &self,
+        id: Option<TenantId>,
+        name: &str,
+        subject: &str,
+    ) -> Result<Tenant> {
+        let clock = &self.inner.clock;
+        let id = id.unwrap_or_else(|| TenantId::new(clock.event_id().into_uuid()));
+        let secret = TenantSecret::new(clock.secret());
+        let tenant = Tenant::new(id, name, clock.now(), secret)?;
+        let event = tenant_event(id, subject, None, &serde_json::json!({"created": true}))?;
+        let event = PreparedEvent::new(id, event, &**clock, &[])?;
+        self.inner.tenants.create_tenant(&tenant).await?;
+        let scope = TenantScope::trusted(id, "tenants");
+        self.commit(Batch::new(scope, vec![event])).await?;
+        Ok(tenant)
+    }
+
+    /// Changes a tenant and records that in its log, in one transaction.
+    ///
+    /// # Errors
+    /// [`UnknownTenant`](ErrorKind::UnknownTenant), [`TenantDeleted`](ErrorKind::TenantDeleted),
+    /// [`Invalid`](ErrorKind::Invalid) for a bad name or for the status `deleted`, which is not set
+    /// this way.
+    pub async fn update_tenant(
+        &self,
+        id: TenantId,
+        update: TenantUpdate,
+        subject: &str,
+        reason: Option<String>,
+    ) -> Result<Tenant> {
+        if let Some(name) = &update.name {
+            Tenant::check_name(name)?;
+        }
+        if update.status == Some(TenantStatus::Deleted) {
+            return Err(Error::field(
+                "status",
+                "a tenant is not deleted by its status",
+            ));
+        }
+        let change = serde_json::json!({
+            "name_changed": update.name.is_some(),
+            "status": update.status.map(TenantStatus::as_str),
+        });
+        let event = tenant_event(id, subject, reason, &change)?;
+        let event = PreparedEvent::new(id, event, &*self.inner.clock, &[])?;
+        let tenant = self
+            .inner
+            .tenants
+            .update_tenant(id, &update, &event)
+            .await?;
+        self.inner
+            .cache
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+        self.inner.bell.ring(id);
+        Ok(tenant)
+    }
+
+    /// Starts the workers: the indexer, the consumers, the ingest worker, the outbox relay and the
+    /// sweeper, each where there is something for it to do.
+    ///
+    /// Call it once for each process that should do this work, within a tokio runtime. Without it,
+    /// everything can be recorded and read, but nothing follows the log.
+    pub fn start(&self) -> Workers {
+        Workers::start(Arc::clone(&self.inner))
+    }
+
+    async fn cached(&self, id: TenantId) -> Result<Arc<Tenant>> {
+        self.inner.cached_tenant(id).await
+    }
+
+    /// Appends one batch and wakes those who follow.
+    async fn commit(&self, batch: Batch) -> Result<Vec<Receipt>> {
+        let mut outcomes = self.commit_each(vec![batch]).await?;
+        outcomes.pop().unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    async fn commit_each(&self, batches: Vec<Batch>) -> Result<Vec<Result<Vec<Receipt>>>> {
+        self.inner.commit(&batches).await
+    }
+}
+
+impl Inner {
+    pub(crate) async fn cached_tenant(&self, id: TenantId) -> Result<Arc<Tenant>> {
+        {
+            let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((at, tenant)) = cache.get(&id)
+                && at.elapsed() < TENANT_TTL
+            {
+                return Ok(Arc::clone(tenant));
+            }
+        }
+        let tenant = self.tenants.tenant(id).await?.ok_or_else(|| {
+            Error::new(ErrorKind::UnknownTenant, "there is no such tenant").with_tenant(id)
+        })?;
+        let tenant = Arc::new(tenant);
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.len() >= TENANT_CACHE {
+            cache.retain(|_, (at, _)| at.elapsed() < TENANT_TTL);
+            if cache.len() >= TENANT_CACHE {
+                cache.clear();
+            }
+        }
+        cache.insert(id, (Instant::now(), Arc::clone(&tenant)));
+        Ok(tenant)
+    }
+
+    pub(crate) async fn commit(&self, batches: &[Batch]) -> Result<Vec<Result<Vec<Receipt>>>> {
+        let outcomes = self.store.append(batches).await?;
+        for (batch, outcome) in batches.iter().zip(&outcomes) {
+            if outcome.is_ok() {
+                self.bell.ring(batch.tenant());
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+/// What is recorded about a change of a tenant.
+fn tenant_event(
+    id: TenantId,
+    subject: &str,
+    reason: Option<String>,
+    change: &serde_json::Value,
+) -> Result<Event> {
+    let subject: String = subject
+        .chars()
+        .take(crate::event::limits::USER_ID)
+        .collect();
+    let mut event = Event::update("tenant", id.to_string())
+        .action("log.tenant")
+        .user(subject)
+        .metadata(change);
+    event.reserved_action = true;
+    if let Some(reason) = reason {
+        event = event.reason(reason);
+    }
+    Ok(event)
+}
+
+/// Writes into one tenant's log. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct TenantRecorder {
+    log: AuditLog,
+    scope: TenantScope,
+}
+
+#[async_trait]
+impl Recorder for TenantRecorder {
+    async fn record(&self, event: Event) -> Result<Receipt> {
+        let mut receipts = self.record_all(vec![event]).await.map_err(without_index)?;
+        receipts.pop().ok_or_else(no_receipt)
+    }
+
+    async fn record_all(&self, events: Vec<Event>) -> Result<Vec<Receipt>> {
+        let handle = TenantLog {
+            log: self.log.clone(),
+            scope: self.scope.clone(),
+        };
+        let prepared = handle.prepare_all(events)?;
+        let id = (prepared.len() == 1).then(|| prepared[0].id());
+        let batch = Batch::new(self.scope.clone(), prepared).creating_tenant();
+        self.log.commit(batch).await.map_err(|e| with_id(e, id))
+    }
+}
+
+fn with_id(error: Error, id: Option<EventId>) -> Error {
+    match id {
+        Some(id) if error.event_id().is_none() => error.with_event_id(id),
+        _ => error,
+    }
+}
+
+fn without_index(error: Error) -> Error {
+    error.without_index()
+}
+
+fn no_receipt() -> Error {
+    Error::new(ErrorKind::Internal, "the store gave no receipt")
+}
+
+/// One tenant's log, within a scope. No method takes a tenant, so none can be given the wrong one.
+#[derive(Debug, Clone)]
+pub struct TenantLog {
+    log: AuditLog,
+    scope: TenantScope,
+}
+
+impl TenantLog {
+    /// The scope.
+    pub fn scope(&self) -> &TenantScope {
+        &self.scope
+    }
+
+    /// Validates, redacts and hashes an event: all that needs no lock.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) with every bad field.
+    pub fn prepare(&self, event: Event) -> Result<PreparedEvent> {
+        let inner = &self.log.inner;
+        PreparedEvent::new(self.scope.tenant(), event, &*inner.clock, &inner.redactors)
+    }
+
+    /// Prepares events.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) with every bad field of every event, each with its index.
+    pub fn prepare_all(&self, events: Vec<Event>) -> Result<Vec<PreparedEvent>> {
+        let mut prepared = Vec::with_capacity(events.len());
+        let mut faults: Vec<FieldFault> = Vec::new();
+        for (index, event) in events.into_iter().enumerate() {
+            match self.prepare(event) {
+                Ok(event) => prepared.push(event),
+                Err(error) => {
+                    faults.extend(error.fields().iter().cloned().map(|f| f.at(index)));
+                }
+            }
+        }
+        if faults.is_empty() {
+            Ok(prepared)
+        } else {
+            Err(Error::invalid(faults))
+        }
+    }
+
+    /// Records one event. Needs `record`.
+    ///
+    /// # Errors
+    /// As [`Recorder::record`].
+    pub async fn record(&self, event: Event) -> Result<Receipt> {
+        let prepared = self.prepare(event)?;
+        let id = prepared.id();
+        let batch = Batch::new(self.scope.clone(), vec![prepared]);
+        let mut receipts = self
+            .log
+            .commit(batch)
+            .await
+            .map_err(|e| with_id(e, Some(id)))?;
+        receipts.pop().ok_or_else(no_receipt)
+    }
+
+    /// Records events whole or not at all. Needs `record`.
+    ///
+    /// # Errors
+    /// As [`Recorder::record_all`].
+    pub async fn record_all(&self, events: Vec<Event>) -> Result<Vec<Receipt>> {
+        let prepared = self.prepare_all(events)?;
+        self.log
+            .commit(Batch::new(self.scope.clone(), prepared))
+            .await
+    }
+
+    /// Records events each by itself, with a result for each in order. Needs `record`.
+    pub async fn record_each(&self, events: Vec<Event>) -> Vec<Result<Receipt>> {
+        let prepared: Vec<_> = events
+            .into_iter()
+            .map(|event| self.prepare(event))
+            .collect();
+        self.append_each(prepared).await
+    }
+
+    /// Appends prepared events each by itself; those that could not be prepared keep their error.
+    pub async fn append_each(&self, events: Vec<Result<PreparedEvent>>) -> Vec<Result<Receipt>> {
+        let mut results = Vec::with_capacity(events.len());
+        let mut batches = Vec::with_capacity(events.len());
+        for event in events {
+            match event {
+                Ok(event) => {
+                    results.push(None);
+                    batches.push(Batch::new(self.scope.clone(), vec![event]));
+                }
+                Err(error) => results.push(Some(Err(error))),
+            }
+        }
+        let ids: Vec<EventId> = batches.iter().map(|b| b.events()[0].id()).collect();
+        let mut outcomes = match self.log.commit_each(batches).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => ids.iter().map(|_| Err(error.clone())).collect(),
+        }
+        .into_iter()
+        .zip(ids);
+        results
+            .into_iter()
+            .map(|result| {
+                result.unwrap_or_else(|| match outcomes.next() {
+                    Some((Ok(mut receipts), _)) => receipts.pop().ok_or_else(no_receipt),
+                    Some((Err(error), id)) => Err(with_id(error, Some(id))),
+                    None => Err(no_receipt()),
+                })
+            })
+            .collect()
+    }
+
+    /// Appends prepared events whole or not at all. Each new one comes back as the entry that it
+    /// became, a repeat without one. Needs `record`.
+    ///
+    /// # Errors
+    /// As [`Recorder::record_all`].
+    pub async fn append(
+        &self,
+        events: Vec<PreparedEvent>,
+    ) -> Result<Vec<(Receipt, Option<Entry>)>> {
+        let batch = Batch::new(self.scope.clone(), events);
+        let receipts = self.log.commit(batch.clone()).await?;
+        Ok(receipts
+            .into_iter()
+            .zip(batch.events())
+            .map(|(receipt, event)| {
+                let entry = (!receipt.duplicate)
+                    .then(|| Entry::sealed(self.scope.tenant(), event, &receipt));
+                (receipt, entry)
+            })
+            .collect())
+    }
+
+    /// Hands events to the queue, from which a worker appends them. Needs `record`.
+    ///
+    /// Their ids are the answer: the promise is the queue's durability, and not a receipt. None when
+    /// there is no durable queue; then nothing was queued, and the caller records instead.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) with every bad field, what a closed tenant answers, and the
+    /// queue's own errors. An error may leave some of several events queued; sending them again is
+    /// harmless.
+    pub async fn enqueue(&self, events: Vec<Event>) -> Result<Option<Vec<EventId>>> {
+        self.scope.require(Permission::Record)?;
+        let inner = &self.log.inner;
+        let Some(queue) = inner.queue.as_ref().filter(|q| q.is_durable()) else {
+            return Ok(None);
+        };
+        let prepared = self.prepare_all(events)?;
+        let tenant = inner.cached_tenant(self.scope.tenant()).await?;
+        tenant.status.admit_write(tenant.id)?;
+        let accepted_at = inner.clock.now();
+        let ids: Vec<EventId> = prepared.iter().map(PreparedEvent::id).collect();
+        let messages: Vec<_> = prepared
+            .iter()
+            .map(|event| {
+                let accepted = Accepted {
+                    event: event.to_event(),
+                    subject: self.scope.subject().to_owned(),
+                    accepted_at,
+                };
+                seal_message(tenant.id, &tenant.secret, event.id(), &accepted)
+            })
+            .collect();
+        for outcome in queue.send(&messages).await? {
+            outcome?;
+        }
+        Ok(Some(ids))
+    }
+
+    /// One entry. Needs `read`.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), [`Pruned`](ErrorKind::Pruned),
+    /// [`Corrupt`](ErrorKind::Corrupt).
+    pub async fn get(&self, id: EventId) -> Result<Entry> {
+        let mut found = self.log.inner.store.get(&self.scope, &[id]).await?;
+        match found.pop() {
+            Some(lookup) => lookup.into_entry(),
+            None => Err(Error::new(ErrorKind::NotFound, "there is no such entry")),
+        }
+    }
+
+    /// One page of the entries that match. Needs `read`. With full text and an index, the page says
+    /// how far the index is.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) naming `sort` for full text by another order than `seq`.
+    pub async fn list(&self, filter: &Filter, page: &PageRequest) -> Result<Page<Entry>> {
+        match (&self.log.inner.search, &filter.q) {
+            (Some(search), Some(_)) => {
+                self.scope.require(Permission::Read)?;
+                if page.sort != Sort::Seq {
+                    return Err(Error::field("sort", "with q, results go by seq"));
+                }
+                self.search(&**search, filter, page).await
+            }
+            _ => self.log.inner.store.list(&self.scope, filter, page).await,
+        }
+    }
+
+    /// Asks the index for positions, reads the entries from the store within the scope, and shows
+    /// only those that match as they are now.
+    async fn search(
+        &self,
+        index: &dyn SearchIndex,
+        filter: &Filter,
+        page: &PageRequest,
+    ) -> Result<Page<Entry>> {
+        let mut items: Vec<Entry> = Vec::with_capacity(page.limit);
+        let mut after = page.after.map(|p| p.seq);
+        let mut indexed_through;
+        // One more than the page, to know whether there is another.
+        let wanted = page.limit + 1;
+        loop {
+            let request = SearchRequest::new(filter.clone(), wanted - items.len())
+                .order(page.order)
+                .after(after);
+            let hits = index.search(&self.scope, &request).await?;
+            indexed_through = hits.indexed_through;
+            after = hits.seqs.last().copied().or(after);
+            let entries = self.log.inner.store.at(&self.scope, &hits.seqs).await?;
+            items.extend(entries.into_iter().filter(|entry| filter.matches(entry)));
+            if items.len() >= wanted || !hits.more || hits.seqs.is_empty() {
+                break;
+            }
+        }
+        let more = items.len() >= wanted;
+        items.truncate(page.limit);
+        let next = match page.order {
+            Order::Descending if !more => None,
+            _ => items.last().map(Entry::position).or(page.after),
+        };
+        let mut page = Page::new(items, next);
+        page.indexed_through = Some(indexed_through);
+        Ok(page)
+    }
+
+    /// The tenant's secret, from which the keys of its cursors and idempotency keys are derived.
+    ///
+    /// # Errors
+    /// [`UnknownTenant`](ErrorKind::UnknownTenant).
+    pub async fn cursor_secret(&self) -> Result<TenantSecret> {
+        Ok(self.log.cached(self.scope.tenant()).await?.secret.clone())
+    }
+
+    /// Statistics. Needs `read`.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) when the range is not of whole UTC days.
+    pub async fn stats(&self, request: &StatsRequest) -> Result<Stats> {
+        let inner = &self.log.inner;
+        let days = request.days()?;
+        let today = inner.clock.now().utc_day();
+        let counters = inner.store.counters(&self.scope, days).await?;
+        let recent = inner
+            .store
+            .counters(&self.scope, today - 6..today + 1)
+            .await?;
+        let head = inner.store.head(&self.scope).await?;
+        Ok(Stats::of(
+            request,
+            &counters,
+            &recent,
+            head.pruned_below,
+            today,
+        ))
+    }
+
+    /// The head. Needs `read`.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn head(&self) -> Result<Head> {
+        self.log.inner.store.head(&self.scope).await
+    }
+
+    /// A snapshot of the log. Needs `export`.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        self.log.inner.store.snapshot(&self.scope).await
+    }
+
+    /// Every entry that matches, oldest first, from one snapshot and in constant memory. Needs
+    /// `export`.
+    ///
+    /// # Errors
+    /// What the store answers; a snapshot that grows too old ends the stream with a retryable error.
+    pub async fn scan(&self, filter: &Filter) -> Result<BoxStream<'static, Result<Entry>>> {
+        self.snapshot().await?.scan(filter).await
+    }
+
+    /// Follows the log. Needs `stream`.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn subscribe(&self, request: SubscribeRequest) -> Result<Subscription> {
+        let inner = &self.log.inner;
+        subscribe(
+            Arc::clone(&inner.store),
+            &inner.bell,
+            self.scope.clone(),
+            request,
+        )
+        .await
+    }
+
+    /// Destroys groups of entries, all groups when none are named. Needs `erase`.
+    ///
+    /// The reason stays in the log: it must not repeat whom the erasure is about.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn erase(
+        &self,
+        ids: Vec<EventId>,
+        groups: Option<Vec<Group>>,
+        basis: Basis,
+        reason: Option<String>,
+    ) -> Result<Erased> {
+        let act = Act::new(&self.scope, reason, Arc::clone(&self.log.inner.clock))?;
+        let mut erasure = Erasure::new(ids, basis, act);
+        if let Some(groups) = groups {
+            erasure = erasure.groups(&groups);
+        }
+        let erased = self.log.inner.store.erase(&self.scope, &erasure).await?;
+        self.log.inner.bell.ring(self.scope.tenant());
+        Ok(erased)
+    }
+
+    /// Prunes what was accepted before a time. Needs `cleanup`.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn prune(
+        &self,
+        before: Timestamp,
+        basis: Basis,
+        reason: Option<String>,
+        dry_run: bool,
+    ) -> Result<Pruned> {
+        let act = Act::new(&self.scope, reason, Arc::clone(&self.log.inner.clock))?;
+        let prune = Prune::new(before, basis, act).dry_run(dry_run);
+        let pruned = self.log.inner.store.prune(&self.scope, &prune).await?;
+        self.log.inner.bell.ring(self.scope.tenant());
+        Ok(pruned)
+    }
+}

@@ -1,0 +1,13 @@
+//! Backends in memory: for the tests of code that records, and for trying things out.
+//!
+//! They pass the same contracts as the durable ones, and forget everything when they are dropped.
+
+mod index;
+mod outbox;
+mod queue;
+mod store;
+
+pub use index::MemoryIndex;
+pub use outbox::MemoryOutbox;
+pub use queue::MemoryQueue;
+pub use store::MemoryStore;

@@ -1,0 +1,764 @@
+//! The log store, tenants and credentials in memory.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::{Bound, Range};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use audit_tlog::{Control, Hash, Timestamp, merkle};
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use uuid::Uuid;
+
+use crate::clock::{Clock, SystemClock};
+use crate::credential::{ApiKey, CredentialStore, SecretHash, Ticket};
+use crate::entry::{Entry, Opening, Receipt, StoredEntry};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{ActionType, Outcome, Severity};
+use crate::filter::Filter;
+use crate::id::{EventId, TenantId};
+use crate::page::{Order, Page, PageRequest, Sort};
+use crate::prepare::{Batch, PreparedEvent};
+use crate::scope::{Permission, TenantScope};
+use crate::seal::{Head, Known, Row, seal};
+use crate::store::{
+    Counter, Erased, Erasure, Grown, LogStore, Lookup, Mark, Prune, Pruned, Snapshot, Tally,
+    plan_erasure,
+};
+use crate::tenant::{Tenant, TenantFilter, TenantSecret, TenantStatus, TenantStore, TenantUpdate};
+
+/// Rows that one [`LogStore::sweep`] removes at most.
+const SWEEP_STEP: u64 = 1_000;
+
+/// A log store with its tenants and credentials, in memory.
+///
+/// "Durable" means here: until it is dropped. Lists scan the tenant's log, so it suits logs of some
+/// ten thousand entries.
+#[derive(Debug)]
+pub struct MemoryStore {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    logs: BTreeMap<TenantId, Log>,
+    /// Counts appends over all tenants.
+    mark: u64,
+    keys: HashMap<SecretHash, ApiKey>,
+    tickets: HashMap<SecretHash, Ticket>,
+}
+
+/// One tenant with its log.
+#[derive(Debug)]
+struct Log {
+    tenant: Tenant,
+    head: Head,
+    /// By position; none once it was swept.
+    rows: Vec<Option<Arc<StoredEntry>>>,
+    hashes: Vec<Hash>,
+    ids: HashMap<EventId, Known>,
+    counters: BTreeMap<(i32, ActionType, Severity, Outcome), u64>,
+    cursors: HashMap<String, Cursor>,
+    /// The mark of the last append.
+    grown_at: u64,
+}
+
+#[derive(Debug, Default)]
+struct Cursor {
+    position: u64,
+    required: bool,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    /// An empty store on the system's clock.
+    pub fn new() -> Self {
+        Self::with_clock(Arc::new(SystemClock))
+    }
+
+    /// An empty store on a clock that a test may control.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            state: Mutex::default(),
+        }
+    }
+
+    // A panic of another thread leaves the state whole: each change below is made after everything
+    // that can fail.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn log(&self, tenant: TenantId) -> Result<&Log> {
+        self.logs.get(&tenant).ok_or_else(|| unknown_tenant(tenant))
+    }
+
+    fn log_mut(&mut self, tenant: TenantId) -> Result<&mut Log> {
+        self.logs
+            .get_mut(&tenant)
+            .ok_or_else(|| unknown_tenant(tenant))
+    }
+
+    /// The log for a read within the scope.
+    fn open(&self, scope: &TenantScope, permission: Permission) -> Result<&Log> {
+        scope.require(permission)?;
+        let log = self.log(scope.tenant())?;
+        log.tenant.status.admit_read(scope.tenant())?;
+        Ok(log)
+    }
+
+    fn next_mark(&mut self) -> u64 {
+        self.mark += 1;
+        self.mark
+    }
+}
+
+fn unknown_tenant(tenant: TenantId) -> Error {
+    Error::new(ErrorKind::UnknownTenant, "there is no such tenant").with_tenant(tenant)
+}
+
+impl Log {
+    fn new(tenant: Tenant) -> Self {
+        Self {
+            head: Head::empty(tenant.id),
+            tenant,
+            rows: Vec::new(),
+            hashes: Vec::new(),
+            ids: HashMap::new(),
+            counters: BTreeMap::new(),
+            cursors: HashMap::new(),
+            grown_at: 0,
+        }
+    }
+
+    /// What is known of the batches' ids. What is pruned can't be compared with any more.
+    fn known(&self, batches: &[&Batch]) -> HashMap<EventId, Known> {
+        let ids = batches
+            .iter()
+            .flat_map(|batch| batch.events())
+            .map(PreparedEvent::id);
+        ids.filter_map(|id| {
+            let mut known = *self.ids.get(&id)?;
+            if known.seq < self.head.pruned_below {
+                known.content = None;
+            }
+            Some((id, known))
+        })
+        .collect()
+    }
+
+    /// Appends batches of this tenant. On an outer error nothing is changed.
+    fn append(
+        &mut self,
+        batches: &[&Batch],
+        now: Timestamp,
+        mark: u64,
+    ) -> Result<Vec<Result<Vec<Receipt>>>> {
+        let sealing = seal(batches, &self.head, now, &self.known(batches))?;
+        if !sealing.rows.is_empty() {
+            self.grown_at = mark;
+        }
+        let mut tally = Tally::default();
+        for row in &sealing.rows {
+            let fields = row.event.fields();
+            tally.add(
+                row.created_at.utc_day(),
+                fields.action_type,
+                fields.severity,
+                fields.outcome,
+            );
+            self.hashes.push(row.leaf_hash);
+            self.ids.insert(
+                row.event.id(),
+                Known {
+                    seq: row.seq,
+                    created_at: row.created_at,
+                    leaf_hash: row.leaf_hash,
+                    content: Some(row.event.content()),
+                },
+            );
+            self.rows
+                .push(Some(Arc::new(stored(self.head.tenant, row))));
+        }
+        for counter in tally.counters() {
+            let key = (
+                counter.day,
+                counter.action_type,
+                counter.severity,
+                counter.outcome,
+            );
+            *self.counters.entry(key).or_default() += counter.count;
+        }
+        self.head = sealing.head;
+        Ok(sealing.outcomes)
+    }
+
+    /// The row at a position, unless it is pruned or was never written.
+    fn row(&self, seq: u64) -> Option<&Arc<StoredEntry>> {
+        if seq < self.head.pruned_below {
+            return None;
+        }
+        self.rows.get(usize::try_from(seq).ok()?)?.as_ref()
+    }
+
+    /// The rows that are left, from a position on.
+    fn rows_from(&self, from: u64) -> impl DoubleEndedIterator<Item = &Arc<StoredEntry>> {
+        let from = usize::try_from(from.max(self.head.pruned_below)).unwrap_or(usize::MAX);
+        self.rows.get(from..).unwrap_or_default().iter().flatten()
+    }
+
+    /// The position below which everything was accepted before `before` and is needed by no
+    /// consumer.
+    fn prunable_below(&self, before: Timestamp) -> u64 {
+        let accepted = self
+            .rows_from(0)
+            .find(|row| row.entry.created_at >= before)
+            .map_or(self.head.size(), |row| row.entry.seq);
+        let needed = self
+            .cursors
+            .values()
+            .filter(|c| c.required)
+            .map(|c| c.position)
+            .min();
+        accepted
+            .min(needed.unwrap_or(u64::MAX))
+            .max(self.head.pruned_below)
+    }
+}
+
+fn stored(tenant: TenantId, row: &Row<'_>) -> StoredEntry {
+    let mut entry = Entry::new(
+        tenant,
+        row.event.id(),
+        row.seq,
+        row.created_at,
+        row.event.fields().clone(),
+    );
+    entry.occurred_at = row.occurred_at;
+    entry.kind = row.event.kind();
+    entry.ctl = row.event.ctl().map(str::to_owned);
+    entry.leaf_hash = row.leaf_hash;
+    StoredEntry {
+        entry,
+        opening: Opening::Seed(row.event.seed().clone()),
+    }
+}
+
+fn shown(row: &Arc<StoredEntry>) -> Entry {
+    StoredEntry::clone(row).into_entry()
+}
+
+fn verified(row: &Arc<StoredEntry>) -> Result<Entry> {
+    StoredEntry::clone(row).verify()
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl LogStore for MemoryStore {
+    async fn append(&self, batches: &[Batch]) -> Result<Vec<Result<Vec<Receipt>>>> {
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let mut outcomes: Vec<Option<Result<Vec<Receipt>>>> = Vec::with_capacity(batches.len());
+        let mut by_tenant: BTreeMap<TenantId, Vec<usize>> = BTreeMap::new();
+        for (i, batch) in batches.iter().enumerate() {
+            let refusal = self.admit(&mut state, batch, now).err();
+            if refusal.is_none() {
+                by_tenant.entry(batch.tenant()).or_default().push(i);
+            }
+            outcomes.push(refusal.map(Err));
+        }
+        for (tenant, places) in by_tenant {
+            let mark = state.next_mark();
+            let log = state.log_mut(tenant)?;
+            let own: Vec<&Batch> = places.iter().map(|&i| &batches[i]).collect();
+            match log.append(&own, now, mark) {
+                Ok(results) => {
+                    for (i, result) in places.into_iter().zip(results) {
+                        outcomes[i] = Some(result);
+                    }
+                }
+                Err(error) => {
+                    for i in places {
+                        outcomes[i] = Some(Err(error.clone()));
+                    }
+                }
+            }
+        }
+        outcomes
+            .into_iter()
+            .map(|outcome| {
+                outcome.ok_or_else(|| Error::new(ErrorKind::Internal, "a batch has no outcome"))
+            })
+            .collect()
+    }
+
+    async fn get(&self, scope: &TenantScope, ids: &[EventId]) -> Result<Vec<Lookup>> {
+        let state = self.lock();
+        let log = state.open(scope, Permission::Read)?;
+        ids.iter()
+            .map(|id| {
+                let Some(known) = log.ids.get(id) else {
+                    return Ok(Lookup::Missing);
+                };
+                match (log.row(known.seq), log.head.pruned_by) {
+                    (Some(row), _) => Ok(Lookup::Found(Box::new(verified(row)?))),
+                    (None, Some(by)) => Ok(Lookup::Pruned { by }),
+                    (None, None) => Err(Error::corrupt(log.tenant.id, known.seq)),
+                }
+            })
+            .collect()
+    }
+
+    async fn at(&self, scope: &TenantScope, seqs: &[u64]) -> Result<Vec<Entry>> {
+        let state = self.lock();
+        let log = state.open(scope, Permission::Read)?;
+        seqs.iter()
+            .filter_map(|&seq| log.row(seq))
+            .map(verified)
+            .collect()
+    }
+
+    async fn list(
+        &self,
+        scope: &TenantScope,
+        filter: &Filter,
+        page: &PageRequest,
+    ) -> Result<Page<Entry>> {
+        let state = self.lock();
+        let log = state.open(scope, Permission::Read)?;
+        let key = |row: &StoredEntry| match page.sort {
+            Sort::Seq => (row.entry.seq, 0),
+            Sort::OccurredAt => (
+                row.entry.occurred_at.as_micros().unsigned_abs(),
+                row.entry.seq,
+            ),
+        };
+        let mut rows: Vec<&Arc<StoredEntry>> =
+            log.rows_from(filter.from_seq.unwrap_or(0)).collect();
+        if page.sort == Sort::OccurredAt {
+            rows.sort_by_key(|row| key(row));
+        }
+        if page.order == Order::Descending {
+            rows.reverse();
+        }
+        let after = page.after.map(|after| match page.sort {
+            Sort::Seq => (after.seq, 0),
+            Sort::OccurredAt => (after.occurred_at.as_micros().unsigned_abs(), after.seq),
+        });
+        let behind = |row: &StoredEntry| match (after, page.order) {
+            (None, _) => true,
+            (Some(after), Order::Ascending) => key(row) > after,
+            (Some(after), Order::Descending) => key(row) < after,
+        };
+        let mut items = Vec::new();
+        let mut more = false;
+        let limit = page.limit.clamp(1, PageRequest::MAX_LIMIT);
+        for row in rows.into_iter().filter(|row| behind(row)) {
+            if !filter.matches(&row.entry) {
+                continue;
+            }
+            if items.len() == limit {
+                more = true;
+                break;
+            }
+            items.push(verified(row)?);
+        }
+        let last = items.last().map(Entry::position);
+        let next = match page.order {
+            Order::Ascending => last.or(page.after),
+            Order::Descending => last.filter(|_| more),
+        };
+        Ok(Page::new(items, next))
+    }
+
+    async fn read(&self, scope: &TenantScope, from: u64, limit: usize) -> Result<Vec<Entry>> {
+        let state = self.lock();
+        let log = state.open(scope, Permission::Stream)?;
+        Ok(log.rows_from(from).take(limit).map(shown).collect())
+    }
+
+    async fn snapshot(&self, scope: &TenantScope) -> Result<Box<dyn Snapshot>> {
+        let state = self.lock();
+        let log = state.open(scope, Permission::Export)?;
+        Ok(Box::new(MemorySnapshot {
+            head: log.head.clone(),
+            rows: log.rows_from(0).cloned().collect(),
+        }))
+    }
+
+    async fn counters(&self, scope: &TenantScope, days: Range<i32>) -> Result<Vec<Counter>> {
+        let state = self.lock();
+        let log = state.open(scope, Permission::Read)?;
+        Ok(log
+            .counters
+            .iter()
+            .filter(|((day, ..), count)| days.contains(day) && **count > 0)
+            .map(|(&(day, action_type, severity, outcome), &count)| Counter {
+                day,
+                action_type,
+                severity,
+                outcome,
+                count,
+            })
+            .collect())
+    }
+
+    async fn head(&self, scope: &TenantScope) -> Result<Head> {
+        Ok(self.lock().open(scope, Permission::Read)?.head.clone())
+    }
+
+    async fn hashes(&self, scope: &TenantScope, level: u8, range: Range<u64>) -> Result<Vec<Hash>> {
+        let state = self.lock();
+        let log = state.open(scope, Permission::Read)?;
+        // A width that doesn't fit is larger than any tree.
+        let width = 256_usize.checked_pow(level.into());
+        let complete = width.map_or(0, |width| log.hashes.len() / width);
+        let beyond = || Error::new(ErrorKind::NotFound, "the range reaches beyond the tree");
+        let end = usize::try_from(range.end)
+            .ok()
+            .filter(|end| *end <= complete)
+            .ok_or_else(beyond)?;
+        let start = usize::try_from(range.start).map_err(|_| beyond())?.min(end);
+        let width = width.unwrap_or(1);
+        Ok(log.hashes[start * width..end * width]
+            .chunks(width)
+            .map(merkle::subtree_root)
+            .collect())
+    }
+
+    async fn erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased> {
+        scope.require(Permission::Erase)?;
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let mark = state.next_mark();
+        let log = state.log_mut(scope.tenant())?;
+        log.tenant.status.admit_read(scope.tenant())?;
+        let ids: HashSet<&EventId> = erasure.ids.iter().collect();
+        let targets = ids
+            .into_iter()
+            .filter_map(|id| log.ids.get(id))
+            .filter_map(|known| log.row(known.seq))
+            .map(|row| StoredEntry::clone(row))
+            .collect();
+        let plan = plan_erasure(scope.tenant(), targets, erasure);
+        if plan.changed.is_empty() {
+            return Ok(Erased::default());
+        }
+        let controls = Batch::new(scope.clone(), plan.controls);
+        let receipts = log
+            .append(&[&controls], now, mark)?
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?;
+        let entries = plan.changed.len() as u64;
+        for changed in plan.changed {
+            if let Some(known) = log.ids.get_mut(&changed.entry.id) {
+                known.content = None;
+            }
+            let place = changed.entry.seq as usize;
+            log.rows[place] = Some(Arc::new(changed));
+        }
+        Ok(Erased::new(
+            entries,
+            receipts.into_iter().flatten().collect(),
+        ))
+    }
+
+    async fn prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned> {
+        scope.require(Permission::Cleanup)?;
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let mark = state.next_mark();
+        let log = state.log_mut(scope.tenant())?;
+        log.tenant.status.admit_read(scope.tenant())?;
+        let was = log.head.pruned_below;
+        let below = log.prunable_below(prune.before);
+        if below == was || prune.dry_run {
+            return Ok(Pruned::new(below, below - was, None));
+        }
+        let control = Control::Prune {
+            below,
+            root: merkle::root(&log.hashes[..below as usize]),
+            before: prune.before,
+            basis: prune.basis.clone(),
+        };
+        let event = prune.act.prepare(scope.tenant(), &control);
+        let batch = Batch::new(scope.clone(), vec![event]);
+        let mut receipts = Vec::new();
+        for outcome in log.append(&[&batch], now, mark)? {
+            receipts.extend(outcome?);
+        }
+        let receipt = receipts.pop();
+        let Log { rows, counters, .. } = log;
+        for row in rows[was as usize..below as usize].iter().flatten() {
+            let f = &row.entry.fields;
+            let day = row.entry.created_at.utc_day();
+            if let Some(n) = counters.get_mut(&(day, f.action_type, f.severity, f.outcome)) {
+                *n = n.saturating_sub(1);
+            }
+        }
+        log.head.pruned_below = below;
+        log.head.pruned_by = receipt.as_ref().map(|r| r.seq);
+        Ok(Pruned::new(below, below - was, receipt))
+    }
+
+    async fn sweep(&self) -> Result<bool> {
+        let mut state = self.lock();
+        let behind = |log: &Log| log.head.swept_below < log.head.pruned_below;
+        if let Some(log) = state.logs.values_mut().find(|log| behind(log)) {
+            let from = log.head.swept_below;
+            let to = log.head.pruned_below.min(from + SWEEP_STEP);
+            for row in &mut log.rows[from as usize..to as usize] {
+                if let Some(row) = row.take()
+                    && let Some(known) = log.ids.get_mut(&row.entry.id)
+                {
+                    known.content = None;
+                }
+            }
+            log.head.swept_below = to;
+        }
+        Ok(state.logs.values().any(behind))
+    }
+
+    async fn grown_since(&self, since: Mark) -> Result<Grown> {
+        let state = self.lock();
+        let tenants = state
+            .logs
+            .iter()
+            .filter(|(_, log)| log.grown_at > since.0)
+            .map(|(id, log)| (*id, log.head.size()))
+            .collect();
+        Ok(Grown::new(tenants, Mark(state.mark)))
+    }
+
+    async fn cursor(&self, tenant: TenantId, consumer: &str) -> Result<u64> {
+        let state = self.lock();
+        let cursor = state
+            .logs
+            .get(&tenant)
+            .and_then(|log| log.cursors.get(consumer));
+        Ok(cursor.map_or(0, |c| c.position))
+    }
+
+    async fn advance(
+        &self,
+        tenant: TenantId,
+        consumer: &str,
+        required: bool,
+        position: u64,
+    ) -> Result<()> {
+        let mut state = self.lock();
+        let cursor = state
+            .log_mut(tenant)?
+            .cursors
+            .entry(consumer.to_owned())
+            .or_default();
+        cursor.position = cursor.position.max(position);
+        cursor.required = required;
+        Ok(())
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl MemoryStore {
+    /// Checks a batch's right to be appended, and creates its tenant when it may.
+    fn admit(&self, state: &mut State, batch: &Batch, now: Timestamp) -> Result<()> {
+        batch.scope().require(Permission::Record)?;
+        if let Some(control) = batch
+            .events()
+            .iter()
+            .find(|event| event.kind().is_control())
+        {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                "control entries are written by the acts that they explain",
+            )
+            .with_event_id(control.id()));
+        }
+        let id = batch.tenant();
+        if batch.creates_tenant() && !state.logs.contains_key(&id) {
+            let secret = TenantSecret::new(self.clock.secret());
+            let tenant = Tenant::new(id, id.to_string(), now, secret)?;
+            state.logs.insert(id, Log::new(tenant));
+        }
+        state.log(id)?.tenant.status.admit_write(id)
+    }
+}
+
+#[derive(Debug)]
+struct MemorySnapshot {
+    head: Head,
+    rows: Vec<Arc<StoredEntry>>,
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Snapshot for MemorySnapshot {
+    fn head(&self) -> &Head {
+        &self.head
+    }
+
+    async fn scan(&self, filter: &Filter) -> Result<BoxStream<'static, Result<Entry>>> {
+        let filter = filter.clone();
+        let rows = self.rows.clone().into_iter();
+        let entries = rows
+            .filter(move |row| filter.matches(&row.entry))
+            .map(|row| Ok(shown(&row)));
+        Ok(stream::iter(entries).boxed())
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl TenantStore for MemoryStore {
+    async fn create_tenant(&self, tenant: &Tenant) -> Result<()> {
+        let mut state = self.lock();
+        if let Some(log) = state.logs.get(&tenant.id) {
+            let (kind, message) = match log.tenant.status {
+                TenantStatus::Deleted => {
+                    (ErrorKind::TenantDeleted, "the id was a deleted tenant's")
+                }
+                _ => (ErrorKind::Conflict, "the id is another tenant's"),
+            };
+            return Err(Error::new(kind, message).with_tenant(tenant.id));
+        }
+        state.logs.insert(tenant.id, Log::new(tenant.clone()));
+        Ok(())
+    }
+
+    async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>> {
+        Ok(self.lock().logs.get(&id).map(|log| log.tenant.clone()))
+    }
+
+    async fn tenants(
+        &self,
+        filter: &TenantFilter,
+        after: Option<TenantId>,
+        limit: usize,
+    ) -> Result<Vec<Tenant>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.lock();
+        let tenants = state
+            .logs
+            .range((from, Bound::Unbounded))
+            .map(|(_, log)| &log.tenant);
+        Ok(tenants
+            .filter(|tenant| filter.matches(tenant))
+            .take(limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn update_tenant(
+        &self,
+        id: TenantId,
+        update: &TenantUpdate,
+        event: &PreparedEvent,
+    ) -> Result<Tenant> {
+        if let Some(name) = &update.name {
+            Tenant::check_name(name)?;
+        }
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let mark = state.next_mark();
+        let log = state.log_mut(id)?;
+        if log.tenant.status == TenantStatus::Deleted {
+            log.tenant.status.admit_read(id)?;
+        }
+        let batch = Batch::new(TenantScope::trusted(id, "tenants"), vec![event.clone()]);
+        for outcome in log.append(&[&batch], now, mark)? {
+            outcome?;
+        }
+        if let Some(name) = &update.name {
+            log.tenant.name.clone_from(name);
+        }
+        if let Some(status) = update.status {
+            log.tenant.status = status;
+        }
+        Ok(log.tenant.clone())
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl CredentialStore for MemoryStore {
+    async fn add_key(&self, scope: &TenantScope, key: &ApiKey, secret: &SecretHash) -> Result<()> {
+        scope.require(Permission::Keys)?;
+        if key.tenant != scope.tenant() {
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                "the key is another tenant's",
+            ));
+        }
+        let mut state = self.lock();
+        state.log(scope.tenant())?;
+        if state.keys.contains_key(secret) || state.keys.values().any(|k| k.id == key.id) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "there is such a key already",
+            ));
+        }
+        state.keys.insert(*secret, key.clone());
+        Ok(())
+    }
+
+    async fn find_key(&self, secret: &SecretHash) -> Result<Option<ApiKey>> {
+        Ok(self.lock().keys.get(secret).cloned())
+    }
+
+    async fn keys(&self, scope: &TenantScope) -> Result<Vec<ApiKey>> {
+        scope.require(Permission::Keys)?;
+        let state = self.lock();
+        let mut keys: Vec<ApiKey> = state
+            .keys
+            .values()
+            .filter(|k| k.tenant == scope.tenant())
+            .cloned()
+            .collect();
+        keys.sort_by_key(|key| (key.created_at, key.id));
+        Ok(keys)
+    }
+
+    async fn revoke_key(&self, scope: &TenantScope, id: Uuid) -> Result<bool> {
+        scope.require(Permission::Keys)?;
+        let mut state = self.lock();
+        let before = state.keys.len();
+        state
+            .keys
+            .retain(|_, key| key.id != id || key.tenant != scope.tenant());
+        Ok(state.keys.len() < before)
+    }
+
+    async fn touch_key(&self, id: Uuid, at: Timestamp) -> Result<()> {
+        let mut state = self.lock();
+        if let Some(key) = state.keys.values_mut().find(|key| key.id == id) {
+            key.last_used_at = key.last_used_at.max(Some(at));
+        }
+        Ok(())
+    }
+
+    async fn put_ticket(&self, secret: &SecretHash, ticket: &Ticket, now: Timestamp) -> Result<()> {
+        let mut state = self.lock();
+        state.tickets.retain(|_, ticket| ticket.expires_at > now);
+        state.tickets.insert(*secret, ticket.clone());
+        Ok(())
+    }
+
+    async fn take_ticket(&self, secret: &SecretHash, now: Timestamp) -> Result<Option<Ticket>> {
+        Ok(self
+            .lock()
+            .tickets
+            .remove(secret)
+            .filter(|ticket| ticket.expires_at > now))
+    }
+}

@@ -1,0 +1,736 @@
+//! The workers: what follows the log, drains queue and outbox, and sweeps what was pruned.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use audit_tlog::{Control, Kind};
+use futures_util::FutureExt as _;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::consumer::Consumer;
+use crate::entry::Entry;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::id::TenantId;
+use crate::ingest::open_message;
+use crate::log::Inner;
+use crate::outbox::{Outbox, OutboxRow};
+use crate::prepare::{Batch, PreparedEvent};
+use crate::queue::{Delivery, EventQueue, MessageKind};
+use crate::scope::TenantScope;
+use crate::search::SearchIndex;
+use crate::store::Mark;
+
+/// How often a worker looks for what another process did.
+const POLL: Duration = Duration::from_millis(100);
+/// How often the sweeper looks when nothing woke it.
+const SWEEP_POLL: Duration = Duration::from_secs(5);
+/// Entries that a consumer is given at once, at most.
+const CONSUME: usize = 1_000;
+/// Entries that are read from one tenant at once for the index.
+const READ: usize = 2_000;
+/// Entries that are indexed at once, at most.
+const INDEX: usize = 20_000;
+/// Bytes, roughly, that are indexed at once, at most.
+const INDEX_BYTES: usize = 16 * 1024 * 1024;
+/// Messages that are appended at once.
+const INGEST: usize = 100;
+/// For how long a received message is hidden from other workers.
+const LEASE: Duration = Duration::from_secs(60);
+/// Outbox rows that are relayed at once.
+const RELAY: usize = 500;
+/// The longest pause after failures.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// How a worker is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it runs; a worker that died is started anew only by a new process.
+    pub running: bool,
+    /// Entries or messages that it is behind, where that is known.
+    pub lag: Option<u64>,
+    /// What it last failed with, until it succeeds again.
+    pub last_error: Option<String>,
+    /// Messages that it dropped because this log had not written them.
+    pub dropped: u64,
+}
+
+#[derive(Debug)]
+struct Desk {
+    statuses: Mutex<BTreeMap<String, WorkerStatus>>,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Desk {
+    fn edit(&self, name: &str, edit: impl FnOnce(&mut WorkerStatus)) {
+        let mut statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = statuses
+            .entry(name.to_owned())
+            .or_insert_with(|| WorkerStatus {
+                name: name.to_owned(),
+                running: true,
+                lag: None,
+                last_error: None,
+                dropped: 0,
+            });
+        edit(status);
+    }
+
+    fn lag(&self, name: &str, lag: u64) {
+        self.edit(name, |s| s.lag = Some(lag));
+    }
+
+    fn worked(&self, name: &str) {
+        self.edit(name, |s| s.last_error = None);
+    }
+
+    fn failed(&self, name: &str, error: &Error) {
+        tracing::warn!(worker = name, error = %error, "the worker failed and will try again");
+        self.edit(name, |s| s.last_error = Some(error.to_string()));
+    }
+}
+
+/// The running workers. Dropping it stops them without waiting.
+#[derive(Debug)]
+pub struct Workers {
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+    desk: Arc<Desk>,
+}
+
+impl Workers {
+    pub(crate) fn start(log: Arc<Inner>) -> Self {
+        let mut workers = Self {
+            tasks: JoinSet::new(),
+            stop: CancellationToken::new(),
+            desk: Arc::new(Desk {
+                statuses: Mutex::default(),
+                failed: watch::Sender::new(None),
+            }),
+        };
+        for consumer in log.consumers.clone() {
+            let context = workers.context(&log, format!("consumer {}", consumer.name()));
+            workers.spawn(context.name.clone(), follow(context, consumer));
+        }
+        if let Some(index) = log.search.clone() {
+            let context = workers.context(&log, "indexer".into());
+            workers.spawn(context.name.clone(), feed_index(context, index));
+        }
+        if let Some(queue) = log.queue.clone() {
+            let context = workers.context(&log, "ingest".into());
+            workers.spawn(context.name.clone(), ingest(context, queue));
+        }
+        if let Some(outbox) = log.outbox.clone() {
+            let context = workers.context(&log, "relay".into());
+            workers.spawn(context.name.clone(), relay(context, outbox));
+        }
+        let context = workers.context(&log, "sweeper".into());
+        workers.spawn(context.name.clone(), sweep(context));
+        workers
+    }
+
+    fn context(&self, log: &Arc<Inner>, name: String) -> Worker {
+        Worker {
+            log: Arc::clone(log),
+            bell: log.bell.any(),
+            stop: self.stop.clone(),
+            desk: Arc::clone(&self.desk),
+            name,
+        }
+    }
+
+    fn spawn(&mut self, name: String, work: impl Future<Output = ()> + Send + 'static) {
+        self.desk.edit(&name, |_| ());
+        let (desk, stop) = (Arc::clone(&self.desk), self.stop.clone());
+        self.tasks.spawn(async move {
+            let outcome = std::panic::AssertUnwindSafe(work).catch_unwind().await;
+            desk.edit(&name, |s| s.running = false);
+            if outcome.is_err() || !stop.is_cancelled() {
+                tracing::error!(worker = name, "the worker died");
+                desk.failed.send_replace(Some(name));
+            }
+        });
+    }
+
+    /// Waits for a worker to die, and names it. A worker that only fails goes on trying.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.desk.failed.subscribe();
+        loop {
+            if let Some(name) = failed.borrow_and_update().clone() {
+                return name;
+            }
+            if failed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Whether all of them run.
+    pub fn is_healthy(&self) -> bool {
+        self.status().iter().all(|s| s.running)
+    }
+
+    /// How each is doing, by name.
+    pub fn status(&self) -> Vec<WorkerStatus> {
+        let statuses = self
+            .desk
+            .statuses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        statuses.values().cloned().collect()
+    }
+
+    /// Lets each finish what it has begun, for at most `grace`. Returns whether all did. What was
+    /// cut off is done again after the next start.
+    pub async fn shutdown(mut self, grace: Duration) -> bool {
+        self.stop.cancel();
+        let drained = tokio::time::timeout(grace, async {
+            while self.tasks.join_next().await.is_some() {}
+        })
+        .await
+        .is_ok();
+        self.tasks.abort_all();
+        drained
+    }
+}
+
+struct Worker {
+    log: Arc<Inner>,
+    bell: watch::Receiver<()>,
+    stop: CancellationToken,
+    desk: Arc<Desk>,
+    name: String,
+}
+
+impl Worker {
+    /// Waits for an append, for `pause`, or for the end. False at the end.
+    async fn rest(&mut self, pause: Duration) -> bool {
+        tokio::select! {
+            () = self.stop.cancelled() => false,
+            () = tokio::time::sleep(pause) => true,
+            _ = self.bell.changed() => true,
+        }
+    }
+
+    /// Waits for `pause`, whatever is appended. False at the end.
+    async fn pause(&self, pause: Duration) -> bool {
+        tokio::select! {
+            () = self.stop.cancelled() => false,
+            () = tokio::time::sleep(pause) => true,
+        }
+    }
+}
+
+/// A pause that doubles with each failure in a row, from 100 ms to [`MAX_PAUSE`].
+fn pause_after(failures: u32) -> Duration {
+    Duration::from_millis(100)
+        .saturating_mul(1 << failures.min(9))
+        .min(MAX_PAUSE)
+}
+
+/// A closed or deleted tenant's log can't be read now; whatever opens it again makes it grow, and
+/// that brings it back.
+fn is_closed(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::TenantClosed | ErrorKind::TenantDeleted | ErrorKind::UnknownTenant
+    )
+}
+
+/// The tenants that have grown and were not followed to their end yet.
+#[derive(Default)]
+struct Followed {
+    mark: Mark,
+    sizes: BTreeMap<TenantId, u64>,
+    paused: HashMap<TenantId, (u32, Instant)>,
+}
+
+impl Followed {
+    async fn look(&mut self, worker: &Worker) -> Result<()> {
+        let grown = worker.log.store.grown_since(self.mark).await?;
+        self.mark = grown.mark;
+        self.sizes.extend(grown.tenants);
+        Ok(())
+    }
+
+    fn due(&self) -> Vec<(TenantId, u64)> {
+        let now = Instant::now();
+        self.sizes
+            .iter()
+            .filter(|(tenant, _)| {
+                self.paused
+                    .get(tenant)
+                    .is_none_or(|(_, until)| *until <= now)
+            })
+            .map(|(tenant, size)| (*tenant, *size))
+            .collect()
+    }
+
+    fn fail(&mut self, tenant: TenantId) {
+        let failures = self.paused.get(&tenant).map_or(0, |(n, _)| *n);
+        self.paused.insert(
+            tenant,
+            (failures + 1, Instant::now() + pause_after(failures)),
+        );
+    }
+
+    fn reached(&mut self, tenant: TenantId, position: u64) {
+        self.paused.remove(&tenant);
+        if self
+            .sizes
+            .get(&tenant)
+            .is_some_and(|size| position >= *size)
+        {
+            self.sizes.remove(&tenant);
+        }
+    }
+}
+
+async fn follow(mut worker: Worker, consumer: Arc<dyn Consumer>) {
+    let mut followed = Followed::default();
+    let mut cursors: HashMap<TenantId, u64> = HashMap::new();
+    let mut failures = 0;
+    loop {
+        worker.bell.borrow_and_update();
+        if let Err(error) = followed.look(&worker).await {
+            worker.desk.failed(&worker.name, &error);
+            failures += 1;
+            if !worker.pause(pause_after(failures)).await {
+                return;
+            }
+            continue;
+        }
+        failures = 0;
+        let mut lag = 0;
+        for (tenant, size) in followed.due() {
+            if worker.stop.is_cancelled() {
+                return;
+            }
+            match consume(&worker, &*consumer, &mut cursors, tenant).await {
+                Ok(position) => {
+                    worker.desk.worked(&worker.name);
+                    followed.reached(tenant, position);
+                    lag += size.saturating_sub(position);
+                }
+                Err(error) if is_closed(&error) => followed.reached(tenant, u64::MAX),
+                Err(error) => {
+                    worker.desk.failed(&worker.name, &error);
+                    followed.fail(tenant);
+                    lag += size.saturating_sub(cursors.get(&tenant).copied().unwrap_or(0));
+                }
+            }
+        }
+        worker.desk.lag(&worker.name, lag);
+        let more = !followed.due().is_empty();
+        if worker.stop.is_cancelled() || (!more && !worker.rest(POLL).await) {
+            return;
+        }
+    }
+}
+
+/// Gives a consumer the next entries of one tenant. Returns the position that it has reached.
+async fn consume(
+    worker: &Worker,
+    consumer: &dyn Consumer,
+    cursors: &mut HashMap<TenantId, u64>,
+    tenant: TenantId,
+) -> Result<u64> {
+    let store = &worker.log.store;
+    let cursor = match cursors.get(&tenant) {
+        Some(cursor) => *cursor,
+        None => {
+            let cursor = store.cursor(tenant, consumer.name()).await?;
+            // Makes the consumer known to prunes from its first sight of the tenant on.
+            store
+                .advance(tenant, consumer.name(), consumer.is_required(), cursor)
+                .await?;
+            cursor
+        }
+    };
+    cursors.insert(tenant, cursor);
+    let scope = TenantScope::trusted(tenant, consumer.name());
+    let entries = store.read(&scope, cursor, CONSUME).await?;
+    let Some(last) = entries.last() else {
+        return Ok(u64::MAX);
+    };
+    let next = last.seq + 1;
+    consumer.consume(tenant, &entries).await?;
+    store
+        .advance(tenant, consumer.name(), consumer.is_required(), next)
+        .await?;
+    cursors.insert(tenant, next);
+    Ok(next)
+}
+
+async fn feed_index(mut worker: Worker, index: Arc<dyn SearchIndex>) {
+    let mut followed = Followed::default();
+    let mut cursors: HashMap<TenantId, u64> = HashMap::new();
+    let mut failures: u32 = 0;
+    loop {
+        worker.bell.borrow_and_update();
+        let outcome = index_once(&worker, &*index, &mut followed, &mut cursors).await;
+        match outcome {
+            Ok(()) => {
+                failures = 0;
+                worker.desk.worked(&worker.name);
+                let lag = followed
+                    .sizes
+                    .iter()
+                    .map(|(tenant, size)| {
+                        size.saturating_sub(cursors.get(tenant).copied().unwrap_or(0))
+                    })
+                    .sum();
+                worker.desk.lag(&worker.name, lag);
+            }
+            Err(error) => {
+                worker.desk.failed(&worker.name, &error);
+                // Whatever the index says now is where it goes on.
+                cursors.clear();
+                failures += 1;
+                if !worker.pause(pause_after(failures)).await {
+                    return;
+                }
+                continue;
+            }
+        }
+        let more = !followed.due().is_empty();
+        if worker.stop.is_cancelled() || (!more && !worker.rest(POLL).await) {
+            return;
+        }
+    }
+}
+
+/// Merges the next entries, of as many tenants as have grown, in one call to the index.
+async fn index_once(
+    worker: &Worker,
+    index: &dyn SearchIndex,
+    followed: &mut Followed,
+    cursors: &mut HashMap<TenantId, u64>,
+) -> Result<()> {
+    followed.look(worker).await?;
+    let mut merged: Vec<Entry> = Vec::new();
+    let mut reached: Vec<(TenantId, u64)> = Vec::new();
+    let mut bytes = 0;
+    for (tenant, _) in followed.due() {
+        let scope = TenantScope::trusted(tenant, "indexer");
+        let mut cursor = match cursors.get(&tenant) {
+            Some(cursor) => *cursor,
+            None => index.indexed_through(&scope).await?,
+        };
+        loop {
+            let entries = match worker.log.store.read(&scope, cursor, READ).await {
+                Ok(entries) => entries,
+                Err(error) if is_closed(&error) => {
+                    cursor = u64::MAX;
+                    Vec::new()
+                }
+                Err(error) => return Err(error),
+            };
+            let Some(last) = entries.last() else {
+                followed.reached(tenant, u64::MAX);
+                break;
+            };
+            remove_erased(worker, index, &scope, cursor, &entries).await?;
+            cursor = last.seq + 1;
+            bytes += entries.iter().map(weight).sum::<usize>();
+            merged.extend(entries);
+            if merged.len() >= INDEX || bytes >= INDEX_BYTES {
+                break;
+            }
+        }
+        if cursor != u64::MAX {
+            reached.push((tenant, cursor));
+        }
+        if merged.len() >= INDEX || bytes >= INDEX_BYTES {
+            break;
+        }
+    }
+    if !merged.is_empty() {
+        index.index(&merged).await?;
+    }
+    for (tenant, cursor) in reached {
+        cursors.insert(tenant, cursor);
+        followed.reached(tenant, cursor);
+    }
+    Ok(())
+}
+
+fn weight(entry: &Entry) -> usize {
+    let f = &entry.fields;
+    512 + [&f.before_state, &f.after_state, &f.metadata]
+        .into_iter()
+        .flatten()
+        .map(|j| j.as_str().len())
+        .sum::<usize>()
+}
+
+/// What an `erase` entry names and the index had before goes from it first: entries that are read
+/// together with that entry were erased when they were read.
+async fn remove_erased(
+    worker: &Worker,
+    index: &dyn SearchIndex,
+    scope: &TenantScope,
+    indexed: u64,
+    entries: &[Entry],
+) -> Result<()> {
+    for entry in entries.iter().filter(|e| e.kind == Kind::Erase) {
+        let Some(Ok(Control::Erase {
+            entries: ranges, ..
+        })) = entry
+            .ctl
+            .as_deref()
+            .map(|ctl| Control::parse(entry.kind, ctl))
+        else {
+            continue;
+        };
+        for (from, to) in ranges {
+            let mut next = from;
+            while next <= to && next < indexed {
+                let end = (to + 1).min(indexed).min(next + READ as u64);
+                let seqs: Vec<u64> = (next..end).collect();
+                let current = worker.log.store.at(scope, &seqs).await?;
+                index.remove(scope, &current).await?;
+                next = end;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn ingest(worker: Worker, queue: Arc<dyn EventQueue>) {
+    let mut failures = 0;
+    while !worker.stop.is_cancelled() {
+        let received = tokio::select! {
+            () = worker.stop.cancelled() => return,
+            received = queue.receive(INGEST, Duration::from_secs(1), LEASE) => received,
+        };
+        let outcome = match received {
+            Ok(deliveries) if deliveries.is_empty() => Ok(()),
+            Ok(deliveries) => ingest_all(&worker, &*queue, deliveries).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(()) => {
+                failures = 0;
+                worker.desk.worked(&worker.name);
+                if let Ok(depth) = queue.depth().await {
+                    worker.desk.lag(&worker.name, depth.waiting + depth.leased);
+                }
+            }
+            Err(error) => {
+                worker.desk.failed(&worker.name, &error);
+                failures += 1;
+                if !worker.pause(pause_after(failures)).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What becomes of a delivery.
+enum Fate {
+    Done,
+    Dead(String),
+    Later,
+}
+
+async fn ingest_all(
+    worker: &Worker,
+    queue: &dyn EventQueue,
+    deliveries: Vec<Delivery>,
+) -> Result<()> {
+    let mut fates = Vec::with_capacity(deliveries.len());
+    let mut batches = Vec::new();
+    for delivery in &deliveries {
+        match open(worker, delivery).await {
+            Ok(Opened::Batch(batch)) => {
+                batches.push(batch);
+                fates.push(None);
+            }
+            Ok(Opened::Foreign) => {
+                tracing::warn!(tenant = %delivery.message.tenant, id = %delivery.message.id,
+                    "dropped a message that this log did not write");
+                worker.desk.edit(&worker.name, |s| s.dropped += 1);
+                fates.push(Some(Fate::Done));
+            }
+            Err(error) => fates.push(Some(fate(Err(error)))),
+        }
+    }
+    // An unknown outcome is every message's own: all of them come again, which their ids make
+    // harmless.
+    let mut outcomes = match worker.log.commit(&batches).await {
+        Ok(outcomes) => outcomes
+            .into_iter()
+            .map(|o| o.map(|_| ()))
+            .collect::<Vec<_>>(),
+        Err(error) => batches.iter().map(|_| Err(error.clone())).collect(),
+    }
+    .into_iter();
+    let (mut done, mut later, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+    let mut attempts = 1;
+    for (delivery, decided) in deliveries.into_iter().zip(fates) {
+        let decided = decided.unwrap_or_else(|| outcomes.next().map_or(Fate::Later, fate));
+        match decided {
+            Fate::Done => done.push(delivery.handle),
+            Fate::Dead(reason) => dead.push((delivery.handle, reason)),
+            Fate::Later => {
+                attempts = attempts.max(delivery.attempts);
+                later.push(delivery.handle);
+            }
+        }
+    }
+    if !dead.is_empty() {
+        queue.bury(&dead).await?;
+    }
+    if !done.is_empty() {
+        queue.ack(&done).await?;
+    }
+    if !later.is_empty() {
+        queue.retry(&later, pause_after(attempts)).await?;
+    }
+    Ok(())
+}
+
+fn fate(outcome: Result<()>) -> Fate {
+    match outcome {
+        Ok(()) => Fate::Done,
+        Err(error) if error.is_retryable() => Fate::Later,
+        Err(error) => Fate::Dead(error.to_string()),
+    }
+}
+
+enum Opened {
+    Batch(Batch),
+    Foreign,
+}
+
+async fn open(worker: &Worker, delivery: &Delivery) -> Result<Opened> {
+    let message = &delivery.message;
+    if message.kind != MessageKind::Ingest {
+        return Err(Error::new(
+            ErrorKind::Refused,
+            "no worker here does this kind of work",
+        ));
+    }
+    let tenant = worker.log.cached_tenant(message.tenant).await?;
+    let accepted = match open_message(&tenant.secret, message) {
+        Ok(accepted) => accepted,
+        Err(error) if error.kind() == ErrorKind::Forbidden => return Ok(Opened::Foreign),
+        Err(error) => return Err(error),
+    };
+    // Redacted before it was queued, so not again.
+    let prepared = PreparedEvent::new(message.tenant, accepted.event, &*worker.log.clock, &[])?
+        .accepted_at(accepted.accepted_at);
+    let scope = TenantScope::granted(
+        message.tenant,
+        &accepted.subject,
+        crate::Permission::Record.into(),
+    );
+    Ok(Opened::Batch(Batch::new(scope, vec![prepared])))
+}
+
+async fn relay(mut worker: Worker, outbox: Arc<dyn Outbox>) {
+    let mut failures = 0;
+    loop {
+        worker.bell.borrow_and_update();
+        match relay_once(&worker, &*outbox).await {
+            Ok(relayed) => {
+                failures = 0;
+                worker.desk.worked(&worker.name);
+                if relayed == RELAY && !worker.stop.is_cancelled() {
+                    continue;
+                }
+                if worker.stop.is_cancelled() || !worker.rest(POLL).await {
+                    return;
+                }
+            }
+            Err(error) => {
+                worker.desk.failed(&worker.name, &error);
+                failures += 1;
+                if !worker.pause(pause_after(failures)).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn relay_once(worker: &Worker, outbox: &dyn Outbox) -> Result<usize> {
+    let rows = outbox.take(RELAY).await?;
+    let taken = rows.len();
+    worker.desk.lag(&worker.name, taken as u64);
+    let mut batches = Vec::with_capacity(taken);
+    let mut relayed = Vec::with_capacity(taken);
+    for row in rows {
+        match prepare_row(worker, &row) {
+            Ok(prepared) => {
+                let scope = TenantScope::trusted(row.tenant, "outbox relay");
+                batches.push(Batch::new(scope, vec![prepared]).creating_tenant());
+                relayed.push(row.row);
+            }
+            Err(error) => outbox.park(row.row, &error.to_string()).await?,
+        }
+    }
+    let outcomes = worker.log.commit(&batches).await?;
+    let mut done = Vec::with_capacity(relayed.len());
+    let mut unavailable = None;
+    for (row, outcome) in relayed.into_iter().zip(outcomes) {
+        match outcome {
+            Ok(_) => done.push(row),
+            Err(error) if error.is_retryable() => unavailable = Some(error),
+            Err(error) => outbox.park(row, &error.to_string()).await?,
+        }
+    }
+    outbox.done(&done).await?;
+    match unavailable {
+        Some(error) => Err(error),
+        None => Ok(taken),
+    }
+}
+
+fn prepare_row(worker: &Worker, row: &OutboxRow) -> Result<PreparedEvent> {
+    let event = Event::from_json(&row.event)?.id(row.id);
+    let log = &worker.log;
+    let prepared = PreparedEvent::new(row.tenant, event, &*log.clock, &log.redactors)?;
+    Ok(prepared.accepted_at(row.recorded_at))
+}
+
+async fn sweep(mut worker: Worker) {
+    let mut failures = 0;
+    loop {
+        worker.bell.borrow_and_update();
+        match worker.log.store.sweep().await {
+            Ok(true) => {
+                failures = 0;
+                worker.desk.worked(&worker.name);
+                tokio::task::yield_now().await;
+                if worker.stop.is_cancelled() {
+                    return;
+                }
+            }
+            Ok(false) => {
+                failures = 0;
+                worker.desk.worked(&worker.name);
+                if !worker.pause(POLL).await || !worker.rest(SWEEP_POLL).await {
+                    return;
+                }
+            }
+            Err(error) => {
+                worker.desk.failed(&worker.name, &error);
+                failures += 1;
+                if !worker.pause(pause_after(failures)).await {
+                    return;
+                }
+            }
+        }
+    }
+}

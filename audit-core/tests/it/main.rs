@@ -1,0 +1,4 @@
+//! Integration tests of `audit-core`.
+#![allow(missing_docs)]
+
+mod vectors;
