@@ -1,1 +1,303 @@
-//! Not written yet.
+//! Executable contracts of the traits of `audit-core`.
+//!
+//! Each trait has a macro that expands to one test for each behaviour that its documentation
+//! promises. Backends in memory, SQLite and every wrapper run the same ones; so can yours:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use audit_conformance::LogStoreHarness;
+//! use audit_core::{ManualClock, MemoryStore};
+//!
+//! struct Memory(MemoryStore, Arc<ManualClock>);
+//!
+//! impl LogStoreHarness for Memory {
+//!     type Store = MemoryStore;
+//!     type Tenants = MemoryStore;
+//!     async fn open() -> Self {
+//!         let clock = audit_conformance::clock();
+//!         Self(MemoryStore::with_clock(clock.clone()), clock)
+//!     }
+//!     fn store(&self) -> &MemoryStore { &self.0 }
+//!     fn tenants(&self) -> &MemoryStore { &self.0 }
+//!     fn clock(&self) -> Option<Arc<ManualClock>> { Some(self.1.clone()) }
+//! }
+//!
+//! audit_conformance::log_store!(Memory);
+//! # fn main() {}
+//! ```
+//!
+//! Every contract is also a public function, so that a single one can be run by itself, and takes a
+//! harness by type: [`LogStoreHarness`], [`CredentialStoreHarness`], [`EventQueueHarness`],
+//! [`SearchIndexHarness`], [`OutboxHarness`], [`TenantAuthorizerHarness`]. A contract that is broken
+//! panics. Contracts run at the same time, make tenants of their own with random ids, and so may
+//! share a database, but a queue, an index or an outbox is each one's own.
+
+// A contract fails by panicking, as a test does.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
+
+use std::future::Future;
+use std::sync::Arc;
+
+use audit_core::{ManualClock, Timestamp};
+
+mod fixture;
+
+pub mod credential_store;
+pub mod event_queue;
+pub mod log_store;
+pub mod outbox;
+pub mod search_index;
+pub mod tenant_authorizer;
+pub mod tenant_store;
+
+pub use credential_store::CredentialStoreHarness;
+pub use event_queue::EventQueueHarness;
+pub use log_store::LogStoreHarness;
+pub use outbox::OutboxHarness;
+pub use search_index::SearchIndexHarness;
+pub use tenant_authorizer::TenantAuthorizerHarness;
+
+/// A clock for a harness, that stands at an arbitrary moment until a contract moves it.
+pub fn clock() -> Arc<ManualClock> {
+    let start = Timestamp::parse("2026-11-24T03:00:00.123456Z").expect("a time");
+    Arc::new(ManualClock::new(start))
+}
+
+/// Runs one contract on a runtime of several threads. What the macros expand to.
+pub fn run(contract: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(contract);
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __contracts {
+    ($harness:ty, $module:ident: $($name:ident),* $(,)?) => {
+        $(
+            #[test]
+            fn $name() {
+                $crate::run($crate::$module::$name::<$harness>());
+            }
+        )*
+    };
+}
+
+/// Expands to the tests of [`LogStore`](audit_core::LogStore) for a [`LogStoreHarness`].
+#[macro_export]
+macro_rules! log_store {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, log_store:
+            positions_are_gap_free_under_concurrent_appenders,
+            a_batch_is_stored_whole_or_not_at_all,
+            a_conflict_fails_only_its_own_batch,
+            the_same_event_again_is_a_duplicate_with_the_first_receipt,
+            reordered_keys_of_raw_json_are_the_same_event,
+            other_content_under_an_id_is_a_conflict,
+            equal_ids_within_a_call_are_resolved,
+            ids_are_taken_per_tenant,
+            an_empty_batch_has_no_receipts,
+            created_at_never_decreases_and_a_lagging_clock_refuses,
+            occurred_at_defaults_to_the_time_of_acceptance,
+            an_unknown_tenant_is_refused_unless_the_batch_creates_it,
+            a_control_entry_is_not_appended_by_callers,
+            raw_json_is_kept_byte_for_byte,
+            every_field_is_read_as_it_was_recorded,
+            what_was_appended_survives_a_reopen,
+            every_method_requires_its_permission,
+            an_inactive_tenant_takes_no_writes_and_is_read,
+            a_suspended_tenant_refuses_everything,
+            a_deleted_tenant_refuses_everything,
+            an_unknown_tenant_is_not_read,
+            no_method_reads_another_tenant,
+            ids_are_looked_up_in_the_order_asked_for,
+            positions_are_read_in_the_order_asked_for,
+            reading_starts_at_a_position_and_ends_at_the_head,
+            pages_cover_everything_once_in_every_order,
+            a_page_says_whether_there_is_more,
+            an_ascending_list_goes_on_when_the_log_has_grown,
+            appends_between_pages_do_not_disturb_a_descending_list,
+            each_filter_field_selects_its_entries,
+            conditions_are_anded_and_values_are_ored,
+            ranges_are_half_open,
+            full_text_finds_what_was_just_recorded,
+            a_snapshot_is_one_moment,
+            a_scan_filters_and_goes_oldest_first,
+            the_head_is_the_merkle_root_of_the_leaf_hashes,
+            subtree_hashes_are_those_of_complete_subtrees,
+            the_leaf_is_recomputed_from_what_is_shown,
+            erased_groups_are_gone_and_named,
+            an_erasure_leaves_other_entries_alone,
+            an_erasure_is_explained_by_a_control_entry,
+            an_erasure_of_many_entries_names_ranges,
+            a_repeated_erasure_writes_nothing,
+            an_erased_id_is_a_duplicate_without_comparing,
+            erasing_what_is_missing_or_pruned_is_passed_over,
+            a_prune_takes_exactly_the_prefix,
+            a_prune_is_explained_by_a_control_entry,
+            pruned_ids_stay_duplicates,
+            a_required_consumer_bounds_a_prune,
+            a_dry_run_of_a_prune_changes_nothing,
+            a_prune_of_nothing_writes_nothing,
+            sweeping_to_the_end_keeps_everything_else_readable,
+            counters_equal_a_recount,
+            grown_since_never_misses_an_append,
+            cursors_only_go_forwards,
+        );
+    };
+}
+
+/// Expands to the tests of [`TenantStore`](audit_core::TenantStore) for a [`LogStoreHarness`].
+#[macro_export]
+macro_rules! tenant_store {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, tenant_store:
+            a_tenant_is_read_as_it_was_created,
+            a_taken_id_is_a_conflict,
+            an_update_is_an_event_of_the_tenant,
+            an_update_changes_only_what_it_names,
+            a_refused_update_changes_nothing,
+            an_update_works_whatever_the_status,
+            a_deleted_tenant_is_a_tombstone_for_ever,
+            tenants_are_listed_in_pages_by_id,
+            tenants_are_found_by_name_and_status,
+            one_of_several_creators_wins,
+        );
+    };
+}
+
+/// Expands to the tests of [`CredentialStore`](audit_core::CredentialStore) for a
+/// [`CredentialStoreHarness`].
+#[macro_export]
+macro_rules! credential_store {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, credential_store:
+            a_key_is_found_by_its_secret,
+            an_expired_key_is_still_found,
+            a_revoked_key_is_gone,
+            keys_of_another_tenant_are_invisible,
+            keys_are_listed_oldest_first,
+            each_method_on_keys_requires_the_permission,
+            a_touched_key_says_when,
+            a_ticket_is_taken_once_by_concurrent_takers,
+            an_expired_or_unknown_ticket_is_not_taken,
+        );
+    };
+}
+
+/// Expands to the tests of [`EventQueue`](audit_core::EventQueue) for an [`EventQueueHarness`].
+#[macro_export]
+macro_rules! event_queue {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, event_queue:
+            what_is_sent_is_received_once_and_whole,
+            an_acknowledged_message_is_gone,
+            a_lease_hides_a_message_and_its_end_brings_it_back,
+            a_message_given_back_is_delivered_again,
+            a_delayed_retry_comes_later,
+            a_buried_message_is_a_dead_letter,
+            dead_letters_are_redriven,
+            a_body_that_is_too_long_fails_alone,
+            an_empty_queue_answers_within_the_wait,
+            a_waiting_receiver_is_woken,
+            a_lost_handle_is_no_error,
+            large_batches_are_cut_by_the_queue,
+            concurrent_receivers_share_the_messages,
+            a_durable_queue_survives_a_reopen,
+        );
+    };
+}
+
+/// Expands to the tests of [`SearchIndex`](audit_core::SearchIndex) for a [`SearchIndexHarness`].
+#[macro_export]
+macro_rules! search_index {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, search_index:
+            indexed_entries_are_found,
+            no_match_below_indexed_through_is_missing,
+            hits_are_paged_in_both_orders,
+            entries_indexed_twice_are_found_once,
+            the_index_of_a_pruned_log_starts_later,
+            removed_content_is_not_found,
+            no_tenant_finds_anothers_entries,
+            searching_requires_the_permission,
+            an_empty_index_says_so,
+        );
+    };
+}
+
+/// Expands to the tests of [`Outbox`](audit_core::Outbox) for an [`OutboxHarness`].
+#[macro_export]
+macro_rules! outbox {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, outbox:
+            rows_are_taken_oldest_first_and_stay,
+            rows_that_are_done_are_gone,
+            a_parked_row_is_set_aside_with_its_reason,
+            parked_rows_are_redriven,
+            unknown_rows_are_passed_over,
+        );
+    };
+}
+
+/// Expands to the tests of [`TenantAuthorizer`](audit_core::TenantAuthorizer) for a
+/// [`TenantAuthorizerHarness`].
+#[macro_export]
+macro_rules! tenant_authorizer {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, tenant_authorizer:
+            a_role_grants_its_permissions_and_no_others,
+            all_that_is_asked_for_must_be_granted,
+            a_credential_limits_its_bearer,
+            another_tenant_is_refused,
+        );
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    /// A contract that no macro names would never run.
+    #[test]
+    fn every_contract_is_in_a_macro() {
+        let macros = include_str!("lib.rs");
+        let sources = [
+            include_str!("credential_store.rs"),
+            include_str!("event_queue.rs"),
+            include_str!("log_store/append.rs"),
+            include_str!("log_store/consume.rs"),
+            include_str!("log_store/erase.rs"),
+            include_str!("log_store/list.rs"),
+            include_str!("log_store/prune.rs"),
+            include_str!("log_store/read.rs"),
+            include_str!("log_store/scope.rs"),
+            include_str!("log_store/tree.rs"),
+            include_str!("outbox.rs"),
+            include_str!("search_index.rs"),
+            include_str!("tenant_authorizer.rs"),
+            include_str!("tenant_store.rs"),
+        ];
+        let mut contracts = 0;
+        for line in sources.iter().flat_map(|source| source.lines()) {
+            let Some(rest) = line.strip_prefix("pub async fn ") else {
+                continue;
+            };
+            let name = rest.split('<').next().unwrap();
+            assert!(
+                macros.contains(&format!(" {name},\n")),
+                "{name} is in no macro"
+            );
+            contracts += 1;
+        }
+        assert!(contracts > 100, "{contracts}");
+    }
+}

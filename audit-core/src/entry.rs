@@ -428,7 +428,9 @@ impl StoredEntry {
                 }
                 // Content without a salt can't be what was sealed: no digest, so the leaf differs.
                 (Some(_), None) => None,
-                (None, _) => stored.and_then(|digests| digests[i]),
+                // Nor can nothing be, where there is a salt for something.
+                (None, Some(_)) => None,
+                (None, None) => stored.and_then(|digests| digests[i]),
             };
         }
         digests

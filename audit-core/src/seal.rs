@@ -122,11 +122,6 @@ pub fn seal<'a>(
     }
     let created_at = now.max(head.created_at);
     let mut head = head.clone();
-    head.created_at = if batches.iter().all(|b| b.events().is_empty()) {
-        head.created_at
-    } else {
-        created_at
-    };
 
     let mut rows: Vec<Row<'a>> = Vec::with_capacity(batches.iter().map(|b| b.events().len()).sum());
     let mut fresh: HashMap<EventId, usize> = HashMap::with_capacity(rows.capacity());
@@ -215,6 +210,9 @@ pub fn seal<'a>(
                 outcomes.push(Err(error));
             }
         }
+    }
+    if !rows.is_empty() {
+        head.created_at = created_at;
     }
     let (size, root) = (head.tree.size(), head.tree.root());
     for receipt in outcomes.iter_mut().flatten().flatten() {

@@ -1,0 +1,124 @@
+use audit_core::tlog::merkle;
+use audit_core::{Batch, ErrorKind, LogStore as _, Lookup, Opening, StoredEntry, Timestamp};
+
+use super::LogStoreHarness;
+use crate::fixture::{
+    append, event, events, everything, kind, new_tenant, prepare, trusted, try_append,
+};
+
+/// At every size, and in every receipt: RFC 6962's tree over the leaf hashes.
+pub async fn the_head_is_the_merkle_root_of_the_leaf_hashes<H: LogStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let tenant = new_tenant(harness.tenants()).await;
+    let scope = trusted(tenant);
+    let empty = store.head(&scope).await.expect("a head");
+    assert_eq!((empty.size(), empty.created_at), (0, Timestamp::MIN));
+    assert_eq!(empty.tree.root(), merkle::root(&[]));
+    for n in 1..=9 {
+        let receipts = append(store, tenant, events(n % 3 + 1)).await;
+        let head = store.head(&scope).await.expect("a head");
+        let hashes = store
+            .hashes(&scope, 0, 0..head.size())
+            .await
+            .expect("hashes");
+        assert_eq!(hashes.len() as u64, head.size());
+        assert_eq!(head.tree.root(), merkle::root(&hashes));
+        for receipt in receipts {
+            assert_eq!(hashes[receipt.seq as usize], receipt.leaf_hash);
+            assert_eq!(
+                (receipt.tree_size, receipt.root),
+                (head.size(), head.tree.root())
+            );
+            assert_eq!(head.created_at, receipt.created_at);
+        }
+    }
+    let shown: Vec<_> = everything(store, tenant)
+        .await
+        .iter()
+        .map(|e| e.leaf_hash)
+        .collect();
+    assert_eq!(
+        store
+            .hashes(&scope, 0, 0..shown.len() as u64)
+            .await
+            .expect("hashes"),
+        shown
+    );
+}
+
+/// Level 1 hashes stand for 256 leaves each, and an incomplete subtree has none.
+pub async fn subtree_hashes_are_those_of_complete_subtrees<H: LogStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let tenant = new_tenant(harness.tenants()).await;
+    let scope = trusted(tenant);
+    append(store, tenant, events(255)).await;
+    assert_eq!(
+        kind(store.hashes(&scope, 1, 0..1).await),
+        Some(ErrorKind::NotFound)
+    );
+    append(store, tenant, events(45)).await;
+    let leaves = store.hashes(&scope, 0, 0..300).await.expect("hashes");
+    let subtree = store.hashes(&scope, 1, 0..1).await.expect("hashes");
+    assert_eq!(subtree, [merkle::root(&leaves[..256])]);
+    assert_eq!(
+        store.hashes(&scope, 0, 100..103).await.expect("hashes"),
+        leaves[100..103]
+    );
+    assert!(
+        store
+            .hashes(&scope, 0, 7..7)
+            .await
+            .expect("none")
+            .is_empty()
+    );
+    for (level, range) in [
+        (0, 299..301),
+        (0, 300..301),
+        (1, 0..2),
+        (1, 1..2),
+        (2, 0..1),
+        (9, 0..1),
+    ] {
+        let outcome = store.hashes(&scope, level, range.clone()).await;
+        assert_eq!(
+            kind(outcome),
+            Some(ErrorKind::NotFound),
+            "level {level}, {range:?}"
+        );
+    }
+}
+
+/// What is shown is what is hashed.
+pub async fn the_leaf_is_recomputed_from_what_is_shown<H: LogStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let tenant = new_tenant(harness.tenants()).await;
+    let prepared: Vec<_> = (0..5).map(|n| prepare(tenant, event(n))).collect();
+    let batch = Batch::new(trusted(tenant), prepared.clone());
+    try_append(store, &batch).await.expect("appended");
+    for prepared in prepared {
+        let found = store
+            .get(&trusted(tenant), &[prepared.id()])
+            .await
+            .expect("found")
+            .remove(0);
+        let Lookup::Found(entry) = found else {
+            panic!("{found:?}")
+        };
+        let opening = Opening::Seed(prepared.seed().clone());
+        let stored = StoredEntry {
+            entry: *entry.clone(),
+            opening: opening.clone(),
+        };
+        assert_eq!(stored.verify().expect("the leaf that was sealed"), *entry);
+        let mut altered = *entry;
+        altered.fields.reason = Some("altered".into());
+        let stored = StoredEntry {
+            entry: altered,
+            opening,
+        };
+        assert_eq!(kind(stored.verify()), Some(ErrorKind::Corrupt));
+    }
+}

@@ -1,0 +1,326 @@
+//! The contract of [`SearchIndex`](audit_core::SearchIndex).
+
+use std::future::Future;
+
+use audit_core::{
+    Entry, ErrorKind, Event, Filter, Group, Order, Permission, Permissions, Query, SearchIndex,
+    SearchRequest, TenantId,
+};
+
+use crate::fixture::{kind, prepare, seconds_after, tenant_id, time, trusted};
+
+/// Opens an index for a contract.
+pub trait SearchIndexHarness: Sized + Send + Sync + 'static {
+    /// The index, or a wrapper around one.
+    type Index: SearchIndex;
+
+    /// Opens an index of this contract's own, empty.
+    fn open() -> impl Future<Output = Self> + Send;
+
+    /// The index.
+    fn index(&self) -> &Self::Index;
+}
+
+fn entry(tenant: TenantId, seq: u64, event: Event) -> Entry {
+    let prepared = prepare(tenant, event);
+    let created_at = seconds_after(time("2026-11-24T03:00:00Z"), seq as i64);
+    Entry::new(
+        tenant,
+        prepared.id(),
+        seq,
+        created_at,
+        prepared.fields().clone(),
+    )
+}
+
+/// Every third is by ann, all speak of light, each has a number of its own.
+fn entries(tenant: TenantId, seqs: std::ops::Range<u64>) -> Vec<Entry> {
+    seqs.map(|seq| {
+        let user = if seq % 3 == 0 { "ann" } else { "bob" };
+        let event = Event::update("lamp", format!("lamp-{seq}"))
+            .user(user)
+            .reason("More Light in the Straße")
+            .metadata(&[("peer", format!("10.8.8.{seq}"))]);
+        entry(tenant, seq, event)
+    })
+    .collect()
+}
+
+fn request(q: &str, limit: usize) -> SearchRequest {
+    SearchRequest::new(Filter::new().text(Query::parse(q).expect("a query")), limit)
+}
+
+/// The hits that stand the check that every caller makes, oldest first.
+async fn found<I: SearchIndex>(index: &I, all: &[Entry], request: &SearchRequest) -> Vec<u64> {
+    let tenant = all[0].tenant_id;
+    let hits = index.search(&trusted(tenant), request).await.expect("hits");
+    let mut seqs = hits.seqs;
+    seqs.retain(|seq| {
+        all.iter()
+            .any(|e| e.seq == *seq && request.filter.matches(e))
+    });
+    seqs.sort_unstable();
+    seqs
+}
+
+/// Words, phrases, numbers, folded letters, and with other conditions.
+pub async fn indexed_entries_are_found<H: SearchIndexHarness>() {
+    let harness = H::open().await;
+    let tenant = tenant_id();
+    let all = entries(tenant, 0..20);
+    harness.index().index(&all).await.expect("indexed");
+    let every: Vec<u64> = (0..20).collect();
+    for (q, expected) in [
+        ("LIGHT", every.clone()),
+        ("\"more light\"", every.clone()),
+        ("strasse", every.clone()),
+        ("lamp-7", vec![7]),
+        ("10.8.8.12", vec![12]),
+        ("peer light", every.clone()),
+        ("\"light more\"", vec![]),
+        ("dark", vec![]),
+        ("ann", vec![0, 3, 6, 9, 12, 15, 18]),
+    ] {
+        assert_eq!(
+            found(harness.index(), &all, &request(q, 100)).await,
+            expected,
+            "{q}"
+        );
+    }
+    let mut narrowed = request("light", 100);
+    narrowed.filter = narrowed.filter.user("ann").from_seq(4);
+    assert_eq!(
+        found(harness.index(), &all, &narrowed).await,
+        [6, 9, 12, 15, 18]
+    );
+}
+
+/// There may be too many hits, never too few.
+pub async fn no_match_below_indexed_through_is_missing<H: SearchIndexHarness>() {
+    let harness = H::open().await;
+    let tenant = tenant_id();
+    let all = entries(tenant, 0..30);
+    for part in all.chunks(7) {
+        harness.index().index(part).await.expect("indexed");
+        let through = part[part.len() - 1].seq + 1;
+        let scope = trusted(tenant);
+        assert_eq!(
+            harness
+                .index()
+                .indexed_through(&scope)
+                .await
+                .expect("a position"),
+            through
+        );
+        let hits = harness
+            .index()
+            .search(&scope, &request("light", 100))
+            .await
+            .expect("hits");
+        assert_eq!(hits.indexed_through, through);
+        let seqs = found(harness.index(), &all, &request("light", 100)).await;
+        assert_eq!(seqs, (0..through).collect::<Vec<_>>());
+    }
+}
+
+/// Behind the last hit, until there are no more.
+pub async fn hits_are_paged_in_both_orders<H: SearchIndexHarness>() {
+    let harness = H::open().await;
+    let tenant = tenant_id();
+    let all = entries(tenant, 0..25);
+    harness.index().index(&all).await.expect("indexed");
+    for order in [Order::Ascending, Order::Descending] {
+        let mut expected: Vec<u64> = (0..25).collect();
+        if order == Order::Descending {
+            expected.reverse();
+        }
+        for limit in [1, 7, 25, 100] {
+            let (mut seqs, mut after) = (Vec::<u64>::new(), None);
+            loop {
+                let page = request("light", limit).order(order).after(after);
+                let hits = harness
+                    .index()
+                    .search(&trusted(tenant), &page)
+                    .await
+                    .expect("hits");
+                assert!(hits.seqs.len() <= limit);
+                seqs.extend(&hits.seqs);
+                if !hits.more {
+                    break;
+                }
+                after = hits.seqs.last().copied();
+                assert!(after.is_some(), "more behind nothing");
+                assert!(seqs.len() <= 25, "pages go round in circles");
+            }
+            assert_eq!(seqs, expected, "{order:?} by {limit}");
+        }
+    }
+}
+
+/// A worker that crashed before its cursor moved indexes again.
+pub async fn entries_indexed_twice_are_found_once<H: SearchIndexHarness>() {
+    let harness = H::open().await;
+    let tenant = tenant_id();
+    let all = entries(tenant, 0..10);
+    harness.index().index(&all[..6]).await.expect("indexed");
+    harness.index().index(&all[..6]).await.expect("indexed");
+    harness.index().index(&all[3..]).await.expect("indexed");
+    let hits = harness
+        .index()
+        .search(&trusted(tenant), &request("light", 100))
+        .await
+        .expect("hits");
+    let mut seqs = hits.seqs;
+    seqs.sort_unstable();
+    assert_eq!((seqs, hits.indexed_through), ((0..10).collect(), 10));
+}
+
+/// A rebuild starts with the first entry that is left.
+pub async fn the_index_of_a_pruned_log_starts_later<H: SearchIndexHarness>() {
+    let harness = H::open().await;
+    let tenant = tenant_id();
+    let all = entries(tenant, 1_000..1_010);
+    harness.index().index(&all).await.expect("indexed");
+    let seqs = found(harness.index(), &all, &request("light", 100)).await;
+    assert_eq!(seqs, (1_000..1_010).collect::<Vec<_>>());
+    let through = harness
+        .index()
+        .indexed_through(&trusted(tenant))
+        .await
+        .expect("a position");
+    assert_eq!(through, 1_010);
+}
+
+/// An erased word leads nowhere, what is left of the entry is still found.
+pub async fn removed_content_is_not_found<H: SearchIndexHarness>() {
+    let harness = H::open().await;
+    let tenant = tenant_id();
+    let scope = trusted(tenant);
+    let mut all = entries(tenant, 0..5);
+    all[2].fields.reason = Some("unmentionable".into());
+    harness.index().index(&all).await.expect("indexed");
+    let request_raw = |q: &str| request(q, 100);
+    let before = harness
+        .index()
+        .search(&scope, &request_raw("unmentionable"))
+        .await
+        .expect("hits");
+    assert_eq!(before.seqs, [2]);
+    all[2].fields.clear(Group::Reason);
+    all[2].erased = vec![Group::Reason];
+    harness
+        .index()
+        .remove(&scope, &all[2..3])
+        .await
+        .expect("removed");
+    harness
+        .index()
+        .remove(&scope, &all[2..3])
+        .await
+        .expect("removed twice is no error");
+    harness
+        .index()
+        .remove(&scope, &[])
+        .await
+        .expect("nothing to remove");
+    // Not even as a hit that the caller would discard: the index must not keep the word.
+    let after = harness
+        .index()
+        .search(&scope, &request_raw("unmentionable"))
+        .await
+        .expect("hits");
+    assert!(after.seqs.is_empty());
+    assert_eq!(
+        found(harness.index(), &all, &request_raw("lamp-2")).await,
+        [2]
+    );
+    assert_eq!(
+        found(harness.index(), &all, &request_raw("light")).await,
+        [0, 1, 3, 4]
+    );
+    assert_eq!(
+        harness
+            .index()
+            .indexed_through(&scope)
+            .await
+            .expect("a position"),
+        5
+    );
+}
+
+/// Not even its positions.
+pub async fn no_tenant_finds_anothers_entries<H: SearchIndexHarness>() {
+    let harness = H::open().await;
+    let (ann, bob, nobody) = (tenant_id(), tenant_id(), tenant_id());
+    let mut mixed = entries(ann, 0..4);
+    mixed.extend(entries(bob, 0..9));
+    harness.index().index(&mixed).await.expect("indexed");
+    for (tenant, n) in [(ann, 4), (bob, 9), (nobody, 0)] {
+        let scope = trusted(tenant);
+        let hits = harness
+            .index()
+            .search(&scope, &request("light", 100))
+            .await
+            .expect("hits");
+        assert_eq!((hits.seqs.len() as u64, hits.indexed_through), (n, n));
+    }
+    // Whether it is refused or passed over, it reaches nothing.
+    let foreign = entries(ann, 0..1);
+    drop(harness.index().remove(&trusted(bob), &foreign).await);
+    let hits = harness
+        .index()
+        .search(&trusted(ann), &request("light", 100))
+        .await
+        .expect("hits");
+    assert_eq!(hits.seqs.len(), 4);
+}
+
+/// Every permission but `read` is not enough.
+pub async fn searching_requires_the_permission<H: SearchIndexHarness>() {
+    let harness = H::open().await;
+    let tenant = tenant_id();
+    let others: Vec<_> = Permission::ALL
+        .into_iter()
+        .filter(|p| *p != Permission::Read)
+        .collect();
+    let scope = trusted(tenant).only(Permissions::of(&others));
+    let forbidden = Some(ErrorKind::Forbidden);
+    assert_eq!(
+        kind(harness.index().search(&scope, &request("light", 10)).await),
+        forbidden
+    );
+    assert_eq!(
+        kind(harness.index().indexed_through(&scope).await),
+        forbidden
+    );
+    let scope = trusted(tenant).only(Permission::Read);
+    assert_eq!(
+        kind(harness.index().search(&scope, &request("light", 10)).await),
+        None
+    );
+    assert_eq!(kind(harness.index().indexed_through(&scope).await), None);
+}
+
+/// So that its reader goes through the log instead.
+pub async fn an_empty_index_says_so<H: SearchIndexHarness>() {
+    let harness = H::open().await;
+    let scope = trusted(tenant_id());
+    harness.index().index(&[]).await.expect("nothing to index");
+    let hits = harness
+        .index()
+        .search(&scope, &request("light", 10))
+        .await
+        .expect("hits");
+    assert_eq!(
+        (hits.seqs.len(), hits.more, hits.indexed_through),
+        (0, false, 0)
+    );
+    assert_eq!(
+        harness
+            .index()
+            .indexed_through(&scope)
+            .await
+            .expect("a position"),
+        0
+    );
+}

@@ -1,0 +1,137 @@
+//! A log store that fails on command, around one in memory.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use audit_core::memory::MemoryStore;
+use audit_core::{
+    Batch, Counter, Entry, Erased, Erasure, Error, ErrorKind, EventId, Filter, Grown, Hash, Head,
+    LogStore, Lookup, Mark, Page, PageRequest, Prune, Pruned, Receipt, Result, Snapshot, TenantId,
+    TenantScope,
+};
+
+/// Fails an append as a whole when it holds a poisonous event, or so many times with a retryable
+/// error; counts appends.
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    pub(crate) inner: MemoryStore,
+    pub(crate) poison: Mutex<HashSet<EventId>>,
+    pub(crate) unavailable: AtomicU64,
+    /// Fails after having stored.
+    pub(crate) lost_answers: AtomicU64,
+    pub(crate) appends: AtomicU64,
+}
+
+impl Faulty {
+    pub(crate) fn new() -> Self {
+        Self {
+            inner: MemoryStore::new(),
+            poison: Mutex::default(),
+            unavailable: AtomicU64::new(0),
+            lost_answers: AtomicU64::new(0),
+            appends: AtomicU64::new(0),
+        }
+    }
+}
+
+fn take(counter: &AtomicU64) -> bool {
+    counter
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
+        .is_ok()
+}
+
+#[async_trait]
+impl LogStore for Faulty {
+    async fn append(&self, batches: &[Batch]) -> Result<Vec<Result<Vec<Receipt>>>> {
+        self.appends.fetch_add(1, Ordering::SeqCst);
+        if take(&self.unavailable) {
+            return Err(Error::new(ErrorKind::Unavailable, "away"));
+        }
+        let poisonous = {
+            let poison = self.poison.lock().unwrap();
+            batches
+                .iter()
+                .flat_map(|b| b.events())
+                .any(|e| poison.contains(&e.id()))
+        };
+        if poisonous {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "the engine chokes on this value",
+            ));
+        }
+        let outcome = self.inner.append(batches).await;
+        if take(&self.lost_answers) {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "the connection broke at the commit",
+            ));
+        }
+        // Lets other callers come in meanwhile, as a commit on a disk does.
+        tokio::task::yield_now().await;
+        outcome
+    }
+
+    async fn get(&self, scope: &TenantScope, ids: &[EventId]) -> Result<Vec<Lookup>> {
+        self.inner.get(scope, ids).await
+    }
+
+    async fn at(&self, scope: &TenantScope, seqs: &[u64]) -> Result<Vec<Entry>> {
+        self.inner.at(scope, seqs).await
+    }
+
+    async fn list(&self, scope: &TenantScope, f: &Filter, p: &PageRequest) -> Result<Page<Entry>> {
+        self.inner.list(scope, f, p).await
+    }
+
+    async fn read(&self, scope: &TenantScope, from: u64, limit: usize) -> Result<Vec<Entry>> {
+        self.inner.read(scope, from, limit).await
+    }
+
+    async fn snapshot(&self, scope: &TenantScope) -> Result<Box<dyn Snapshot>> {
+        self.inner.snapshot(scope).await
+    }
+
+    async fn counters(&self, scope: &TenantScope, days: Range<i32>) -> Result<Vec<Counter>> {
+        self.inner.counters(scope, days).await
+    }
+
+    async fn head(&self, scope: &TenantScope) -> Result<Head> {
+        self.inner.head(scope).await
+    }
+
+    async fn hashes(&self, scope: &TenantScope, level: u8, range: Range<u64>) -> Result<Vec<Hash>> {
+        self.inner.hashes(scope, level, range).await
+    }
+
+    async fn erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased> {
+        self.inner.erase(scope, erasure).await
+    }
+
+    async fn prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned> {
+        self.inner.prune(scope, prune).await
+    }
+
+    async fn sweep(&self) -> Result<bool> {
+        self.inner.sweep().await
+    }
+
+    async fn grown_since(&self, since: Mark) -> Result<Grown> {
+        self.inner.grown_since(since).await
+    }
+
+    async fn cursor(&self, tenant: TenantId, consumer: &str) -> Result<u64> {
+        self.inner.cursor(tenant, consumer).await
+    }
+
+    async fn advance(&self, t: TenantId, c: &str, required: bool, position: u64) -> Result<()> {
+        self.inner.advance(t, c, required, position).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.inner.ping().await
+    }
+}

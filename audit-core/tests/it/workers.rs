@@ -1,0 +1,318 @@
+//! What follows the log, and what leads to it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use audit_core::memory::{MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
+use audit_core::{
+    AuditLog, Basis, Consumer, DeadLetter, Delivery, Entry, Error, ErrorKind, Event, EventId,
+    EventQueue, Fields, Filter, Message, Outbox, PageRequest, Query, QueueDepth, Recorder, Redact,
+    Redrive, Result, TenantId, TenantScope, TenantStatus, TenantUpdate,
+};
+use uuid::Uuid;
+
+fn tenant(n: u128) -> TenantId {
+    TenantId::new(Uuid::from_u128(n))
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Keeps what it is given, and fails every third time.
+#[derive(Debug, Default)]
+struct Collector {
+    seen: Mutex<BTreeMap<TenantId, Vec<u64>>>,
+    calls: AtomicU32,
+}
+
+#[async_trait]
+impl Consumer for Collector {
+    fn name(&self) -> &str {
+        "collector"
+    }
+
+    async fn consume(&self, tenant: TenantId, entries: &[Entry]) -> Result<()> {
+        if self.calls.fetch_add(1, Ordering::SeqCst) % 3 == 1 {
+            return Err(Error::new(ErrorKind::Unavailable, "not now"));
+        }
+        self.seen
+            .lock()
+            .unwrap()
+            .entry(tenant)
+            .or_default()
+            .extend(entries.iter().map(|e| e.seq));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_consumer_sees_every_entry_of_every_tenant_in_order() {
+    let collector = Arc::new(Collector::default());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .consumer(collector.clone())
+        .build();
+    for n in 0..30 {
+        log.recorder(tenant(n % 3))
+            .record(Event::view("doc", "d"))
+            .await
+            .unwrap();
+    }
+    let workers = log.start();
+    for n in 0..30 {
+        log.recorder(tenant(n % 3))
+            .record(Event::view("doc", "d"))
+            .await
+            .unwrap();
+    }
+    until("the consumer has seen all", async || {
+        collector
+            .seen
+            .lock()
+            .unwrap()
+            .values()
+            .map(Vec::len)
+            .sum::<usize>()
+            == 60
+    })
+    .await;
+    for seqs in collector.seen.lock().unwrap().values() {
+        assert_eq!(*seqs, (0..20).collect::<Vec<_>>());
+    }
+    assert!(workers.is_healthy());
+    assert!(workers.shutdown(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn the_indexer_makes_text_searchable_and_forgets_what_is_erased() {
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .search(Arc::new(MemoryIndex::new()))
+        .build();
+    let workers = log.start();
+    let event = Event::view("doc", "d").reason("needle in a haystack");
+    let id = log.recorder(tenant(1)).record(event).await.unwrap().id;
+    log.recorder(tenant(2))
+        .record(Event::view("doc", "d").reason("needle"))
+        .await
+        .unwrap();
+    let reader = log.tenant(TenantScope::trusted(tenant(1), "test"));
+    let filter = Filter::new().text(Query::parse("needle").unwrap());
+    until("the needle is found", async || {
+        reader
+            .list(&filter, &PageRequest::first())
+            .await
+            .unwrap()
+            .items
+            .len()
+            == 1
+    })
+    .await;
+    let basis: Basis = "gdpr-17".parse().unwrap();
+    assert_eq!(
+        reader
+            .erase(vec![id], None, basis, None)
+            .await
+            .unwrap()
+            .entries,
+        1
+    );
+    let page = reader.list(&filter, &PageRequest::first()).await.unwrap();
+    assert!(
+        page.items.is_empty(),
+        "what the index says is checked against the entry"
+    );
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+/// A queue in memory that says it is durable.
+#[derive(Debug)]
+struct Durable(MemoryQueue);
+
+#[async_trait]
+impl EventQueue for Durable {
+    fn is_durable(&self) -> bool {
+        true
+    }
+    async fn send(&self, messages: &[Message]) -> Result<Vec<Result<()>>> {
+        self.0.send(messages).await
+    }
+    async fn receive(&self, max: usize, wait: Duration, lease: Duration) -> Result<Vec<Delivery>> {
+        self.0.receive(max, wait, lease).await
+    }
+    async fn ack(&self, handles: &[String]) -> Result<Vec<Result<()>>> {
+        self.0.ack(handles).await
+    }
+    async fn retry(&self, handles: &[String], delay: Duration) -> Result<Vec<Result<()>>> {
+        self.0.retry(handles, delay).await
+    }
+    async fn bury(&self, letters: &[(String, String)]) -> Result<Vec<Result<()>>> {
+        self.0.bury(letters).await
+    }
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>> {
+        self.0.dead_letters(limit).await
+    }
+    async fn redrive(&self, letters: &Redrive<String>) -> Result<u64> {
+        self.0.redrive(letters).await
+    }
+    async fn depth(&self) -> Result<QueueDepth> {
+        self.0.depth().await
+    }
+}
+
+#[derive(Debug)]
+struct MaskReason;
+
+impl Redact for MaskReason {
+    fn redact(&self, _: TenantId, fields: &mut Fields) {
+        fields.reason = fields.reason.take().map(|_| "***".into());
+    }
+}
+
+#[tokio::test]
+async fn queued_events_are_appended_once_redacted_and_in_their_senders_name() {
+    let queue = Arc::new(Durable(MemoryQueue::new()));
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .queue(queue.clone())
+        .redact(Arc::new(MaskReason))
+        .build();
+    log.create_tenant(Some(tenant(1)), "one", "admin")
+        .await
+        .unwrap();
+    let handle = log.tenant(TenantScope::trusted(tenant(1), "ann"));
+    let event = Event::view("doc", "d").reason("secret");
+    let ids = handle.enqueue(vec![event.clone()]).await.unwrap().unwrap();
+    // The same message twice, and one that this log did not write.
+    handle
+        .enqueue(vec![event.id(ids[0])])
+        .await
+        .unwrap()
+        .unwrap();
+    let mut forged = queue
+        .receive(1, Duration::ZERO, Duration::ZERO)
+        .await
+        .unwrap()[0]
+        .message
+        .clone();
+    forged.body = forged
+        .body
+        .replace("\"v\":1", "\"v\":1,\"x\":1")
+        .replace("subject\":\"", "subject\":\"AAAA");
+    queue.send(&[forged]).await.unwrap();
+
+    let workers = log.start();
+    until("the queue is empty", async || {
+        let depth = queue.depth().await.unwrap();
+        depth.waiting + depth.leased == 0
+    })
+    .await;
+    let entry = handle.get(ids[0]).await.unwrap();
+    assert_eq!(entry.fields.reason.as_deref(), Some("***"));
+    assert_eq!(
+        handle.head().await.unwrap().size(),
+        2,
+        "the creation, and the event once"
+    );
+    until("the forged message is counted", async || {
+        workers
+            .status()
+            .iter()
+            .any(|w| w.name == "ingest" && w.dropped == 1)
+    })
+    .await;
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_queued_event_that_the_log_refuses_becomes_a_dead_letter() {
+    let queue = Arc::new(Durable(MemoryQueue::new()));
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .queue(queue.clone())
+        .build();
+    log.create_tenant(Some(tenant(1)), "one", "admin")
+        .await
+        .unwrap();
+    let handle = log.tenant(TenantScope::trusted(tenant(1), "ann"));
+    let ids = handle
+        .enqueue(vec![Event::view("doc", "d")])
+        .await
+        .unwrap()
+        .unwrap();
+    let close = TenantUpdate::default().status(TenantStatus::Inactive);
+    log.update_tenant(tenant(1), close, "admin", None)
+        .await
+        .unwrap();
+    let workers = log.start();
+    until("it is given up", async || {
+        queue.depth().await.unwrap().dead == 1
+    })
+    .await;
+    let letters = queue.dead_letters(10).await.unwrap();
+    assert_eq!(letters[0].message.id, ids[0]);
+    assert!(
+        letters[0].reason.contains("inactive"),
+        "{}",
+        letters[0].reason
+    );
+
+    let open = TenantUpdate::default().status(TenantStatus::Active);
+    log.update_tenant(tenant(1), open, "admin", None)
+        .await
+        .unwrap();
+    assert_eq!(queue.redrive(&Redrive::All).await.unwrap(), 1);
+    until("it is appended", async || handle.get(ids[0]).await.is_ok()).await;
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_not_durable_takes_no_events() {
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .queue(Arc::new(MemoryQueue::new()))
+        .build();
+    log.create_tenant(Some(tenant(1)), "one", "admin")
+        .await
+        .unwrap();
+    let handle = log.tenant(TenantScope::trusted(tenant(1), "ann"));
+    assert_eq!(
+        handle.enqueue(vec![Event::view("doc", "d")]).await.unwrap(),
+        None
+    );
+}
+
+#[tokio::test]
+async fn the_relay_appends_the_outbox_and_parks_what_the_log_refuses() {
+    let outbox = Arc::new(MemoryOutbox::new());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .outbox(outbox.clone())
+        .build();
+    outbox
+        .push(tenant(1), Event::view("doc", "d").user("ann"))
+        .unwrap();
+    let refused = Event::view("doc", "").to_json();
+    outbox.push_unchecked(tenant(1), EventId::new(Uuid::from_u128(7)), refused);
+    let workers = log.start();
+    until("the outbox is drained", async || {
+        outbox.take(10).await.unwrap().is_empty()
+    })
+    .await;
+    let reader = log.tenant(TenantScope::trusted(tenant(1), "test"));
+    let page = reader
+        .list(&Filter::new(), &PageRequest::first())
+        .await
+        .unwrap();
+    assert_eq!(page.items.len(), 1);
+    let parked = outbox.parked(10).await.unwrap();
+    assert_eq!(parked.len(), 1);
+    assert!(
+        parked[0].reason.contains("resource_id"),
+        "{}",
+        parked[0].reason
+    );
+    workers.shutdown(Duration::from_secs(5)).await;
+}

@@ -1,0 +1,439 @@
+//! Loads a running server over HTTP and prints what it measured, a line each.
+//!
+//! `benches/http-load.sh` builds everything, starts a server and runs the whole series.
+#![allow(clippy::print_stdout)] // its output is what it is for
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use audit_core::Timestamp;
+use benches::{COMMON_WORD, HOT_RESOURCE, RARE_USER, RARE_WORD, START_MICROS, event};
+use clap::{Parser, Subcommand};
+use hdrhistogram::Histogram;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Debug, Parser)]
+struct Args {
+    /// Host and port of the server.
+    #[arg(long, default_value = "127.0.0.1:8000")]
+    address: String,
+    /// A token that may record, read and export.
+    #[arg(long, env = "AUDIT_TOKEN", hide_env_values = true)]
+    token: String,
+    /// Where the server keeps its data: the fsync there is timed.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    #[command(subcommand)]
+    load: Load,
+}
+
+#[derive(Debug, Subcommand)]
+enum Load {
+    /// Single events.
+    Post {
+        #[arg(long, default_value_t = 64)]
+        connections: u64,
+        #[arg(long, default_value_t = 8)]
+        seconds: u64,
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+    /// Bulks.
+    Bulk {
+        #[arg(long, default_value_t = 4)]
+        connections: u64,
+        #[arg(long, default_value_t = 500)]
+        size: u64,
+        #[arg(long, default_value_t = 8)]
+        seconds: u64,
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+    /// Single events at a steady rate, with the index's lag.
+    Sustain {
+        #[arg(long, default_value_t = 20_000)]
+        rate: u64,
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        #[arg(long, default_value_t = 64)]
+        connections: u64,
+    },
+    /// Fills the log up to this many entries.
+    Fill {
+        #[arg(long, default_value_t = 1_000_000)]
+        entries: u64,
+    },
+    /// Reads of a filled log.
+    Reads {
+        #[arg(long, default_value_t = 500)]
+        requests: usize,
+    },
+    /// A whole CSV export.
+    Export,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let args = Args::parse();
+    if let Some(folder) = &args.folder {
+        println!("fsync of 4 KiB in the data folder: {:?} (median of 200)", benches::fsync_time(folder)?);
+    }
+    let target = Arc::new(Target { address: args.address, token: args.token });
+    match args.load {
+        Load::Post { connections, seconds, runs } => {
+            let mut rates = Vec::new();
+            for run in 1..=runs {
+                let seconds = Duration::from_secs(seconds);
+                let outcome = hammer(&target, connections, seconds, 1, None).await?;
+                outcome.print(&format!("POST /logs, {connections} connections, run {run}"));
+                rates.push(outcome.rate());
+            }
+            print_median("POST /logs", rates);
+            drain(&target).await?;
+        }
+        Load::Bulk { connections, size, seconds, runs } => {
+            let mut rates = Vec::new();
+            for run in 1..=runs {
+                let seconds = Duration::from_secs(seconds);
+                let outcome = hammer(&target, connections, seconds, size, None).await?;
+                outcome.print(&format!("bulk of {size}, {connections} connections, run {run}"));
+                rates.push(outcome.rate());
+            }
+            print_median("POST /logs/bulk", rates);
+            drain(&target).await?;
+        }
+        Load::Sustain { rate, seconds, connections } => {
+            let watched = Arc::clone(&target);
+            let over = Arc::new(AtomicBool::new(false));
+            let stop = Arc::clone(&over);
+            let lag = tokio::spawn(async move {
+                let (mut worst, mut last) = (0, 0);
+                while !stop.load(Ordering::Relaxed) {
+                    last = index_lag(&watched).await.unwrap_or(0);
+                    worst = worst.max(last);
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+                (worst, last)
+            });
+            let seconds = Duration::from_secs(seconds);
+            let outcome = hammer(&target, connections, seconds, 1, Some(rate)).await?;
+            over.store(true, Ordering::Relaxed);
+            let (worst, last) = lag.await?;
+            outcome.print(&format!("sustained at {rate}/s"));
+            let behind = |entries: u64| entries as f64 / outcome.rate();
+            println!(
+                "index lag: at most {worst} entries ({:.2} s), {last} at the end ({:.2} s)",
+                behind(worst),
+                behind(last)
+            );
+            drain(&target).await?;
+        }
+        Load::Fill { entries } => fill(&target, entries).await?,
+        Load::Reads { requests } => reads(&target, requests).await?,
+        Load::Export => export(&target).await?,
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Target {
+    address: String,
+    token: String,
+}
+
+struct Connection {
+    stream: BufReader<TcpStream>,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Connection {
+    async fn open(target: &Target) -> Result<Self, Failure> {
+        let stream = TcpStream::connect(&target.address).await?;
+        stream.set_nodelay(true)?;
+        let head = format!("host: {}\r\nauthorization: Bearer {}\r\n", target.address, target.token);
+        Ok(Self { stream: BufReader::with_capacity(64 * 1024, stream), head, body: Vec::new() })
+    }
+
+    /// Sends a request and reads the whole answer, whose body stays in `self.body`.
+    async fn call(&mut self, method: &str, path: &str, body: &str) -> Result<u16, Failure> {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\n{}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            self.head,
+            body.len()
+        );
+        self.stream.get_mut().write_all(request.as_bytes()).await?;
+        let (status, length) = self.answer_head().await?;
+        match length {
+            Some(length) => {
+                self.body.resize(length, 0);
+                self.stream.read_exact(&mut self.body).await?;
+            }
+            None => {
+                self.body.clear();
+                while let Some(chunk) = self.chunk().await? {
+                    self.body.extend(chunk);
+                }
+            }
+        }
+        Ok(status)
+    }
+
+    async fn answer_head(&mut self) -> Result<(u16, Option<usize>), Failure> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).await?;
+        let status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("no status line")?;
+        let mut length = None;
+        loop {
+            line.clear();
+            self.stream.read_line(&mut line).await?;
+            let field = line.trim_end();
+            if field.is_empty() {
+                return Ok((status, length));
+            }
+            if let Some((name, value)) = field.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = Some(value.trim().parse()?);
+            }
+        }
+    }
+
+    /// One chunk of a chunked body (RFC 9112 §7.1); none at its end.
+    async fn chunk(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).await?;
+        let size = usize::from_str_radix(line.trim_end(), 16)?;
+        let mut chunk = vec![0; size + 2];
+        self.stream.read_exact(&mut chunk).await?;
+        chunk.truncate(size);
+        Ok((size > 0).then_some(chunk))
+    }
+}
+
+struct Outcome {
+    events: u64,
+    took: Duration,
+    refused: u64,
+    latency: Histogram<u64>,
+}
+
+impl Outcome {
+    fn rate(&self) -> f64 {
+        self.events as f64 / self.took.as_secs_f64()
+    }
+
+    fn print(&self, what: &str) {
+        let millis = |q| self.latency.value_at_quantile(q) as f64 / 1_000.0;
+        println!(
+            "{what}: {:.0} events/s, p50 {:.2} ms, p99 {:.2} ms, max {:.1} ms, {} refused",
+            self.rate(),
+            millis(0.5),
+            millis(0.99),
+            self.latency.max() as f64 / 1_000.0,
+            self.refused
+        );
+    }
+}
+
+fn print_median(what: &str, mut rates: Vec<f64>) {
+    rates.sort_by(f64::total_cmp);
+    println!("{what}: median {:.0} events/s of {} runs", rates[rates.len() / 2], rates.len());
+}
+
+fn bulk(first: u64, size: u64) -> String {
+    let mut body = String::from("[");
+    for n in first..first + size {
+        if n > first {
+            body.push(',');
+        }
+        body.push_str(&event(n));
+    }
+    body.push(']');
+    body
+}
+
+/// Sends for `length`, each connection its next request when the last is answered, or by the clock
+/// when a rate is given.
+async fn hammer(
+    target: &Arc<Target>,
+    connections: u64,
+    length: Duration,
+    size: u64,
+    rate: Option<u64>,
+) -> Result<Outcome, Failure> {
+    let next = Arc::new(AtomicU64::new(0));
+    let began = Instant::now();
+    let mut tasks = Vec::new();
+    for worker in 0..connections {
+        let (target, next) = (Arc::clone(target), Arc::clone(&next));
+        tasks.push(tokio::spawn(async move {
+            let mut connection = Connection::open(&target).await?;
+            let mut latency = Histogram::<u64>::new(3)?;
+            let (mut events, mut refused, mut turn) = (0, 0, 0);
+            while began.elapsed() < length {
+                if let Some(rate) = rate {
+                    let due = (turn * connections + worker) * size * 1_000_000 / rate;
+                    let due = began + Duration::from_micros(due);
+                    tokio::time::sleep_until(due.into()).await;
+                    turn += 1;
+                }
+                let n = next.fetch_add(size, Ordering::Relaxed);
+                let (path, body) = if size == 1 {
+                    ("/api/v1/logs", event(n))
+                } else {
+                    ("/api/v1/logs/bulk", bulk(n, size))
+                };
+                let sent = Instant::now();
+                let status = connection.call("POST", path, &body).await?;
+                latency.record(sent.elapsed().as_micros() as u64)?;
+                if status == 201 { events += size } else { refused += size }
+            }
+            Ok::<_, Failure>((events, refused, latency))
+        }));
+    }
+    let mut outcome = Outcome {
+        events: 0,
+        took: Duration::ZERO,
+        refused: 0,
+        latency: Histogram::new(3)?,
+    };
+    for task in tasks {
+        let (events, refused, latency) = task.await??;
+        outcome.events += events;
+        outcome.refused += refused;
+        outcome.latency.add(latency)?;
+    }
+    outcome.took = began.elapsed();
+    Ok(outcome)
+}
+
+/// The indexer's lag in entries, from the server's metrics.
+async fn index_lag(target: &Target) -> Result<u64, Failure> {
+    let mut connection = Connection::open(target).await?;
+    connection.call("GET", "/metrics", "").await?;
+    let text = String::from_utf8_lossy(&connection.body).into_owned();
+    let value = text
+        .lines()
+        .find(|line| line.starts_with("audit_worker_lag") && line.contains("indexer"))
+        .and_then(|line| line.rsplit(' ').next())
+        .ok_or("the metrics have no audit_worker_lag of the indexer")?;
+    Ok(value.parse::<f64>()? as u64)
+}
+
+/// Waits until the index has caught up, and says how long that took.
+async fn drain(target: &Target) -> Result<(), Failure> {
+    let began = Instant::now();
+    let lag = index_lag(target).await?;
+    while index_lag(target).await? > 0 {
+        if began.elapsed() > Duration::from_secs(600) {
+            return Err("the index did not catch up within 10 minutes".into());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("index: {lag} entries behind at the end, drained in {:.1} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+async fn fill(target: &Arc<Target>, entries: u64) -> Result<(), Failure> {
+    let began = Instant::now();
+    let next = Arc::new(AtomicU64::new(0));
+    let mut tasks = Vec::new();
+    for _ in 0..4 {
+        let (target, next) = (Arc::clone(target), Arc::clone(&next));
+        tasks.push(tokio::spawn(async move {
+            let mut connection = Connection::open(&target).await?;
+            loop {
+                let n = next.fetch_add(500, Ordering::Relaxed);
+                if n >= entries {
+                    return Ok::<_, Failure>(());
+                }
+                let body = bulk(n, 500.min(entries - n));
+                let status = connection.call("POST", "/api/v1/logs/bulk", &body).await?;
+                if status != 201 {
+                    return Err(format!("the server answered {status}").into());
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await??;
+    }
+    let took = began.elapsed().as_secs_f64();
+    println!("filled with {entries} entries in {took:.1} s, {:.0} events/s", entries as f64 / took);
+    drain(target).await
+}
+
+async fn reads(target: &Target, requests: usize) -> Result<(), Failure> {
+    let mut connection = Connection::open(target).await?;
+    let day = |n: i64| {
+        Timestamp::from_micros(START_MICROS + n * 86_400_000_000).map_or_else(String::new, |t| t.to_string())
+    };
+    let mut path = "/api/v1/logs?limit=1000".to_owned();
+    let mut deep = String::new();
+    for _ in 0..100 {
+        connection.call("GET", &path, "").await?;
+        let page: serde_json::Value = serde_json::from_slice(&connection.body)?;
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        deep = format!("/api/v1/logs?limit=50&cursor={cursor}");
+        path = format!("/api/v1/logs?limit=1000&cursor={cursor}");
+    }
+    let series = [
+        ("first page of 50", "/api/v1/logs?limit=50".to_owned()),
+        ("user_id with few hits", format!("/api/v1/logs?user_id={RARE_USER}")),
+        ("a filter without a hit", "/api/v1/logs?user_id=nobody-at-all".to_owned()),
+        (
+            "resource_id with an occurred_at range",
+            format!("/api/v1/logs?resource_id={HOT_RESOURCE}&from={}&to={}", day(3), day(4)),
+        ),
+        ("page at depth 100,000", deep),
+        ("a word with few hits", format!("/api/v1/logs?q={RARE_WORD}")),
+        ("a word in half of all entries", format!("/api/v1/logs?q={COMMON_WORD}")),
+        ("stats", "/api/v1/logs/stats".to_owned()),
+    ];
+    for (what, path) in series {
+        let mut latency = Histogram::<u64>::new(3)?;
+        for _ in 0..requests {
+            let sent = Instant::now();
+            let status = connection.call("GET", &path, "").await?;
+            latency.record(sent.elapsed().as_micros() as u64)?;
+            if status != 200 {
+                let body = String::from_utf8_lossy(&connection.body).into_owned();
+                return Err(format!("GET {path} answered {status}: {body}").into());
+            }
+        }
+        println!(
+            "{what}: p50 {:.2} ms, p99 {:.2} ms ({requests} requests)",
+            latency.value_at_quantile(0.5) as f64 / 1_000.0,
+            latency.value_at_quantile(0.99) as f64 / 1_000.0
+        );
+    }
+    Ok(())
+}
+
+async fn export(target: &Target) -> Result<(), Failure> {
+    let mut connection = Connection::open(target).await?;
+    let began = Instant::now();
+    let request = format!("GET /api/v1/logs/export?format=csv HTTP/1.1\r\n{}\r\n", connection.head);
+    connection.stream.get_mut().write_all(request.as_bytes()).await?;
+    let (status, _) = connection.answer_head().await?;
+    let (mut bytes, mut lines) = (0, 0);
+    while let Some(chunk) = connection.chunk().await? {
+        bytes += chunk.len();
+        lines += chunk.iter().filter(|b| **b == b'\n').count();
+    }
+    let took = began.elapsed().as_secs_f64();
+    // The event has no line break in any value, so that each line is a row; the first has the names.
+    let rows = lines.saturating_sub(1);
+    println!(
+        "CSV export: status {status}, {rows} rows, {:.1} MB in {took:.2} s, {:.0} rows/s",
+        bytes as f64 / 1e6,
+        rows as f64 / took
+    );
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Examples, one file each beside this one: `cargo run -p examples --example quickstart`.
