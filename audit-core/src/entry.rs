@@ -102,13 +102,13 @@ impl Entry {
 
     /// Writes the members of the JSON form without braces.
     pub fn write_members(&self, out: &mut String) {
-        use std::fmt::Write as _;
-        // Writing to a String can't fail.
-        let _ = write!(
-            out,
-            "\"id\":\"{}\",\"tenant_id\":\"{}\",\"seq\":{},\"created_at\":\"",
-            self.id, self.tenant_id, self.seq
-        );
+        out.push_str("\"id\":\"");
+        self.id.write(out);
+        out.push_str("\",\"tenant_id\":\"");
+        self.tenant_id.write(out);
+        out.push_str("\",\"seq\":");
+        out.push_str(&self.seq.to_string());
+        out.push_str(",\"created_at\":\"");
         self.created_at.write(out);
         out.push_str("\",\"occurred_at\":\"");
         self.occurred_at.write(out);
@@ -288,19 +288,20 @@ impl Receipt {
 
     /// Appends its members as JSON, without braces.
     pub fn write_members(&self, out: &mut String) {
-        use std::fmt::Write as _;
-        // Writing to a String can't fail.
-        let _ = write!(
-            out,
-            "\"id\":\"{}\",\"seq\":{},\"leaf_hash\":\"{}\",\"created_at\":\"{}\",\"tree_size\":{},\"root\":\"{}\",\"duplicate\":{}",
-            self.id,
-            self.seq,
-            self.leaf_hash.to_base64(),
-            self.created_at,
-            self.tree_size,
-            self.root.to_base64(),
-            self.duplicate
-        );
+        out.push_str("\"id\":\"");
+        self.id.write(out);
+        out.push_str("\",\"seq\":");
+        out.push_str(&self.seq.to_string());
+        out.push_str(",\"leaf_hash\":\"");
+        out.push_str(&self.leaf_hash.to_base64());
+        out.push_str("\",\"created_at\":\"");
+        self.created_at.write(out);
+        out.push_str("\",\"tree_size\":");
+        out.push_str(&self.tree_size.to_string());
+        out.push_str(",\"root\":\"");
+        out.push_str(&self.root.to_base64());
+        out.push_str("\",\"duplicate\":");
+        out.push_str(if self.duplicate { "true" } else { "false" });
     }
 
     /// Its JSON form.
@@ -423,11 +424,12 @@ impl StoredEntry {
         for group in Group::ALL {
             let i = group.index();
             digests[i] = match (self.entry.fields.group_value(group), salts[i]) {
-                (Some(value), Some(salt)) => {
+                (Some(value), salt) => {
+                    // Content without a salt can't be what was sealed: under a salt that no seed
+                    // gives, its digest differs from any, and from none.
+                    let salt = salt.unwrap_or(Salt([0; 16]));
                     Some(disclosure_digest_with(&mut buffer, &salt, group, &value))
                 }
-                // Content without a salt can't be what was sealed: no digest, so the leaf differs.
-                (Some(_), None) => None,
                 // Nor can nothing be, where there is a salt for something.
                 (None, Some(_)) => None,
                 (None, None) => stored.and_then(|digests| digests[i]),

@@ -351,43 +351,27 @@ impl Fields {
     /// table; absent ones are left out. This is the form of responses, of streams and of the
     /// canonical request; `raw` writes raw JSON.
     pub(crate) fn write_members(&self, out: &mut String, raw: fn(&mut String, &str)) {
-        let mut member = |name: &str, value: Option<&str>| {
-            if let Some(value) = value {
-                out.push_str(",\"");
-                out.push_str(name);
-                out.push_str("\":");
-                text::write_string(out, value);
-            }
-        };
-        member("action_type", Some(self.action_type.as_str()));
-        member("action", Some(&self.action));
-        member("outcome", Some(self.outcome.as_str()));
-        member("severity", Some(self.severity.as_str()));
-        member("user_id", self.user_id.as_deref());
-        member("actor_type", self.actor_type.map(ActorType::as_str));
-        member("actor_name", self.actor_name.as_deref());
-        member("on_behalf_of", self.on_behalf_of.as_deref());
-        member("resource_type", self.resource_type.as_deref());
-        member("resource_id", self.resource_id.as_deref());
-        member("resource_name", self.resource_name.as_deref());
+        text_member(out, "action_type", Some(self.action_type.as_str()));
+        text_member(out, "action", Some(&self.action));
+        text_member(out, "outcome", Some(self.outcome.as_str()));
+        text_member(out, "severity", Some(self.severity.as_str()));
+        text_member(out, "user_id", self.user_id.as_deref());
+        text_member(out, "actor_type", self.actor_type.map(ActorType::as_str));
+        text_member(out, "actor_name", self.actor_name.as_deref());
+        text_member(out, "on_behalf_of", self.on_behalf_of.as_deref());
+        text_member(out, "resource_type", self.resource_type.as_deref());
+        text_member(out, "resource_id", self.resource_id.as_deref());
+        text_member(out, "resource_name", self.resource_name.as_deref());
         if !self.related_resources.is_empty() {
             out.push_str(",\"related_resources\":");
             self.write_related(out);
         }
-        let mut member = |name: &str, value: Option<&str>| {
-            if let Some(value) = value {
-                out.push_str(",\"");
-                out.push_str(name);
-                out.push_str("\":");
-                text::write_string(out, value);
-            }
-        };
-        member("session_id", self.session_id.as_deref());
-        member("request_id", self.request_id.as_deref());
-        member("trace_id", self.trace_id.as_deref());
-        member("user_agent", self.user_agent.as_deref());
-        member("ip_address", self.ip_address.map(print_ip).as_deref());
-        member("reason", self.reason.as_deref());
+        text_member(out, "session_id", self.session_id.as_deref());
+        text_member(out, "request_id", self.request_id.as_deref());
+        text_member(out, "trace_id", self.trace_id.as_deref());
+        text_member(out, "user_agent", self.user_agent.as_deref());
+        text_member(out, "ip_address", self.ip_address.map(print_ip).as_deref());
+        text_member(out, "reason", self.reason.as_deref());
         let states = [
             ("before_state", &self.before_state),
             ("after_state", &self.after_state),
@@ -539,16 +523,20 @@ impl Fields {
     }
 }
 
+fn text_member(out: &mut String, name: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        out.push_str(",\"");
+        out.push_str(name);
+        out.push_str("\":");
+        text::write_string(out, value);
+    }
+}
+
 /// RFC 5952, IPv6 always in hexadecimal.
 pub(crate) fn print_ip(ip: IpAddr) -> String {
-    match ip {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => {
-            // The standard library prints IPv4-mapped addresses with a dotted tail; those are IPv4
-            // here already, and everything else it prints as RFC 5952 §4 and §5 say.
-            v6.to_string()
-        }
-    }
+    // The standard library follows RFC 5952 §4, and gives a dotted tail only to IPv4-mapped
+    // addresses, which are IPv4 here already.
+    ip.to_string()
 }
 
 /// Reads an address: no prefix, no zone, no leading zeros; an IPv4-mapped one becomes IPv4.

@@ -39,6 +39,11 @@ macro_rules! uuid_newtype {
                 &self.0
             }
 
+            /// Appends it in lower case.
+            pub fn write(&self, out: &mut String) {
+                out.push_str(self.0.as_hyphenated().encode_lower(&mut [0; 36]));
+            }
+
             /// The UUID itself, by value.
             pub const fn into_uuid(self) -> Uuid {
                 self.0

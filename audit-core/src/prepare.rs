@@ -87,6 +87,15 @@ impl PreparedEvent {
             for redactor in redactors {
                 redactor.redact(tenant, &mut fields);
             }
+            // As everywhere else on the way in: what is hashed is what is read back.
+            fields.ip_address = fields.ip_address.map(|ip| ip.to_canonical());
+            for raw in [
+                &mut fields.before_state,
+                &mut fields.after_state,
+                &mut fields.metadata,
+            ] {
+                raw.take_if(|json| json.is_null());
+            }
             fields.validate(reserved_action, &mut faults);
         }
         let id = id.unwrap_or_else(|| clock.event_id());
@@ -307,6 +316,7 @@ impl Act {
         let subject = scope
             .subject()
             .chars()
+            .filter(|c| *c != '\0')
             .take(crate::event::limits::USER_ID)
             .collect();
         Ok(Self {

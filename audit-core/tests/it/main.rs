@@ -1,8 +1,9 @@
 //! Integration tests of `audit-core`.
-#![allow(missing_docs, clippy::expect_used)] // a test fails by panicking
+#![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)] // a test fails by panicking
 
 mod faulty;
 mod group_commit;
+mod sealing;
 mod subscribe;
 mod vectors;
 mod workers;
