@@ -30,7 +30,9 @@ impl Consumer for RefusedLogins {
         for entry in entries {
             let fields = &entry.fields;
             if fields.action_type == ActionType::Login && fields.outcome == Outcome::Denied {
-                *counts.entry(fields.user_id.clone().unwrap_or_default()).or_default() += 1;
+                *counts
+                    .entry(fields.user_id.clone().unwrap_or_default())
+                    .or_default() += 1;
             }
             self.seen.send_replace(entry.seq + 1);
         }
@@ -41,18 +43,26 @@ impl Consumer for RefusedLogins {
 #[tokio::main]
 async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let refused = Arc::new(RefusedLogins::default());
-    let log = AuditLog::builder(Arc::new(MemoryStore::new())).consumer(refused.clone()).build();
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .consumer(refused.clone())
+        .build();
     let workers = log.start();
 
     let tenant: TenantId = "0190a000-0000-7000-8000-000000000001".parse()?;
     let recorder = log.recorder(tenant);
     for outcome in [Outcome::Denied, Outcome::Denied, Outcome::Success] {
-        recorder.record(Event::login("session", "web").user("ann").outcome(outcome)).await?;
+        recorder
+            .record(Event::login("session", "web").user("ann").outcome(outcome))
+            .await?;
     }
 
     let mut seen = refused.seen.subscribe();
     tokio::time::timeout(Duration::from_secs(10), seen.wait_for(|seen| *seen == 3)).await??;
-    let counts = refused.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let counts = refused
+        .counts
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     println!("{counts:?}");
     assert_eq!(counts.get("ann"), Some(&2));
     workers.shutdown(Duration::from_secs(5)).await;

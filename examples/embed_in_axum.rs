@@ -21,10 +21,17 @@ async fn approve(
     headers: HeaderMap,
 ) -> Result<Json<Value>, (StatusCode, String)> {
     // Stands for the application's own session: whose request this is, and in which tenant.
-    let user = headers.get("x-user").and_then(|v| v.to_str().ok()).unwrap_or("nobody");
-    let tenant = TENANT.parse::<TenantId>().map_err(|e| (StatusCode::UNAUTHORIZED, e.to_string()))?;
+    let user = headers
+        .get("x-user")
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("nobody");
+    let tenant = TENANT
+        .parse::<TenantId>()
+        .map_err(|e| (StatusCode::UNAUTHORIZED, e.to_string()))?;
 
-    let event = Event::update("invoice", invoice).action("invoice.approve").user(user);
+    let event = Event::update("invoice", invoice)
+        .action("invoice.approve")
+        .user(user);
     let receipt = log.recorder(tenant).record(event).await.map_err(|error| {
         let status = match error.kind() {
             ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
@@ -33,7 +40,9 @@ async fn approve(
         };
         (status, error.to_string())
     })?;
-    Ok(Json(json!({"approved": true, "audit": {"id": receipt.id, "seq": receipt.seq}})))
+    Ok(Json(
+        json!({"approved": true, "audit": {"id": receipt.id, "seq": receipt.seq}}),
+    ))
 }
 
 const TENANT: &str = "0190a000-0000-7000-8000-000000000001";
@@ -41,7 +50,9 @@ const TENANT: &str = "0190a000-0000-7000-8000-000000000001";
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let log = AuditLog::builder(Arc::new(MemoryStore::new())).build();
-    let app = Router::new().route("/invoices/{id}/approve", post(approve)).with_state(log.clone());
+    let app = Router::new()
+        .route("/invoices/{id}/approve", post(approve))
+        .with_state(log.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let server = tokio::spawn(async move { axum::serve(listener, app).await });
@@ -58,7 +69,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{answer}");
 
     let scope = TenantScope::trusted(TENANT.parse()?, "example");
-    let page = log.tenant(scope).list(&Filter::new(), &PageRequest::first()).await?;
+    let page = log
+        .tenant(scope)
+        .list(&Filter::new(), &PageRequest::first())
+        .await?;
     assert_eq!(page.items[0].fields.user_id.as_deref(), Some("ann"));
     server.abort();
     Ok(())

@@ -25,7 +25,9 @@ async fn approve(
         .parse()
         .map_err(|_| poem::Error::from_status(StatusCode::UNAUTHORIZED))?;
 
-    let event = Event::update("invoice", invoice).action("invoice.approve").user(user);
+    let event = Event::update("invoice", invoice)
+        .action("invoice.approve")
+        .user(user);
     let receipt = log.recorder(tenant).record(event).await.map_err(|error| {
         let status = match error.kind() {
             ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
@@ -40,14 +42,23 @@ async fn approve(
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let log = AuditLog::builder(Arc::new(MemoryStore::new())).build();
-    let app = Route::new().at("/invoices/:id/approve", post(approve)).data(log.clone());
+    let app = Route::new()
+        .at("/invoices/:id/approve", post(approve))
+        .data(log.clone());
 
     let good = Request::builder()
         .method(poem::http::Method::POST)
         .uri_str("/invoices/inv-1/approve")
         .header("x-user", "ann")
         .finish();
-    println!("{}", app.get_response(good).await.into_body().into_string().await?);
+    println!(
+        "{}",
+        app.get_response(good)
+            .await
+            .into_body()
+            .into_string()
+            .await?
+    );
 
     let long = Request::builder()
         .method(poem::http::Method::POST)
@@ -58,7 +69,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{}", refused.into_body().into_string().await?);
 
     let scope = TenantScope::trusted(TENANT.parse()?, "example");
-    let page = log.tenant(scope).list(&Filter::new(), &PageRequest::first()).await?;
+    let page = log
+        .tenant(scope)
+        .list(&Filter::new(), &PageRequest::first())
+        .await?;
     assert_eq!(page.items.len(), 1);
     Ok(())
 }

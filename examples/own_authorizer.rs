@@ -23,7 +23,10 @@ impl TenantAuthorizer for SupportDesk {
         if request.permissions != Permission::Read.into() {
             return Ok(Decision::deny("support only reads"));
         }
-        let tickets = self.open_tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        let tickets = self
+            .open_tickets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         Ok(if tickets.contains(&request.tenant) {
             Decision::Allow
         } else {
@@ -35,21 +38,37 @@ impl TenantAuthorizer for SupportDesk {
 #[tokio::main]
 async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let desk = Arc::new(SupportDesk::default());
-    let log = AuditLog::builder(Arc::new(MemoryStore::new())).authorizer(desk.clone()).build();
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .authorizer(desk.clone())
+        .build();
     let tenant: TenantId = "0190a000-0000-7000-8000-000000000001".parse()?;
-    log.recorder(tenant).record(Event::delete("report", "r-7").user("ann")).await?;
+    log.recorder(tenant)
+        .record(Event::delete("report", "r-7").user("ann"))
+        .await?;
 
     let ben = Principal::across_tenants("ben", Permissions::ALL);
     let refused = log.authorize(&ben, tenant, Permission::Read).await;
-    assert_eq!(refused.map_err(|e| e.kind()).err(), Some(ErrorKind::Forbidden));
+    assert_eq!(
+        refused.map_err(|e| e.kind()).err(),
+        Some(ErrorKind::Forbidden)
+    );
 
-    desk.open_tickets.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant);
+    desk.open_tickets
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(tenant);
     let scope = log.authorize(&ben, tenant, Permission::Read).await?;
-    let page = log.tenant(scope.clone()).list(&Filter::new(), &PageRequest::first()).await?;
+    let page = log
+        .tenant(scope.clone())
+        .list(&Filter::new(), &PageRequest::first())
+        .await?;
     println!("{}", page.items[0].to_json());
 
     // The scope reads, and nothing else.
     let denied = log.tenant(scope).record(Event::view("report", "r-7")).await;
-    assert_eq!(denied.map_err(|e| e.kind()).err(), Some(ErrorKind::Forbidden));
+    assert_eq!(
+        denied.map_err(|e| e.kind()).err(),
+        Some(ErrorKind::Forbidden)
+    );
     Ok(())
 }

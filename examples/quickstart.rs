@@ -11,7 +11,10 @@ use serde_json::json;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
-    let store = Arc::new(SqliteStore::open(folder.path().join("audit.db"), SqliteOptions::new())?);
+    let store = Arc::new(SqliteStore::open(
+        folder.path().join("audit.db"),
+        SqliteOptions::new(),
+    )?);
     let log = AuditLog::builder(store).build();
     let tenant: TenantId = "0190a000-0000-7000-8000-000000000001".parse()?;
 
@@ -26,10 +29,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .reason("quarterly close"),
         )
         .await?;
-    println!("recorded at seq {} under root {}", receipt.seq, receipt.root.to_base64());
+    println!(
+        "recorded at seq {} under root {}",
+        receipt.seq,
+        receipt.root.to_base64()
+    );
 
     let reader = log.tenant(TenantScope::trusted(tenant, "quickstart"));
-    let page = reader.list(&Filter::new().user("ann"), &PageRequest::first()).await?;
+    let page = reader
+        .list(&Filter::new().user("ann"), &PageRequest::first())
+        .await?;
     for entry in &page.items {
         println!("{}", entry.to_json());
     }

@@ -1,4 +1,4 @@
-//! The contract of [`CredentialStore`](audit_core::CredentialStore).
+//! The contract of [`CredentialStore`].
 
 use std::future::Future;
 use std::sync::Arc;

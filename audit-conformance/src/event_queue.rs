@@ -1,4 +1,4 @@
-//! The contract of [`EventQueue`](audit_core::EventQueue).
+//! The contract of [`EventQueue`].
 
 use std::collections::HashSet;
 use std::future::Future;

@@ -92,6 +92,7 @@ macro_rules! log_store {
     ($harness:ty) => {
         $crate::__contracts!(
             $harness, log_store:
+            random_operations_of_two_tenants_match_a_model,
             positions_are_gap_free_under_concurrent_appenders,
             a_batch_is_stored_whole_or_not_at_all,
             a_conflict_fails_only_its_own_batch,
@@ -110,6 +111,7 @@ macro_rules! log_store {
             what_was_appended_survives_a_reopen,
             every_method_requires_its_permission,
             an_inactive_tenant_takes_no_writes_and_is_read,
+            an_inactive_tenant_is_still_erased_and_pruned,
             a_suspended_tenant_refuses_everything,
             a_deleted_tenant_refuses_everything,
             an_unknown_tenant_is_not_read,
@@ -134,6 +136,7 @@ macro_rules! log_store {
             an_erasure_leaves_other_entries_alone,
             an_erasure_is_explained_by_a_control_entry,
             an_erasure_of_many_entries_names_ranges,
+            an_erasure_of_more_than_a_thousand_ranges_takes_several_entries,
             a_repeated_erasure_writes_nothing,
             an_erased_id_is_a_duplicate_without_comparing,
             erasing_what_is_missing_or_pruned_is_passed_over,

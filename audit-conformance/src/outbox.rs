@@ -1,4 +1,4 @@
-//! The contract of [`Outbox`](audit_core::Outbox).
+//! The contract of [`Outbox`].
 
 use std::future::Future;
 

@@ -1,4 +1,4 @@
-//! The contract of [`SearchIndex`](audit_core::SearchIndex).
+//! The contract of [`SearchIndex`].
 
 use std::future::Future;
 

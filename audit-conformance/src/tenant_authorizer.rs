@@ -1,4 +1,4 @@
-//! The contract of [`TenantAuthorizer`](audit_core::TenantAuthorizer).
+//! The contract of [`TenantAuthorizer`].
 
 use std::future::Future;
 

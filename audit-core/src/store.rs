@@ -55,7 +55,8 @@ impl Lookup {
 /// The contract is executable: `audit-conformance` runs it on every backend and every wrapper. In
 /// short: a receipt is given only for what is durable; positions are gap-free; an id is taken once;
 /// no method reads or writes outside its scope's tenant, and each begins with
-/// [`TenantScope::require`]. Reads refuse a tenant that is suspended, deleted or unknown.
+/// [`TenantScope::require`]. Reads refuse a tenant that is suspended, deleted or unknown, and so do
+/// [`erase`](Self::erase) and [`prune`](Self::prune), which an inactive one's log still takes.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait LogStore: Debug + Send + Sync + 'static {

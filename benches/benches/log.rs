@@ -18,7 +18,9 @@ use futures_util::StreamExt;
 use tokio::runtime::Runtime;
 
 fn tenant(n: u64) -> TenantId {
-    format!("00000000-0000-7000-8000-{n:012x}").parse().expect("a UUID")
+    format!("00000000-0000-7000-8000-{n:012x}")
+        .parse()
+        .expect("a UUID")
 }
 
 fn prepared(tenant: TenantId, n: u64) -> PreparedEvent {
@@ -47,7 +49,9 @@ fn hashing(c: &mut Criterion) {
 fn append(c: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let mut group = c.benchmark_group("append");
-    group.sample_size(10).measurement_time(Duration::from_secs(5));
+    group
+        .sample_size(10)
+        .measurement_time(Duration::from_secs(5));
     let n = AtomicU64::new(0);
     for tenants in [1_u64, 1_000] {
         let folder = tempfile::tempdir().expect("a folder");
@@ -94,15 +98,23 @@ fn read(c: &mut Criterion) {
         SqliteStore::open(folder.path().join("audit.db"), SqliteOptions::new()).expect("a store"),
     );
     let scope = TenantScope::trusted(tenant(1), "bench");
-    let log = AuditLog::builder(Arc::clone(&store)).search(store.search_index()).build();
+    let log = AuditLog::builder(Arc::clone(&store))
+        .search(store.search_index())
+        .build();
     runtime.block_on(async {
         for first in (0..ENTRIES).step_by(500) {
-            let events = (first..first + 500).map(|i| prepared(tenant(1), i)).collect();
+            let events = (first..first + 500)
+                .map(|i| prepared(tenant(1), i))
+                .collect();
             let batch = Batch::new(scope.clone(), events).creating_tenant();
             store.append(&[batch]).await.expect("appended");
         }
         let workers = log.start();
-        while workers.status().iter().any(|w| w.name == "indexer" && w.lag != Some(0)) {
+        while workers
+            .status()
+            .iter()
+            .any(|w| w.name == "indexer" && w.lag != Some(0))
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         workers.shutdown(Duration::from_secs(10)).await;
@@ -110,16 +122,25 @@ fn read(c: &mut Criterion) {
     let reader = log.tenant(scope);
 
     let mut group = c.benchmark_group("list");
-    let filters = [("first page", Filter::new()), ("user with a hit", Filter::new().user(RARE_USER))];
+    let filters = [
+        ("first page", Filter::new()),
+        ("user with a hit", Filter::new().user(RARE_USER)),
+    ];
     for (name, filter) in filters {
         group.bench_function(name, |b| {
-            b.iter(|| runtime.block_on(reader.list(&filter, &PageRequest::first())).expect("a page"));
+            b.iter(|| {
+                runtime
+                    .block_on(reader.list(&filter, &PageRequest::first()))
+                    .expect("a page")
+            });
         });
     }
     group.finish();
 
     let mut group = c.benchmark_group("export");
-    group.sample_size(10).throughput(Throughput::Elements(ENTRIES));
+    group
+        .sample_size(10)
+        .throughput(Throughput::Elements(ENTRIES));
     group.bench_function("scan", |b| {
         b.iter(|| {
             runtime.block_on(async {

@@ -19,9 +19,16 @@ pub const START_MICROS: i64 = 1_700_000_000_000_000;
 
 /// The `n`th event as a client sends it: about 1 KB, the same for the same `n`.
 pub fn event(n: u64) -> String {
-    let user = if n % 100_000 == 7 { RARE_USER.to_owned() } else { format!("user-{}", n % 5_000) };
-    let resource =
-        if n % 1_000 == 3 { HOT_RESOURCE.to_owned() } else { format!("inv-{}", n % 200_000) };
+    let user = if n % 100_000 == 7 {
+        RARE_USER.to_owned()
+    } else {
+        format!("user-{}", n % 5_000)
+    };
+    let resource = if n % 1_000 == 3 {
+        HOT_RESOURCE.to_owned()
+    } else {
+        format!("inv-{}", n % 200_000)
+    };
     let word = if n % 200_000 == 11 {
         RARE_WORD
     } else if n % 2 == 0 {

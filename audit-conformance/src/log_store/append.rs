@@ -128,11 +128,13 @@ pub async fn the_same_event_again_is_a_duplicate_with_the_first_receipt<H: LogSt
     let id = SystemClock.event_id();
     let first = append(store, tenant, vec![event(0).id(id)]).await.remove(0);
     append(store, tenant, events(2)).await;
+    let head = store.head(&trusted(tenant)).await.unwrap();
     if let Some(clock) = harness.clock() {
         clock.advance_micros(1_000_000);
     }
     let again = append(store, tenant, vec![event(0).id(id)]).await.remove(0);
     assert!(!first.duplicate && again.duplicate);
+    assert_eq!(store.head(&trusted(tenant)).await.unwrap(), head);
     assert_eq!(
         (again.id, again.seq, again.leaf_hash, again.created_at),
         (first.id, first.seq, first.leaf_hash, first.created_at)

@@ -1,4 +1,4 @@
-//! The contract of [`LogStore`](audit_core::LogStore).
+//! The contract of [`LogStore`].
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ mod append;
 mod consume;
 mod erase;
 mod list;
+mod model;
 mod prune;
 mod read;
 mod scope;
@@ -18,6 +19,7 @@ pub use append::*;
 pub use consume::*;
 pub use erase::*;
 pub use list::*;
+pub use model::*;
 pub use prune::*;
 pub use read::*;
 pub use scope::*;

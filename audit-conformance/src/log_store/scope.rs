@@ -131,6 +131,33 @@ pub async fn an_inactive_tenant_takes_no_writes_and_is_read<H: LogStoreHarness>(
     assert_eq!(append(store, tenant, events(1)).await[0].seq, 3);
 }
 
+/// Who has left still has a right to be forgotten.
+pub async fn an_inactive_tenant_is_still_erased_and_pruned<H: LogStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let tenant = new_tenant(harness.tenants()).await;
+    let receipts = append(store, tenant, events(2)).await;
+    set_status(harness.tenants(), tenant, TenantStatus::Inactive).await;
+    let erasure = Erasure::new(vec![receipts[0].id], basis("gdpr-17"), act(tenant));
+    assert_eq!(
+        store
+            .erase(&trusted(tenant), &erasure)
+            .await
+            .expect("erased")
+            .entries,
+        1
+    );
+    let prune = Prune::new(Timestamp::MAX, basis("retention"), act(tenant));
+    assert_eq!(
+        store
+            .prune(&trusted(tenant), &prune)
+            .await
+            .expect("pruned")
+            .entries,
+        4
+    );
+}
+
 /// Neither read nor write, with an event that was on its way too.
 pub async fn a_suspended_tenant_refuses_everything<H: LogStoreHarness>() {
     refuses_everything::<H>(TenantStatus::Suspended, ErrorKind::TenantClosed).await;

@@ -81,11 +81,21 @@ enum Load {
 async fn main() -> Result<(), Failure> {
     let args = Args::parse();
     if let Some(folder) = &args.folder {
-        println!("fsync of 4 KiB in the data folder: {:?} (median of 200)", benches::fsync_time(folder)?);
+        println!(
+            "fsync of 4 KiB in the data folder: {:?} (median of 200)",
+            benches::fsync_time(folder)?
+        );
     }
-    let target = Arc::new(Target { address: args.address, token: args.token });
+    let target = Arc::new(Target {
+        address: args.address,
+        token: args.token,
+    });
     match args.load {
-        Load::Post { connections, seconds, runs } => {
+        Load::Post {
+            connections,
+            seconds,
+            runs,
+        } => {
             let mut rates = Vec::new();
             for run in 1..=runs {
                 let seconds = Duration::from_secs(seconds);
@@ -96,18 +106,29 @@ async fn main() -> Result<(), Failure> {
             print_median("POST /logs", rates);
             drain(&target).await?;
         }
-        Load::Bulk { connections, size, seconds, runs } => {
+        Load::Bulk {
+            connections,
+            size,
+            seconds,
+            runs,
+        } => {
             let mut rates = Vec::new();
             for run in 1..=runs {
                 let seconds = Duration::from_secs(seconds);
                 let outcome = hammer(&target, connections, seconds, size, None).await?;
-                outcome.print(&format!("bulk of {size}, {connections} connections, run {run}"));
+                outcome.print(&format!(
+                    "bulk of {size}, {connections} connections, run {run}"
+                ));
                 rates.push(outcome.rate());
             }
             print_median("POST /logs/bulk", rates);
             drain(&target).await?;
         }
-        Load::Sustain { rate, seconds, connections } => {
+        Load::Sustain {
+            rate,
+            seconds,
+            connections,
+        } => {
             let watched = Arc::clone(&target);
             let over = Arc::new(AtomicBool::new(false));
             let stop = Arc::clone(&over);
@@ -156,8 +177,15 @@ impl Connection {
     async fn open(target: &Target) -> Result<Self, Failure> {
         let stream = TcpStream::connect(&target.address).await?;
         stream.set_nodelay(true)?;
-        let head = format!("host: {}\r\nauthorization: Bearer {}\r\n", target.address, target.token);
-        Ok(Self { stream: BufReader::with_capacity(64 * 1024, stream), head, body: Vec::new() })
+        let head = format!(
+            "host: {}\r\nauthorization: Bearer {}\r\n",
+            target.address, target.token
+        );
+        Ok(Self {
+            stream: BufReader::with_capacity(64 * 1024, stream),
+            head,
+            body: Vec::new(),
+        })
     }
 
     /// Sends a request and reads the whole answer, whose body stays in `self.body`.
@@ -187,7 +215,11 @@ impl Connection {
     async fn answer_head(&mut self) -> Result<(u16, Option<usize>), Failure> {
         let mut line = String::new();
         self.stream.read_line(&mut line).await?;
-        let status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("no status line")?;
+        let status = line
+            .split(' ')
+            .nth(1)
+            .and_then(|s| s.parse().ok())
+            .ok_or("no status line")?;
         let mut length = None;
         loop {
             line.clear();
@@ -243,7 +275,11 @@ impl Outcome {
 
 fn print_median(what: &str, mut rates: Vec<f64>) {
     rates.sort_by(f64::total_cmp);
-    println!("{what}: median {:.0} events/s of {} runs", rates[rates.len() / 2], rates.len());
+    println!(
+        "{what}: median {:.0} events/s of {} runs",
+        rates[rates.len() / 2],
+        rates.len()
+    );
 }
 
 fn bulk(first: u64, size: u64) -> String {
@@ -292,7 +328,11 @@ async fn hammer(
                 let sent = Instant::now();
                 let status = connection.call("POST", path, &body).await?;
                 latency.record(sent.elapsed().as_micros() as u64)?;
-                if status == 201 { events += size } else { refused += size }
+                if status == 201 {
+                    events += size
+                } else {
+                    refused += size
+                }
             }
             Ok::<_, Failure>((events, refused, latency))
         }));
@@ -336,7 +376,10 @@ async fn drain(target: &Target) -> Result<(), Failure> {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    println!("index: {lag} entries behind at the end, drained in {:.1} s", began.elapsed().as_secs_f64());
+    println!(
+        "index: {lag} entries behind at the end, drained in {:.1} s",
+        began.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
@@ -365,35 +408,57 @@ async fn fill(target: &Arc<Target>, entries: u64) -> Result<(), Failure> {
         task.await??;
     }
     let took = began.elapsed().as_secs_f64();
-    println!("filled with {entries} entries in {took:.1} s, {:.0} events/s", entries as f64 / took);
+    println!(
+        "filled with {entries} entries in {took:.1} s, {:.0} events/s",
+        entries as f64 / took
+    );
     drain(target).await
 }
 
 async fn reads(target: &Target, requests: usize) -> Result<(), Failure> {
     let mut connection = Connection::open(target).await?;
     let day = |n: i64| {
-        Timestamp::from_micros(START_MICROS + n * 86_400_000_000).map_or_else(String::new, |t| t.to_string())
+        Timestamp::from_micros(START_MICROS + n * 86_400_000_000)
+            .map_or_else(String::new, |t| t.to_string())
     };
     let mut path = "/api/v1/logs?limit=1000".to_owned();
     let mut deep = String::new();
     for _ in 0..100 {
         connection.call("GET", &path, "").await?;
         let page: serde_json::Value = serde_json::from_slice(&connection.body)?;
-        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        let Some(cursor) = page["next_cursor"].as_str() else {
+            break;
+        };
         deep = format!("/api/v1/logs?limit=50&cursor={cursor}");
         path = format!("/api/v1/logs?limit=1000&cursor={cursor}");
     }
     let series = [
         ("first page of 50", "/api/v1/logs?limit=50".to_owned()),
-        ("user_id with few hits", format!("/api/v1/logs?user_id={RARE_USER}")),
-        ("a filter without a hit", "/api/v1/logs?user_id=nobody-at-all".to_owned()),
+        (
+            "user_id with few hits",
+            format!("/api/v1/logs?user_id={RARE_USER}"),
+        ),
+        (
+            "a filter without a hit",
+            "/api/v1/logs?user_id=nobody-at-all".to_owned(),
+        ),
         (
             "resource_id with an occurred_at range",
-            format!("/api/v1/logs?resource_id={HOT_RESOURCE}&from={}&to={}", day(3), day(4)),
+            format!(
+                "/api/v1/logs?resource_id={HOT_RESOURCE}&from={}&to={}",
+                day(3),
+                day(4)
+            ),
         ),
         ("page at depth 100,000", deep),
-        ("a word with few hits", format!("/api/v1/logs?q={RARE_WORD}")),
-        ("a word in half of all entries", format!("/api/v1/logs?q={COMMON_WORD}")),
+        (
+            "a word with few hits",
+            format!("/api/v1/logs?q={RARE_WORD}"),
+        ),
+        (
+            "a word in half of all entries",
+            format!("/api/v1/logs?q={COMMON_WORD}"),
+        ),
         ("stats", "/api/v1/logs/stats".to_owned()),
     ];
     for (what, path) in series {
@@ -419,8 +484,15 @@ async fn reads(target: &Target, requests: usize) -> Result<(), Failure> {
 async fn export(target: &Target) -> Result<(), Failure> {
     let mut connection = Connection::open(target).await?;
     let began = Instant::now();
-    let request = format!("GET /api/v1/logs/export?format=csv HTTP/1.1\r\n{}\r\n", connection.head);
-    connection.stream.get_mut().write_all(request.as_bytes()).await?;
+    let request = format!(
+        "GET /api/v1/logs/export?format=csv HTTP/1.1\r\n{}\r\n",
+        connection.head
+    );
+    connection
+        .stream
+        .get_mut()
+        .write_all(request.as_bytes())
+        .await?;
     let (status, _) = connection.answer_head().await?;
     let (mut bytes, mut lines) = (0, 0);
     while let Some(chunk) = connection.chunk().await? {
