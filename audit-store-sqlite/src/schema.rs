@@ -1,0 +1,245 @@
+//! The log's file: its tables, and the settings that every connection to it has.
+
+use std::path::Path;
+use std::time::Duration;
+
+use audit_core::{Error, ErrorKind, Result};
+use rusqlite::{Connection, OpenFlags};
+
+use crate::fault::from_sqlite;
+
+/// The version of the tables below, in `meta`. A file of a newer one is refused.
+pub(crate) const VERSION: i64 = 1;
+
+/// Earlier engines can corrupt a WAL database when two connections write or checkpoint at once.
+pub(crate) const SAFE_ENGINE: i32 = 3_051_003;
+
+/// How long a connection waits for another's lock.
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Positions in one tile, and in one bundle (C2SP tlog-tiles).
+pub(crate) const TILE: u64 = 256;
+
+/// Times are microseconds since 1970. `entries` stands in commit order; its small columns come
+/// first, so that a pass over them doesn't read the pages of large states.
+const TABLES: &str = "
+CREATE TABLE meta (
+    key   TEXT NOT NULL PRIMARY KEY,
+    value ANY  NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tenants (
+    no         INTEGER PRIMARY KEY,
+    id         BLOB    NOT NULL UNIQUE,
+    name       TEXT    NOT NULL,
+    status     TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    secret     BLOB    NOT NULL
+) STRICT;
+
+CREATE TABLE heads (
+    tenant       INTEGER PRIMARY KEY,
+    size         INTEGER NOT NULL,
+    peaks        BLOB    NOT NULL,
+    created_at   INTEGER NOT NULL,
+    pruned_below INTEGER NOT NULL,
+    pruned_by    INTEGER,
+    swept_below  INTEGER NOT NULL,
+    last_n       INTEGER NOT NULL
+) STRICT;
+CREATE INDEX heads_unswept ON heads (tenant) WHERE swept_below < pruned_below;
+
+CREATE TABLE entries (
+    n                 INTEGER PRIMARY KEY,
+    tenant            INTEGER NOT NULL,
+    seq               INTEGER NOT NULL,
+    created_at        INTEGER NOT NULL,
+    occurred_at       INTEGER NOT NULL,
+    action_type       TEXT    NOT NULL,
+    severity          TEXT    NOT NULL,
+    outcome           TEXT    NOT NULL,
+    kind              TEXT    NOT NULL,
+    leaf_hash         BLOB    NOT NULL,
+    id                BLOB    NOT NULL,
+    opening           BLOB    NOT NULL,
+    action            TEXT    NOT NULL,
+    ctl               TEXT,
+    user_id           TEXT,
+    actor_type        TEXT,
+    actor_name        TEXT,
+    on_behalf_of      TEXT,
+    resource_type     TEXT,
+    resource_id       TEXT,
+    resource_name     TEXT,
+    related_resources TEXT,
+    session_id        TEXT,
+    request_id        TEXT,
+    trace_id          TEXT,
+    user_agent        TEXT,
+    ip_address        BLOB,
+    reason            TEXT,
+    before_state      TEXT,
+    after_state       TEXT,
+    metadata          TEXT,
+    UNIQUE (tenant, seq)
+) STRICT;
+
+CREATE TABLE ids (
+    tenant      INTEGER NOT NULL,
+    id          BLOB    NOT NULL,
+    seq         INTEGER NOT NULL,
+    created_at  INTEGER NOT NULL,
+    leaf_hash   BLOB    NOT NULL,
+    content_key BLOB,
+    content_tag BLOB,
+    PRIMARY KEY (tenant, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE counters (
+    tenant      INTEGER NOT NULL,
+    day         INTEGER NOT NULL,
+    action_type TEXT    NOT NULL,
+    severity    TEXT    NOT NULL,
+    outcome     TEXT    NOT NULL,
+    count       INTEGER NOT NULL,
+    PRIMARY KEY (tenant, day, action_type, severity, outcome)
+) STRICT, WITHOUT ROWID;
+
+-- Hashes of complete subtrees of 256^level leaves, 256 to a row, and the root over them, which is
+-- the next level's hash.
+CREATE TABLE tiles (
+    tenant INTEGER NOT NULL,
+    level  INTEGER NOT NULL,
+    idx    INTEGER NOT NULL,
+    root   BLOB    NOT NULL,
+    hashes BLOB    NOT NULL,
+    PRIMARY KEY (tenant, level, idx)
+) STRICT;
+
+-- Leaf data that outlives a prune: of the bundle that straddles it, and of entries that are never
+-- pruned.
+CREATE TABLE kept_leaves (
+    tenant    INTEGER NOT NULL,
+    seq       INTEGER NOT NULL,
+    kind      TEXT    NOT NULL,
+    leaf_hash BLOB    NOT NULL,
+    leaf_data TEXT    NOT NULL,
+    PRIMARY KEY (tenant, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE cursors (
+    tenant   INTEGER NOT NULL,
+    consumer TEXT    NOT NULL,
+    required INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (tenant, consumer)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE api_keys (
+    id           BLOB    NOT NULL PRIMARY KEY,
+    tenant       BLOB    NOT NULL,
+    secret       BLOB    NOT NULL UNIQUE,
+    name         TEXT    NOT NULL,
+    role         TEXT    NOT NULL,
+    permissions  TEXT    NOT NULL,
+    created_at   INTEGER NOT NULL,
+    expires_at   INTEGER,
+    last_used_at INTEGER
+) STRICT;
+CREATE INDEX api_keys_tenant ON api_keys (tenant);
+
+CREATE TABLE tickets (
+    secret             BLOB    NOT NULL PRIMARY KEY,
+    tenant             BLOB    NOT NULL,
+    subject            TEXT    NOT NULL,
+    expires_at         INTEGER NOT NULL,
+    session_expires_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tickets_expires_at ON tickets (expires_at);
+";
+
+/// Opens the writer's connection, and creates the tables in a new file.
+pub(crate) fn open_writer(path: &Path, max_pages: Option<u64>) -> Result<Connection> {
+    if rusqlite::version_number() < SAFE_ENGINE {
+        tracing::warn!(
+            version = rusqlite::version(),
+            "SQLite before 3.51.3 can corrupt a database that several connections use"
+        );
+    }
+    let conn = Connection::open(path).map_err(from_sqlite)?;
+    settle(&conn)?;
+    // Both must come before the first table: they shape the file.
+    conn.execute_batch(
+        "PRAGMA auto_vacuum = INCREMENTAL;
+         PRAGMA secure_delete = ON;
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA wal_autocheckpoint = 2000;
+         PRAGMA journal_size_limit = 67108864;",
+    )
+    .map_err(from_sqlite)?;
+    if let Some(pages) = max_pages {
+        conn.pragma_update(None, "max_page_count", pages as i64)
+            .map_err(from_sqlite)?;
+    }
+    if !has_tables(&conn)? {
+        conn.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {TABLES} INSERT INTO meta VALUES ('schema_version', {VERSION}); COMMIT;",
+        ))
+        .map_err(from_sqlite)?;
+    }
+    check_version(&conn)?;
+    Ok(conn)
+}
+
+/// Opens a connection that only reads, and never checkpoints.
+pub(crate) fn open_reader(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(from_sqlite)?;
+    settle(&conn)?;
+    conn.execute_batch("PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0;")
+        .map_err(from_sqlite)?;
+    if !has_tables(&conn)? {
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            "the file holds no log yet",
+        ));
+    }
+    check_version(&conn)?;
+    Ok(conn)
+}
+
+fn settle(conn: &Connection) -> Result<()> {
+    conn.busy_timeout(BUSY_TIMEOUT).map_err(from_sqlite)?;
+    conn.set_prepared_statement_cache_capacity(128);
+    Ok(())
+}
+
+fn has_tables(conn: &Connection) -> Result<bool> {
+    conn.query_row(
+        "SELECT count(*) FROM sqlite_schema WHERE name = 'meta'",
+        [],
+        |r| r.get::<_, i64>(0),
+    )
+    .map(|n| n > 0)
+    .map_err(from_sqlite)
+}
+
+fn check_version(conn: &Connection) -> Result<()> {
+    let version: i64 = conn
+        .query_row(
+            "SELECT value FROM meta WHERE key = 'schema_version'",
+            [],
+            |r| r.get(0),
+        )
+        .map_err(from_sqlite)?;
+    if version > VERSION {
+        return Err(Error::new(
+            ErrorKind::Refused,
+            format!(
+                "the file has schema version {version}, this program knows up to {VERSION}: use a newer program"
+            ),
+        ));
+    }
+    Ok(())
+}

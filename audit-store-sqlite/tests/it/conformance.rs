@@ -1,0 +1,84 @@
+//! The contracts of the traits, run on files.
+
+use std::sync::Arc;
+
+use audit_conformance::{CredentialStoreHarness, LogStoreHarness};
+use audit_core::ManualClock;
+use audit_store_sqlite::{SqliteOptions, SqliteStore};
+use tempfile::TempDir;
+
+struct Files {
+    folder: TempDir,
+    clock: Arc<ManualClock>,
+    store: SqliteStore,
+}
+
+impl Files {
+    fn open_in(folder: TempDir, clock: Arc<ManualClock>) -> Self {
+        let options = SqliteOptions::new().clock(clock.clone());
+        let store = SqliteStore::open(folder.path().join("audit.db"), options).unwrap();
+        Self {
+            folder,
+            clock,
+            store,
+        }
+    }
+}
+
+impl LogStoreHarness for Files {
+    type Store = SqliteStore;
+    type Tenants = SqliteStore;
+
+    async fn open() -> Self {
+        Self::open_in(tempfile::tempdir().unwrap(), audit_conformance::clock())
+    }
+
+    fn store(&self) -> &SqliteStore {
+        &self.store
+    }
+
+    fn tenants(&self) -> &SqliteStore {
+        &self.store
+    }
+
+    fn clock(&self) -> Option<Arc<ManualClock>> {
+        Some(self.clock.clone())
+    }
+
+    /// On a copy of the files as a crash would leave them: nothing is closed or checkpointed.
+    async fn reopen(self) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(self.folder.path()).unwrap() {
+            let file = file.unwrap();
+            // The memory shared by connections: its contents don't outlive a crash.
+            if !file.file_name().to_string_lossy().ends_with("-shm") {
+                std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+            }
+        }
+        Some(Self::open_in(folder, self.clock.clone()))
+    }
+}
+
+impl CredentialStoreHarness for Files {
+    type Store = SqliteStore;
+
+    async fn open() -> Self {
+        <Self as LogStoreHarness>::open().await
+    }
+
+    fn store(&self) -> &SqliteStore {
+        &self.store
+    }
+}
+
+mod log_store {
+    audit_conformance::log_store!(super::Files);
+}
+
+mod tenant_store {
+    audit_conformance::tenant_store!(super::Files);
+}
+
+mod credential_store {
+    audit_conformance::credential_store!(super::Files);
+}

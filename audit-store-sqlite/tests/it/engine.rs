@@ -1,0 +1,53 @@
+//! The engine that is linked, and the files that it makes.
+
+use audit_core::ErrorKind;
+use audit_store_sqlite::{SqliteOptions, SqliteStore};
+use rusqlite::Connection;
+
+use crate::fixture::{Fixture, scope};
+
+#[test]
+fn the_bundled_sqlite_is_3_51_3_or_newer() {
+    assert!(
+        rusqlite::version_number() >= 3_051_003,
+        "{}",
+        rusqlite::version()
+    );
+}
+
+#[tokio::test]
+async fn a_new_file_is_shaped_for_erasing_and_shrinking() {
+    let fixture = Fixture::new();
+    fixture.append(&scope(1), 1).await;
+    let conn = Connection::open(fixture.folder.path().join("audit.db")).unwrap();
+    let text = |pragma: &str| -> String {
+        conn.query_row(
+            &format!("SELECT CAST({pragma} AS TEXT) FROM pragma_{pragma}"),
+            [],
+            |r| r.get(0),
+        )
+        .unwrap()
+    };
+    assert_eq!(text("journal_mode"), "wal");
+    assert_eq!(text("auto_vacuum"), "2");
+    assert_eq!(text("integrity_check"), "ok");
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_schema_is_refused() {
+    let fixture = Fixture::new();
+    fixture.append(&scope(1), 1).await;
+    let folder = fixture.close();
+    let path = folder.path().join("audit.db");
+    let conn = Connection::open(&path).unwrap();
+    conn.execute(
+        "UPDATE meta SET value = 99 WHERE key = 'schema_version'",
+        [],
+    )
+    .unwrap();
+    let error = SqliteStore::open(&path, SqliteOptions::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.message().contains("99"), "{error}");
+    let error = SqliteStore::open(&path, SqliteOptions::new().read_only()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+}

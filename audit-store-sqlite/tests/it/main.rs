@@ -1,0 +1,18 @@
+//! The store in files of its own, in a folder that goes away with the test.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // tests
+
+mod concurrency;
+mod conformance;
+mod durability;
+mod engine;
+mod faults;
+mod fixture;
+mod list;
+mod log;
+mod outbox;
+mod prune;
+mod queue;
+mod random;
+mod search;
+mod snapshot;
