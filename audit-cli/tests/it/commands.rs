@@ -1,0 +1,172 @@
+//! Each command, once through.
+
+use serde_json::json;
+
+use crate::server::Server;
+use crate::{json_lines, text};
+
+#[test]
+fn what_is_recorded_is_found_shown_counted_and_followed() {
+    let server = Server::start();
+    let recorded = server.run(&[
+        "--json",
+        "record",
+        "UPDATE",
+        "invoice",
+        "inv-1",
+        "--user-id",
+        "ann",
+        "--action",
+        "invoice.approve",
+        "--outcome",
+        "denied",
+        "--severity",
+        "WARNING",
+        "--related",
+        "order=o-7",
+        "--ip-address",
+        "192.0.2.7",
+        "--reason",
+        "quarterly close",
+        "--metadata",
+        "{ \"n\": 9007199254740993, \"e\":1e2 }",
+    ]);
+    let receipt = &json_lines(&recorded)[0];
+    let id = receipt["id"].as_str().unwrap();
+    server
+        .audit(&["--quiet", "record"])
+        .write_stdin(
+            r#"{"action_type":"VIEW","resource_type":"page","resource_id":"p","user_id":"bob"}"#,
+        )
+        .assert()
+        .success();
+
+    let shown = server.run(&["get", id, "--json"]);
+    assert!(text(&shown.stdout).contains("\"metadata\":{ \"n\": 9007199254740993, \"e\":1e2 }"));
+    let shown = server.run(&["get", id]);
+    assert!(text(&shown.stdout).contains("\nreason             quarterly close\n"));
+
+    for filter in [
+        &["--user-id", "ann"][..],
+        &["--action", "invoice.approve"],
+        &["--related-id", "o-7"],
+        &[
+            "--outcome",
+            "denied",
+            "--severity",
+            "WARNING",
+            "--severity",
+            "ERROR",
+        ],
+        &["--ip-address", "192.0.2.7"],
+        &["quarterly", "close"],
+        &["--from", "1h", "--resource-id", "inv-1"],
+    ] {
+        let found = server.run(&[&["--json", "search"], filter].concat());
+        let found = json_lines(&found);
+        assert_eq!(found.len(), 1, "{filter:?}");
+        assert_eq!(found[0]["id"], id);
+    }
+    let table = server.run(&["search", "--user-id", "ann"]);
+    let table = text(&table.stdout);
+    assert!(
+        table.starts_with("SEQ") && table.contains("invoice/inv-1"),
+        "{table}"
+    );
+    let nothing = server.run(&["search", "--user-id", "nobody"]);
+    assert_eq!(
+        (text(&nothing.stdout), text(&nothing.stderr)),
+        ("", "nothing matches\n")
+    );
+
+    let stats = &json_lines(&server.run(&["stats", "--json", "--group-by", "outcome"]))[0];
+    assert_eq!(stats["by_action"]["VIEW"], 1);
+    assert_eq!(stats["by_outcome"]["denied"], 1);
+    server.run(&["stats"]);
+
+    let from = receipt["seq"].to_string();
+    let followed = server.run(&["tail", "--from", &from, "-n", "2", "--json"]);
+    let followed: Vec<_> = json_lines(&followed)
+        .iter()
+        .map(|e| e["user_id"].clone())
+        .collect();
+    assert_eq!(followed, [json!("ann"), json!("bob")]);
+}
+
+#[test]
+fn tenants_are_made_renamed_and_closed() {
+    let server = Server::start();
+    let made = &json_lines(&server.run(&["--json", "tenants", "create", "Example Ltd"]))[0];
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(made["status"], "active");
+    server.run(&["tenants", "rename", id, "Example plc"]);
+    server.run(&[
+        "tenants",
+        "set-status",
+        id,
+        "suspended",
+        "--reason",
+        "unpaid",
+    ]);
+    let listed = server.run(&["--json", "tenants", "list", "--name", "Example plc"]);
+    assert_eq!(json_lines(&listed)[0]["status"], "suspended");
+    server
+        .audit(&["--tenant", id, "record", "VIEW", "a", "b"])
+        .assert()
+        .code(1);
+    server.run(&["tenants", "set-status", id, "active"]);
+    server.run(&["--tenant", id, "record", "VIEW", "a", "b"]);
+    let all = server.run(&["tenants", "list"]);
+    assert!(text(&all.stdout).contains("Example plc"));
+}
+
+#[test]
+fn a_key_works_until_it_is_revoked() {
+    let server = Server::start();
+    let made = &json_lines(&server.run(&["--json", "keys", "create", "ci", "--role", "user"]))[0];
+    let secret = made["key"].as_str().unwrap();
+    let by_key = || server.audit(&["--token", secret, "record", "VIEW", "page", "1"]);
+    by_key().assert().success();
+    let listed = json_lines(&server.run(&["--json", "keys", "list"]));
+    assert_eq!((listed.len(), &listed[0]["id"]), (1, &made["id"]));
+    assert!(!text(&server.run(&["keys", "list"]).stdout).contains(secret));
+    server.run(&["keys", "revoke", made["id"].as_str().unwrap()]);
+    by_key().assert().code(4);
+}
+
+#[test]
+fn what_is_erased_or_pruned_is_gone_and_said_to_be() {
+    let server = Server::start();
+    let made = server.run(&["--json", "record", "VIEW", "page", "1", "--user-id", "ann"]);
+    let receipt = &json_lines(&made)[0];
+    let id = receipt["id"].as_str().unwrap();
+    assert_eq!(text(&server.run(&["erase", id]).stdout), "erased\n");
+    assert_eq!(
+        text(&server.run(&["erase", id]).stdout),
+        "nothing was left to erase\n"
+    );
+    let left = &json_lines(&server.run(&["--json", "get", id]))[0];
+    assert!(left.get("user_id").is_none() && left["erased"].as_array().unwrap().len() >= 2);
+
+    let before = "2999-01-01";
+    let tried = &json_lines(&server.run(&["--json", "prune", "--before", before, "--dry-run"]))[0];
+    assert_eq!(tried["dry_run"], true);
+    let pruned = &json_lines(&server.run(&["--json", "prune", "--before", before]))[0];
+    assert_eq!(pruned["entries"], tried["entries"]);
+    server.audit(&["get", id]).assert().code(1);
+    server.run(&["prune", "--older-than-days", "1"]);
+}
+
+#[test]
+fn an_operator_sees_health_and_dead_letters() {
+    let server = Server::start();
+    assert_eq!(text(&server.run(&["health"]).stdout), "ready\n");
+    assert!(
+        server
+            .run(&["--json", "dead-letters", "list"])
+            .stdout
+            .is_empty()
+    );
+    let sent = server.run(&["--json", "dead-letters", "redrive"]);
+    assert_eq!(json_lines(&sent), [json!({"redriven": 0})]);
+}

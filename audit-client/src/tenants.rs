@@ -1,0 +1,167 @@
+//! Tenants, for administrators.
+
+use audit_core::{Result, TenantFilter, TenantId, TenantStatus, TenantUpdate};
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use reqwest::Method;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::client::Client;
+use crate::transport::{Call, Repeat, parse};
+
+/// A tenant as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Tenant {
+    /// Its id.
+    pub id: TenantId,
+    /// Its name; need not be unique.
+    pub name: String,
+    /// Its status.
+    #[serde(serialize_with = "write_status", deserialize_with = "read_status")]
+    pub status: TenantStatus,
+    /// When it was created, RFC 3339.
+    pub created_at: String,
+}
+
+/// One page of tenants, in the order of their ids.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct TenantPage {
+    /// The tenants.
+    #[serde(rename = "data")]
+    pub items: Vec<Tenant>,
+    /// Where the next page begins; none at the end.
+    #[serde(default)]
+    pub next_cursor: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn write_status<S: Serializer>(status: &TenantStatus, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(status.as_str())
+}
+
+fn read_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TenantStatus, D::Error> {
+    String::deserialize(deserializer)?
+        .parse()
+        .map_err(de::Error::custom)
+}
+
+#[derive(Serialize)]
+struct Create<'a> {
+    id: TenantId,
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+struct Change<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+impl Client {
+    /// Creates a tenant. Its id is made here when none is given.
+    ///
+    /// # Errors
+    /// [`Conflict`](audit_core::ErrorKind::Conflict) when the id is taken,
+    /// [`TenantDeleted`](audit_core::ErrorKind::TenantDeleted) when it was a deleted tenant's.
+    pub async fn create_tenant(&self, id: Option<TenantId>, name: &str) -> Result<Tenant> {
+        let id = id.unwrap_or_else(|| self.shared.clock.event_id().into_uuid().into());
+        let body = json(&Create { id, name })?;
+        parse(
+            &self
+                .answer(&Call::new(Method::POST, "api/v1/tenants").json(body))
+                .await?
+                .body,
+        )
+    }
+
+    /// One tenant.
+    ///
+    /// # Errors
+    /// [`NotFound`](audit_core::ErrorKind::NotFound) when there is none.
+    pub async fn get_tenant(&self, id: TenantId) -> Result<Tenant> {
+        parse(
+            &self
+                .answer(&Call::new(Method::GET, format!("api/v1/tenants/{id}")))
+                .await?
+                .body,
+        )
+    }
+
+    /// One page of tenants; `cursor` is the page before's.
+    ///
+    /// # Errors
+    /// What the server refuses.
+    pub async fn tenants(&self, filter: &TenantFilter, cursor: Option<&str>) -> Result<TenantPage> {
+        let mut query = Vec::new();
+        if let Some(name) = &filter.name {
+            query.push(("name", name.clone()));
+        }
+        if let Some(status) = filter.status {
+            query.push(("status", status.to_string()));
+        }
+        if let Some(cursor) = cursor {
+            query.push(("cursor", cursor.to_owned()));
+        }
+        parse(
+            &self
+                .answer(&Call::new(Method::GET, "api/v1/tenants").query(query))
+                .await?
+                .body,
+        )
+    }
+
+    /// All tenants that the filter shows, page by page. The stream ends after the first error.
+    pub fn all_tenants(&self, filter: TenantFilter) -> BoxStream<'static, Result<Tenant>> {
+        let client = self.clone();
+        let pages = stream::unfold(Some(None::<String>), move |cursor| {
+            let client = client.clone();
+            let filter = filter.clone();
+            async move {
+                match client.tenants(&filter, cursor?.as_deref()).await {
+                    Ok(page) => {
+                        let next = page.next_cursor.map(Some);
+                        Some((page.items.into_iter().map(Ok).collect::<Vec<_>>(), next))
+                    }
+                    Err(error) => Some((vec![Err(error)], None)),
+                }
+            }
+        });
+        pages.flat_map(stream::iter).boxed()
+    }
+
+    /// Changes a tenant; its log says so, with the reason.
+    ///
+    /// # Errors
+    /// [`NotFound`](audit_core::ErrorKind::NotFound) when there is none.
+    pub async fn update_tenant(
+        &self,
+        id: TenantId,
+        update: &TenantUpdate,
+        reason: Option<&str>,
+    ) -> Result<Tenant> {
+        let body = json(&Change {
+            name: update.name.as_deref(),
+            status: update.status.map(TenantStatus::as_str),
+            reason,
+        })?;
+        let call = Call::new(Method::PATCH, format!("api/v1/tenants/{id}"))
+            .repeat(Repeat::IfNotDone)
+            .json(body);
+        parse(&self.answer(&call).await?.body)
+    }
+}
+
+pub(crate) fn json<T: Serialize>(body: &T) -> Result<String> {
+    serde_json::to_string(body).map_err(|e| {
+        audit_core::Error::new(
+            audit_core::ErrorKind::Internal,
+            "a request can't be written",
+        )
+        .with_source(e)
+    })
+}
