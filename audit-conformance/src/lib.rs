@@ -149,6 +149,7 @@ macro_rules! log_store {
             sweeping_to_the_end_keeps_everything_else_readable,
             counters_equal_a_recount,
             grown_since_never_misses_an_append,
+            grown_since_tells_growth_at_every_size,
             cursors_only_go_forwards,
         );
     };

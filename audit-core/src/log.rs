@@ -281,26 +281,17 @@ impl AuditLog {
         &self.inner.clock
     }
 
-    /// Creates a tenant and records that in its log. The id is made (UUIDv7) when none is given.
+    /// Creates a tenant, whose log is empty. The id is made (UUIDv7) when none is given.
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid) for a bad name, [`Conflict`](ErrorKind::Conflict) when the id
     /// is taken, [`TenantDeleted`](ErrorKind::TenantDeleted) when it was a deleted tenant's.
-    pub async fn create_tenant(
-        &self,
-        id: Option<TenantId>,
-        name: &str,
-        subject: &str,
-    ) -> Result<Tenant> {
+    pub async fn create_tenant(&self, id: Option<TenantId>, name: &str) -> Result<Tenant> {
         let clock = &self.inner.clock;
         let id = id.unwrap_or_else(|| TenantId::new(clock.event_id().into_uuid()));
         let secret = TenantSecret::new(clock.secret());
         let tenant = Tenant::new(id, name, clock.now(), secret)?;
-        let event = tenant_event(id, subject, None, &serde_json::json!({"created": true}))?;
-        let event = PreparedEvent::new(id, event, &**clock, &[])?;
         self.inner.tenants.create_tenant(&tenant).await?;
-        let scope = TenantScope::trusted(id, "tenants");
-        self.commit(Batch::new(scope, vec![event])).await?;
         Ok(tenant)
     }
 

@@ -82,9 +82,9 @@ impl Hits {
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait SearchIndex: Debug + Send + Sync + 'static {
-    /// Adds entries, of any tenants, each tenant's in the order of their positions and without a
-    /// gap behind what it has. Entries that it has already are passed over. When this returns, they
-    /// are found.
+    /// Adds entries, of any tenants, each tenant's in the order of their positions. Positions that are
+    /// skipped were pruned. Entries that it has already are passed over. When this returns, they are
+    /// found.
     async fn index(&self, entries: &[Entry]) -> Result<()>;
 
     /// Positions of the entries that match, in the scope's tenant only. Needs `read`.

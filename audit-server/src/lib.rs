@@ -1,1 +1,30 @@
-//! Not written yet.
+//! The audit log over HTTP: REST under `/api/v1`, streams, exports, an OpenAPI document.
+//!
+//! [`config::Settings`] say what to serve, [`storage::Storage`] opens what is behind it,
+//! [`server::Bound`] serves it. The binary `audit-server` is a thin shell around these.
+
+// Test code, in all of its modules, checks what it unwraps by unwrapping it.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+/// Appends formatted text to a `String`, which takes everything: there is no failure to handle.
+macro_rules! put {
+    ($out:expr, $($text:tt)*) => {{
+        use std::fmt::Write as _;
+        $out.write_fmt(format_args!($($text)*)).ok();
+    }};
+}
+
+mod api;
+mod app;
+pub mod auth;
+pub mod body;
+pub mod config;
+pub mod docs;
+pub mod first_start;
+mod limits;
+mod metrics;
+pub mod problem;
+mod query;
+mod routes;
+pub mod server;
+pub mod storage;

@@ -74,7 +74,7 @@ fn event(i: u64, start: Timestamp) -> Event {
         format!("user-{}", spread(1, 10_000))
     };
     let rare = if i % 200_000 == 11 { "needle" } else { "straw" };
-    let half = if i % 2 == 0 { "even" } else { "odd" };
+    let half = if i.is_multiple_of(2) { "even" } else { "odd" };
     Event::new(ActionType::ALL[spread(2, 11) as usize], "invoice", format!("inv-{}", spread(3, 20_000)))
         .action(["invoice.approve", "invoice.view", "user.login"][spread(4, 3) as usize])
         .severity(if spread(5, 20) == 0 { Severity::Warning } else { Severity::Info })
@@ -136,7 +136,7 @@ async fn index(store: &SqliteStore, scope: &TenantScope, size: u64) {
         index.index(&batch).await.unwrap();
         let took = began.elapsed();
         writing += took;
-        if through % 200_000 == 0 || through == size {
+        if through.is_multiple_of(200_000) || through == size {
             println!(
                 "indexed {through}: {:.0}/s now, {:.0}/s in all",
                 batch.len() as f64 / took.as_secs_f64(),

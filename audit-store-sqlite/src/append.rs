@@ -191,9 +191,9 @@ impl Ledger<'_> {
             Err(refusal) => return Ok(batches.iter().map(|_| Err(refusal.clone())).collect()),
         };
         if !sealing.rows.is_empty() {
-            write_rows(conn, sealer, &sealing.rows)?;
+            let last_n = write_rows(conn, sealer, &sealing.rows)?;
             sealer.head = sealing.head;
-            write_head(conn, sealer)?;
+            write_head(conn, sealer, last_n)?;
         }
         Ok(sealing.outcomes)
     }
@@ -239,8 +239,11 @@ fn known(
     Ok(known)
 }
 
-fn write_rows(conn: &Connection, sealer: &mut Sealer, rows: &[Row<'_>]) -> Result<()> {
+/// Writes the rows and what is counted and hashed over them. Returns the place of the last one in the
+/// order of all appends.
+fn write_rows(conn: &Connection, sealer: &mut Sealer, rows: &[Row<'_>]) -> Result<i64> {
     let no = sealer.no;
+    let mut last_n = 0;
     let mut entry = conn
         .prepare_cached(
             "INSERT INTO entries (tenant, seq, created_at, occurred_at, action_type, severity,
@@ -296,6 +299,8 @@ fn write_rows(conn: &Connection, sealer: &mut Sealer, rows: &[Row<'_>]) -> Resul
                 f.metadata.as_ref().map(|j| j.as_str()),
             ])
             .map_err(from_sqlite)?;
+        // Asked at once: a tile has a row of its own.
+        last_n = conn.last_insert_rowid();
         let content = event.content();
         id.execute(params![
             no,
@@ -338,7 +343,7 @@ fn write_rows(conn: &Connection, sealer: &mut Sealer, rows: &[Row<'_>]) -> Resul
             ])
             .map_err(from_sqlite)?;
     }
-    Ok(())
+    Ok(last_n)
 }
 
 pub(crate) fn related(fields: &audit_core::Fields) -> Option<String> {
@@ -349,12 +354,12 @@ pub(crate) fn related(fields: &audit_core::Fields) -> Option<String> {
     })
 }
 
-fn write_head(conn: &Connection, sealer: &Sealer) -> Result<()> {
+fn write_head(conn: &Connection, sealer: &Sealer, last_n: i64) -> Result<()> {
     let head = &sealer.head;
     conn.prepare_cached(
         "INSERT INTO heads (tenant, size, peaks, created_at, pruned_below, pruned_by, swept_below,
             last_n)
-         VALUES (?1, ?2, ?3, ?4, 0, NULL, 0, last_insert_rowid())
+         VALUES (?1, ?2, ?3, ?4, 0, NULL, 0, ?5)
          ON CONFLICT DO UPDATE SET size = excluded.size, peaks = excluded.peaks,
             created_at = excluded.created_at, last_n = excluded.last_n",
     )
@@ -364,6 +369,7 @@ fn write_head(conn: &Connection, sealer: &Sealer) -> Result<()> {
             head.size() as i64,
             head.tree.to_bytes(),
             head.created_at.as_micros(),
+            last_n,
         ])
     })
     .map(drop)

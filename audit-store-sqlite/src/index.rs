@@ -90,13 +90,14 @@ impl SqliteIndex {
         }
     }
 
-    /// Takes out at most `limit` entries of a tenant below a position: what was pruned. Returns
-    /// whether there are more. Safe to repeat.
+    /// Takes out at most `limit` entries (at least 1) of a tenant below a position, which was pruned,
+    /// and waits no longer for those that it hasn't got. Returns whether there are more. Safe to
+    /// repeat.
     ///
     /// # Errors
     /// What the engine refuses.
     pub async fn drop_below(&self, tenant: TenantId, below: u64, limit: usize) -> Result<bool> {
-        self.writer()?.drop_below(tenant, below, limit).await
+        self.writer()?.drop_below(tenant, below, limit.max(1)).await
     }
 
     fn writer(&self) -> Result<&Writer> {
@@ -121,8 +122,7 @@ impl SqliteIndex {
 
 #[async_trait]
 impl SearchIndex for SqliteIndex {
-    /// All in one transaction. A gap is refused, with the position that was expected; then none of
-    /// the entries is indexed. A caller that goes away in the middle leaves a prefix of them
+    /// All in one transaction. A caller that goes away in the middle leaves a prefix of the entries
     /// indexed.
     async fn index(&self, entries: &[Entry]) -> Result<()> {
         if entries.is_empty() {

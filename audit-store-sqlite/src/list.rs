@@ -60,6 +60,9 @@ pub(crate) fn list(
         log.scan(seqs, page.order, &mut found)?;
     } else {
         let outcome = index.view(tenant, |view| {
+            if !view.holds_from(seqs.start) {
+                return log.without_index(seqs.clone(), page, &mut found);
+            }
             let through = view.through().clamp(seqs.start, seqs.end);
             let (indexed, tail) = (seqs.start..through, through..seqs.end);
             match (page.sort, page.order) {

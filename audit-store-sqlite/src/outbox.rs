@@ -20,7 +20,7 @@
 //!
 //! A relay takes the rows from a [`SqliteOutbox`] on the same file and appends them to the log.
 //!
-//! The connection is that of [`rusqlite`](crate::rusqlite) as this crate names it: an application
+//! The connection is that of [`rusqlite`] as this crate names it: an application
 //! that has another version of it uses the one here, or puts its rows in with SQL, as
 //! [`create_table`] says.
 

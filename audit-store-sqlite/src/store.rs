@@ -1,5 +1,6 @@
 //! The store's handle, and its reads.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -60,6 +61,8 @@ struct Inner {
     path: PathBuf,
     options: SqliteOptions,
     index: Arc<SqliteIndex>,
+    /// Up to where each tenant's pruned entries were taken out of the index by this process.
+    unindexed: Mutex<HashMap<TenantId, u64>>,
     queue: Mutex<Option<SqliteQueue>>,
     readers: Readers,
     writer: Option<WriterHandle>,
@@ -92,6 +95,7 @@ impl SqliteStore {
             path,
             options,
             index: Arc::new(index),
+            unindexed: Mutex::default(),
             queue: Mutex::default(),
             readers,
             writer,
@@ -224,6 +228,47 @@ fn look_up(conn: &Connection, no: i64, head: &Head, id: EventId) -> Result<Looku
             Some(entry) => Ok(Lookup::Found(Box::new(entry))),
             None => Err(Error::corrupt(head.tenant, seq)),
         },
+    }
+}
+
+/// Entries that one step takes out of the index.
+const UNINDEX: usize = 500;
+
+impl SqliteStore {
+    /// One step of taking pruned entries out of the index; true when there is more to do.
+    async fn sweep_index(&self) -> Result<bool> {
+        let pruned = self
+            .read(|reader| {
+                reader
+                    .conn
+                    .prepare_cached(
+                        "SELECT t.id, h.pruned_below FROM heads h JOIN tenants t ON t.no = h.tenant
+                         WHERE h.pruned_below > 0",
+                    )
+                    .and_then(|mut statement| {
+                        statement
+                            .query_map([], |r| Ok((row::tenant_id(r, 0)?, row::position(r, 1)?)))?
+                            .collect::<rusqlite::Result<Vec<_>>>()
+                    })
+                    .map_err(from_sqlite)
+            })
+            .await?;
+        let unindexed = || {
+            self.inner
+                .unindexed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        for (tenant, below) in pruned {
+            if unindexed().get(&tenant).is_some_and(|done| *done >= below) {
+                continue;
+            }
+            if !self.inner.index.drop_below(tenant, below, UNINDEX).await? {
+                unindexed().insert(tenant, below);
+            }
+            return Ok(true);
+        }
+        Ok(false)
     }
 }
 
@@ -368,9 +413,11 @@ impl LogStore for SqliteStore {
     }
 
     async fn sweep(&self) -> Result<bool> {
-        self.writer()?
+        let more = self
+            .writer()?
             .run(|writer: &mut Writer| writer.sweep())
-            .await
+            .await?;
+        Ok(more || self.sweep_index().await?)
     }
 
     async fn grown_since(&self, since: Mark) -> Result<Grown> {

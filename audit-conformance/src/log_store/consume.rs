@@ -177,3 +177,31 @@ pub async fn cursors_only_go_forwards<H: LogStoreHarness>() {
     assert_eq!(store.cursor(tenant, "webhook").await.expect("a cursor"), 0);
     assert_eq!(store.cursor(other, "archive").await.expect("a cursor"), 0);
 }
+
+/// Growth is told after every append, whatever size the log has reached with it: 256 leaves complete
+/// a tile, and a store that writes one then must not lose its place.
+pub async fn grown_since_tells_growth_at_every_size<H: LogStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let tenants = [
+        new_tenant(harness.tenants()).await,
+        new_tenant(harness.tenants()).await,
+    ];
+    // The other tenant's log makes the order of all appends run ahead of this one's positions.
+    append(store, tenants[0], events(300)).await;
+    let mut mark = store
+        .grown_since(Mark::default())
+        .await
+        .expect("grown")
+        .mark;
+    for size in [254, 1, 1, 1, 254, 1, 1, 1] {
+        append(store, tenants[1], events(size)).await;
+        let grown = store.grown_since(mark).await.expect("grown");
+        let told = grown
+            .tenants
+            .iter()
+            .any(|(tenant, _)| *tenant == tenants[1]);
+        assert!(told, "an append of {size} was not told");
+        mark = grown.mark;
+    }
+}

@@ -14,7 +14,7 @@ use crate::fault::from_sqlite;
 /// a file of another one is replaced.
 const VERSION: i64 = 1;
 
-/// `through` is the position up to which a tenant's log is indexed. `superseded` holds the documents
+/// A tenant's log is indexed from `first` (0, or where a prune ended) up to `through`. `superseded` holds the documents
 /// of entries that lost groups before they were indexed. Numbers of documents are the tenant's
 /// shifted by 40, and the seq.
 ///
@@ -28,6 +28,7 @@ CREATE TABLE secret (key BLOB NOT NULL) STRICT;
 CREATE TABLE tenants (
     no      INTEGER PRIMARY KEY,
     id      BLOB    NOT NULL UNIQUE,
+    first   INTEGER NOT NULL,
     through INTEGER NOT NULL
 ) STRICT;
 
@@ -126,7 +127,9 @@ fn existing(path: &Path) -> rusqlite::Result<Option<Connection>> {
     connection.query_row("SELECT key FROM secret", [], |row| {
         row.get::<_, [u8; 16]>(0)
     })?;
-    connection.query_row("SELECT max(through) FROM tenants", [], |_| Ok(()))?;
+    connection.query_row("SELECT max(first), max(through) FROM tenants", [], |_| {
+        Ok(())
+    })?;
     connection.query_row(
         "SELECT count(*) FROM words WHERE words MATCH 'none'",
         [],

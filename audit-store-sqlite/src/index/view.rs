@@ -48,6 +48,7 @@ pub(crate) struct View<'c> {
     conn: &'c Connection,
     tokens: Tokens,
     tenant: i64,
+    first: u64,
     through: u64,
 }
 
@@ -55,21 +56,22 @@ impl<'c> View<'c> {
     /// Must be made, and used, within one transaction.
     pub(super) fn new(conn: &'c Connection, tenant: TenantId) -> Result<Self> {
         let key = one::<[u8; 16]>(conn, "SELECT key FROM secret", [])?.unwrap_or_default();
-        let (tenant, through) = conn
-            .prepare_cached("SELECT no, through FROM tenants WHERE id = ?1")
+        let (tenant, first, through) = conn
+            .prepare_cached("SELECT no, first, through FROM tenants WHERE id = ?1")
             .and_then(|mut statement| {
                 statement
                     .query_row([tenant.as_uuid().as_bytes()], |row| {
-                        Ok((row.get(0)?, row.get(1)?))
+                        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
                     })
                     .optional()
             })
             .map_err(from_sqlite)?
-            .unwrap_or((0, 0_i64));
+            .unwrap_or((0, 0_i64, 0_i64));
         Ok(Self {
             conn,
             tokens: Tokens::new(&key),
             tenant,
+            first: first as u64,
             through: through as u64,
         })
     }
@@ -77,6 +79,11 @@ impl<'c> View<'c> {
     /// The position up to which the tenant's log is indexed (exclusive).
     pub(crate) fn through(&self) -> u64 {
         self.through
+    }
+
+    /// Whether all positions from `seq` up to [`through`](Self::through) are indexed.
+    pub(crate) fn holds_from(&self, seq: u64) -> bool {
+        self.first <= seq
     }
 
     /// The first position, of those that are indexed, that the log accepted at this time or later;

@@ -144,6 +144,7 @@ impl Drop for Writer {
 #[derive(Debug, Clone, Copy)]
 struct Progress {
     no: i64,
+    first: u64,
     through: u64,
     changed: bool,
 }
@@ -250,15 +251,13 @@ impl State {
                 if entry.seq < progress.through {
                     continue;
                 }
-                if entry.seq > progress.through {
-                    return Err(Error::new(
-                        ErrorKind::Invalid,
-                        format!("a gap: position {} is indexed next", progress.through),
-                    )
-                    .with_tenant(entry.tenant_id)
-                    .with_position(entry.seq));
+                if progress.through == 0 {
+                    // What is pruned never comes.
+                    progress.first = entry.seq;
+                    progress.through = entry.seq;
                 }
-                progress.through += 1;
+                // What lies between was pruned before it came here.
+                progress.through = entry.seq + 1;
                 progress.changed = true;
                 let number = progress.no;
                 let document = Document {
@@ -338,8 +337,9 @@ impl State {
         let progress = self.progress(tx, tenant)?;
         if progress.through < below {
             progress.through = below;
-            progress.changed = true;
         }
+        progress.first = progress.first.max(below);
+        progress.changed = true;
         let number = progress.no;
         let pruned: Vec<(i64, i64)> = tx
             .prepare_cached(
@@ -388,18 +388,21 @@ impl State {
             Slot::Occupied(known) => Ok(known.into_mut()),
             Slot::Vacant(slot) => {
                 let id = tenant.as_uuid().as_bytes();
-                let (no, through) = tx
+                let (no, first, through) = tx
                     .prepare_cached(
-                        "INSERT INTO tenants (id, through) VALUES (?1, 0)
+                        "INSERT INTO tenants (id, first, through) VALUES (?1, 0, 0)
                          ON CONFLICT (id) DO UPDATE SET through = through
-                         RETURNING no, through",
+                         RETURNING no, first, through",
                     )
                     .and_then(|mut statement| {
-                        statement.query_row([id], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))
+                        statement.query_row([id], |row| {
+                            Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+                        })
                     })
                     .map_err(from_sqlite)?;
                 Ok(slot.insert(Progress {
                     no,
+                    first: first as u64,
                     through: through as u64,
                     changed: false,
                 }))
@@ -413,8 +416,10 @@ impl State {
             .values_mut()
             .filter(|progress| progress.changed)
         {
-            tx.prepare_cached("UPDATE tenants SET through = ?2 WHERE no = ?1")
-                .and_then(|mut statement| statement.execute([progress.no, progress.through as i64]))
+            tx.prepare_cached("UPDATE tenants SET first = ?2, through = ?3 WHERE no = ?1")
+                .and_then(|mut statement| {
+                    statement.execute([progress.no, progress.first as i64, progress.through as i64])
+                })
                 .map_err(from_sqlite)?;
             progress.changed = false;
         }

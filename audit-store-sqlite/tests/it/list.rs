@@ -265,3 +265,18 @@ async fn a_damaged_index_costs_no_entry() {
     index_to(&fixture, 2_000).await;
     check_random(&fixture, &mut random, &entries, 40).await;
 }
+
+#[tokio::test]
+async fn an_index_that_begins_late_costs_no_entry() {
+    let fixture = Fixture::new();
+    let mut random = Random::new(5);
+    append(&fixture, &mut random, 600).await;
+    let entries = all(&fixture).await;
+    fixture
+        .store()
+        .search_index()
+        .index(&entries[250..500])
+        .await
+        .unwrap();
+    check_random(&fixture, &mut random, &entries, 60).await;
+}

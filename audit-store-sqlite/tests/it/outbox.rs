@@ -142,3 +142,41 @@ fn a_file_that_is_not_there_is_not_made() {
     );
     assert!(!path.exists());
 }
+
+struct Application {
+    _folder: TempDir,
+    conn: std::sync::Mutex<Connection>,
+    outbox: SqliteOutbox,
+}
+
+impl audit_conformance::OutboxHarness for Application {
+    type Outbox = SqliteOutbox;
+
+    async fn open() -> Self {
+        let (folder, conn, outbox, _) = caller();
+        Self {
+            _folder: folder,
+            conn: conn.into(),
+            outbox,
+        }
+    }
+
+    fn outbox(&self) -> &SqliteOutbox {
+        &self.outbox
+    }
+
+    async fn leave(&self, tenant: audit_core::TenantId, id: EventId, event: &str) {
+        let event = Event::from_json(event).unwrap();
+        let mut conn = self.conn.lock().unwrap();
+        let tx = conn.transaction().unwrap();
+        assert_eq!(
+            outbox::record_in(&tx, tenant, event, &audit_core::SystemClock).unwrap(),
+            id
+        );
+        tx.commit().unwrap();
+    }
+}
+
+mod contract {
+    audit_conformance::outbox!(super::Application);
+}

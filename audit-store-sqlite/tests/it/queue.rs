@@ -283,3 +283,28 @@ async fn no_message_is_given_to_two_receivers_at_once() {
     all.sort_unstable();
     assert_eq!(all, (0..400).collect::<Vec<_>>());
 }
+
+impl audit_conformance::EventQueueHarness for Fixture {
+    type Queue = SqliteQueue;
+
+    async fn open() -> Self {
+        Self::new()
+    }
+
+    fn queue(&self) -> &SqliteQueue {
+        self.queue.as_ref().unwrap()
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.clock.advance_micros(time.as_micros() as i64);
+    }
+
+    async fn reopen(mut self) -> Option<Self> {
+        Fixture::reopen(&mut self);
+        Some(self)
+    }
+}
+
+mod contract {
+    audit_conformance::event_queue!(super::Fixture);
+}

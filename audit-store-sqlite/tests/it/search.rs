@@ -97,19 +97,15 @@ async fn a_search_finds_what_the_query_matches_in_every_entry() {
 }
 
 #[tokio::test]
-async fn entries_that_are_indexed_already_are_passed_over_and_a_gap_is_refused() {
+async fn entries_that_are_indexed_already_are_passed_over_and_a_gap_was_pruned() {
     let folder = tempfile::tempdir().unwrap();
     let index = SqliteIndex::open(folder.path().join("index.db"), false).unwrap();
     let entries = log(&mut Random::new(12), 1, 30);
     index.index(&[]).await.unwrap();
     index.index(&entries[..10]).await.unwrap();
-    let error = index.index(&entries[11..]).await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.position()),
-        (ErrorKind::Invalid, Some(11))
-    );
-    assert_eq!(index.indexed_through(&scope(1)).await.unwrap(), 10);
-    index.index(&entries[5..]).await.unwrap();
+    index.index(&entries[5..20]).await.unwrap();
+    assert_eq!(index.indexed_through(&scope(1)).await.unwrap(), 20);
+    index.index(&entries[22..]).await.unwrap();
     index.index(&entries).await.unwrap();
     assert_eq!(index.indexed_through(&scope(1)).await.unwrap(), 30);
     let request = SearchRequest::new(Filter::new().severity(entries[7].fields.severity), 1_000);
@@ -214,4 +210,30 @@ async fn a_file_that_is_damaged_or_of_another_version_is_built_again() {
         index.index(&entries).await.unwrap();
         assert_eq!(reader.indexed_through(&scope(1)).await.unwrap(), 5);
     }
+}
+
+struct InFile {
+    _folder: tempfile::TempDir,
+    index: SqliteIndex,
+}
+
+impl audit_conformance::SearchIndexHarness for InFile {
+    type Index = SqliteIndex;
+
+    async fn open() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let index = SqliteIndex::open(folder.path().join("index.db"), false).unwrap();
+        Self {
+            _folder: folder,
+            index,
+        }
+    }
+
+    fn index(&self) -> &SqliteIndex {
+        &self.index
+    }
+}
+
+mod contract {
+    audit_conformance::search_index!(super::InFile);
 }

@@ -1,0 +1,308 @@
+//! `POST /prunes`, `GET /prunes/{id}`, and the short forms `DELETE /logs/cleanup`.
+
+use std::sync::Arc;
+
+use audit_core::tlog::json::{members, write_string};
+use audit_core::{
+    Basis, ErrorKind, EventId, Kind, Permission, Permissions, TenantLog, TenantScope, Timestamp,
+};
+use poem_openapi::param::Path;
+use poem_openapi::{ApiResponse, OpenApi};
+
+use crate::api::PathId;
+use crate::api::schema::{self, JsonBody, Tag};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::body::JsonText;
+use crate::problem::{Problem, ProblemKind, Reading, Refused, Writing};
+use crate::query::{Parameter, Parameters, Params, Reader};
+
+/// Pruning, and erasing single entries.
+pub(crate) struct Prunes(pub(crate) Arc<App>);
+
+const MAX_DAYS: u64 = 36_500;
+const DAY_MICROS: i64 = 86_400_000_000;
+/// On what grounds, when the caller names none.
+const DEFAULT_BASIS: &str = "request";
+
+#[derive(ApiResponse)]
+pub(crate) enum PruneAnswer {
+    /// It is done, and the control entry says so.
+    #[oai(status = 201)]
+    Done(
+        JsonBody<schema::Pruned>,
+        /// Where the prune can be read.
+        #[oai(header = "Location")]
+        String,
+    ),
+    /// Nothing was there to prune, or it was a dry run.
+    #[oai(status = 200)]
+    Nothing(JsonBody<schema::Pruned>),
+}
+
+#[derive(ApiResponse)]
+pub(crate) enum CleanupAnswer {
+    /// What went.
+    #[oai(status = 200)]
+    Pruned(JsonBody<schema::Pruned>),
+}
+
+#[derive(ApiResponse)]
+pub(crate) enum OnePrune {
+    /// The prune.
+    #[oai(status = 200)]
+    Prune(JsonBody<schema::Prune>),
+}
+
+#[derive(ApiResponse)]
+pub(crate) enum EraseAnswer {
+    /// What was destroyed; a repeat finds nothing left.
+    #[oai(status = 200)]
+    Erased(JsonBody<schema::Erased>),
+}
+
+/// Which prefix goes.
+#[derive(Debug)]
+pub(crate) struct Cleanup {
+    before: Option<Timestamp>,
+    older_than_days: Option<u64>,
+}
+
+impl Parameters for Cleanup {
+    fn list() -> Vec<Parameter> {
+        vec![
+            Parameter::format(
+                "before",
+                "date-time",
+                "Entries accepted before this time go.",
+            ),
+            Parameter::number(
+                "older_than_days",
+                1,
+                Some(MAX_DAYS),
+                "Instead of `before`: entries accepted more than so many days ago go.",
+            ),
+        ]
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let asked = Self {
+            before: reader.time("before"),
+            older_than_days: reader.number("older_than_days", 1..=MAX_DAYS),
+        };
+        if asked.before.is_some() && asked.older_than_days.is_some() {
+            reader.fault("older_than_days", "stands beside before");
+        }
+        asked
+    }
+}
+
+impl Prunes {
+    fn days_ago(&self, days: u64) -> Timestamp {
+        let days = i64::try_from(days).unwrap_or(i64::MAX);
+        let now = self.0.log().clock().now().as_micros();
+        Timestamp::saturating_from_micros(now.saturating_sub(days.saturating_mul(DAY_MICROS)))
+    }
+
+    async fn prune(
+        &self,
+        log: &TenantLog,
+        before: Timestamp,
+        basis: Basis,
+        reason: Option<String>,
+        dry_run: bool,
+    ) -> Result<(Option<EventId>, String), Problem> {
+        let pruned = log.prune(before, basis, reason, dry_run).await?;
+        let id = pruned.receipt.as_ref().map(|r| r.id);
+        let mut body = String::with_capacity(512);
+        match id {
+            Some(id) => {
+                put!(body, "{{\"id\":\"{id}\"");
+            }
+            None => body.push_str("{\"id\":null"),
+        }
+        put!(
+            body,
+            ",\"below\":{},\"entries\":{},\"dry_run\":{dry_run}",
+            pruned.below,
+            pruned.entries
+        );
+        if let Some(receipt) = &pruned.receipt {
+            body.push_str(",\"receipt\":{");
+            receipt.write_members(&mut body);
+            body.push('}');
+        }
+        body.push('}');
+        Ok((id, body))
+    }
+}
+
+fn basis(text: Option<String>) -> Result<Basis, Problem> {
+    let text = text.as_deref().unwrap_or(DEFAULT_BASIS);
+    Basis::parse(text).map_err(|e| Problem::field("basis", e.to_string()))
+}
+
+#[OpenApi(prefix_path = "/api/v1")]
+impl Prunes {
+    /// Prune the beginning of the log
+    ///
+    /// Needs `cleanup`. Takes the entries accepted before a time, exact to the entry, and writes a
+    /// control entry that says so. Ids and leaf hashes stay: a repeat of a pruned event is still
+    /// known, and proofs still hold. Never goes past what a required consumer has not seen.
+    #[oai(
+        path = "/prunes",
+        method = "post",
+        operation_id = "prune",
+        tag = "Tag::Cleanup"
+    )]
+    async fn create(
+        &self,
+        caller: Caller,
+        body: JsonText<schema::NewPrune>,
+    ) -> Result<PruneAnswer, Refused<Writing>> {
+        let log = self.0.gate.enter(&caller, Permission::Cleanup, &[]).await?;
+        let asked = body.object(&["before", "older_than_days", "dry_run", "basis", "reason"])?;
+        let before = match (
+            asked.time("before")?,
+            asked.number("older_than_days", 1..=MAX_DAYS)?,
+        ) {
+            (Some(before), None) => before,
+            (None, Some(days)) => self.days_ago(days),
+            (None, None) => {
+                return Err(
+                    Problem::field("before", "before or older_than_days is required").into(),
+                );
+            }
+            (Some(_), Some(_)) => {
+                return Err(Problem::field("older_than_days", "stands beside before").into());
+            }
+        };
+        let dry_run = asked.flag("dry_run")?;
+        let basis = basis(asked.string("basis")?)?;
+        let reason = asked.string("reason")?;
+        let (id, body) = self.prune(&log, before, basis, reason, dry_run).await?;
+        Ok(match id {
+            Some(id) => PruneAnswer::Done(JsonBody::new(body), format!("/api/v1/prunes/{id}")),
+            None => PruneAnswer::Nothing(JsonBody::new(body)),
+        })
+    }
+
+    /// Read a prune
+    ///
+    /// Needs `cleanup`.
+    #[oai(
+        path = "/prunes/:id",
+        method = "get",
+        operation_id = "get_prune",
+        tag = "Tag::Cleanup"
+    )]
+    async fn get(
+        &self,
+        caller: Caller,
+        /// The id of its control entry.
+        id: Path<PathId>,
+    ) -> Result<OnePrune, Refused<Reading>> {
+        let id: EventId = id.0.parse()?;
+        let log = self.0.gate.enter(&caller, Permission::Cleanup, &[]).await?;
+        // Whoever may prune may read what a prune says, and nothing else.
+        let reader = self
+            .0
+            .log()
+            .tenant(TenantScope::trusted(log.scope().tenant(), "prunes").only(Permission::Read));
+        let entry = reader.get(id).await?;
+        let none = || Problem::new(ProblemKind::NotFound, "there is no such prune");
+        let (Kind::Prune, Some(ctl)) = (entry.kind, &entry.ctl) else {
+            return Err(none().into());
+        };
+        let said = members(ctl).map_err(|_| none())?;
+        let mut body = format!(
+            "{{\"id\":\"{id}\",\"seq\":{},\"created_at\":\"{}\"",
+            entry.seq, entry.created_at
+        );
+        for member in &said {
+            body.push(',');
+            write_string(&mut body, &member.name);
+            body.push(':');
+            body.push_str(member.raw);
+        }
+        for (name, value) in [
+            ("user_id", &entry.fields.user_id),
+            ("reason", &entry.fields.reason),
+        ] {
+            if let Some(value) = value {
+                put!(body, ",\"{name}\":");
+                write_string(&mut body, value);
+            }
+        }
+        body.push('}');
+        Ok(OnePrune::Prune(JsonBody::new(body)))
+    }
+
+    /// Prune, in short
+    ///
+    /// Needs `cleanup`. The same as `POST /prunes` without its other settings.
+    #[oai(
+        path = "/logs/cleanup",
+        method = "delete",
+        operation_id = "cleanup",
+        tag = "Tag::Cleanup"
+    )]
+    async fn cleanup(
+        &self,
+        caller: Caller,
+        asked: Params<Cleanup>,
+    ) -> Result<CleanupAnswer, Refused<Writing>> {
+        let log = self.0.gate.enter(&caller, Permission::Cleanup, &[]).await?;
+        let before = match (asked.0.before, asked.0.older_than_days) {
+            (Some(before), _) => before,
+            (None, Some(days)) => self.days_ago(days),
+            (None, None) => {
+                return Err(
+                    Problem::parameter("before", "before or older_than_days is required").into(),
+                );
+            }
+        };
+        let (_, body) = self.prune(&log, before, basis(None)?, None, false).await?;
+        Ok(CleanupAnswer::Pruned(JsonBody::new(body)))
+    }
+
+    /// Erase one entry
+    ///
+    /// Needs `erase`. Destroys all groups of the entry's fields. The leaf stays, so that proofs still
+    /// hold, and a control entry says what was destroyed.
+    #[oai(
+        path = "/logs/cleanup/:id",
+        method = "delete",
+        operation_id = "erase_entry",
+        tag = "Tag::Cleanup"
+    )]
+    async fn erase(
+        &self,
+        caller: Caller,
+        /// The entry's id.
+        id: Path<PathId>,
+    ) -> Result<EraseAnswer, Refused<Writing>> {
+        let id: EventId = id.0.parse()?;
+        let log = self.0.gate.enter(&caller, Permission::Erase, &[]).await?;
+        let erased = log.erase(vec![id], None, basis(None)?, None).await?;
+        if erased.entries == 0 {
+            // Erased before, or never there: only the latter is an error, and a corrupt entry is
+            // still there.
+            let permissions = Permissions::of(&[Permission::Read]);
+            let scope = TenantScope::trusted(log.scope().tenant(), "cleanup").only(permissions);
+            match self.0.log().tenant(scope).get(id).await {
+                Err(e) if e.kind() != ErrorKind::Corrupt => return Err(e.into()),
+                _ => {}
+            }
+        }
+        let mut body = format!("{{\"entries\":{},\"receipts\":[", erased.entries);
+        for (i, receipt) in erased.receipts.iter().enumerate() {
+            if i > 0 {
+                body.push(',');
+            }
+            body.push_str(&receipt.to_json());
+        }
+        body.push_str("]}");
+        Ok(EraseAnswer::Erased(JsonBody::new(body)))
+    }
+}

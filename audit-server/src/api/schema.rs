@@ -1,0 +1,797 @@
+//! The shapes of bodies, as the document shows them.
+//!
+//! Requests are read and responses written as text, so that raw JSON keeps its bytes; these types
+//! only describe.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use poem::http::HeaderValue;
+use poem::http::header::CONTENT_TYPE;
+use poem::{IntoResponse, Response};
+use poem_openapi::payload::Payload;
+use poem_openapi::registry::{MetaSchemaRef, Registry};
+use poem_openapi::types::{Any, Type};
+use poem_openapi::{Enum, Object, Tags};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::problem::ProblemDetails;
+
+/// A JSON response that is written as text; `T` documents its shape.
+#[derive(Debug)]
+pub(crate) struct JsonBody<T>(String, PhantomData<fn() -> T>);
+
+impl<T> JsonBody<T> {
+    pub(crate) fn new(text: String) -> Self {
+        Self(text, PhantomData)
+    }
+}
+
+impl<T: Type> Payload for JsonBody<T> {
+    const CONTENT_TYPE: &'static str = "application/json";
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<T: Type> IntoResponse for JsonBody<T> {
+    fn into_response(self) -> Response {
+        let mut response = Response::builder().body(self.0);
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+/// The groups of routes.
+#[derive(Debug, Tags)]
+pub(crate) enum Tag {
+    /// Recording and reading events.
+    Logs,
+    /// Following a log as it grows.
+    Streams,
+    /// Pruning and erasing.
+    Cleanup,
+    /// Tenants.
+    Tenants,
+    /// API keys.
+    #[oai(rename = "API keys")]
+    ApiKeys,
+    /// Operating the deployment.
+    Operations,
+}
+
+macro_rules! vocabulary {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Enum)]
+        pub(crate) enum $name { $(#[oai(rename = $text)] $variant),* }
+    };
+}
+
+vocabulary! {
+    /// The coarse operation.
+    ActionType {
+        Create = "CREATE", Update = "UPDATE", Delete = "DELETE", View = "VIEW", Login = "LOGIN",
+        Logout = "LOGOUT", Grant = "GRANT", Revoke = "REVOKE", Execute = "EXECUTE",
+        Export = "EXPORT", Other = "OTHER",
+    }
+}
+vocabulary! {
+    /// How the operation ended.
+    Outcome { Success = "success", Failure = "failure", Denied = "denied", Unknown = "unknown" }
+}
+vocabulary! {
+    /// How much attention it deserves.
+    Severity { Info = "INFO", Warning = "WARNING", Error = "ERROR", Critical = "CRITICAL" }
+}
+vocabulary! {
+    /// What kind of actor it was.
+    ActorType {
+        User = "user", Service = "service", System = "system", Agent = "agent",
+        Anonymous = "anonymous",
+    }
+}
+vocabulary! {
+    /// A group of fields that is erased together.
+    Group {
+        Actor = "actor", Resource = "resource", Context = "context", Reason = "reason",
+        BeforeState = "before_state", AfterState = "after_state", Metadata = "metadata",
+    }
+}
+vocabulary! {
+    /// What kind of control entry it is.
+    ControlKind { Erase = "erase", Prune = "prune", Key = "key", Epoch = "epoch" }
+}
+vocabulary! {
+    /// A named set of permissions.
+    Role {
+        Writer = "writer", Auditor = "auditor", User = "user", TenantAdmin = "tenant_admin",
+        Admin = "admin",
+    }
+}
+vocabulary! {
+    /// Whether a tenant's log may be written and read.
+    TenantStatus {
+        Active = "active", Inactive = "inactive", Suspended = "suspended", Deleted = "deleted",
+    }
+}
+vocabulary! {
+    /// A status that can be set.
+    NewTenantStatus { Active = "active", Inactive = "inactive", Suspended = "suspended" }
+}
+
+/// Another target of the operation.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct RelatedResource {
+    /// Its type.
+    #[oai(rename = "type", validator(min_length = 1, max_length = 128))]
+    kind: String,
+    /// Its id.
+    #[oai(validator(min_length = 1, max_length = 512))]
+    id: String,
+    /// Its name.
+    #[oai(validator(max_length = 512), skip_serializing_if_is_none)]
+    name: Option<String>,
+}
+
+/// An event to be recorded. Limits are in characters; an explicit null is the same as absent; a name
+/// that isn't listed is refused.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields, example)]
+pub(crate) struct Event {
+    /// Identity and idempotency key, unique within the tenant; a UUIDv7 is made when it is absent.
+    #[oai(skip_serializing_if_is_none)]
+    id: Option<Uuid>,
+    /// Must be the tenant that is recorded for.
+    #[oai(skip_serializing_if_is_none)]
+    tenant_id: Option<Uuid>,
+    /// When it happened (RFC 3339); the time of acceptance when absent.
+    #[oai(skip_serializing_if_is_none)]
+    occurred_at: Option<DateTime<Utc>>,
+    /// The coarse operation.
+    action_type: ActionType,
+    /// The fine name, `noun.verb` by convention. It can't be erased: no personal data in it. `log.`
+    /// at its start is the log's own.
+    #[oai(
+        validator(min_length = 1, max_length = 160, pattern = "^[A-Za-z0-9._:/-]+$"),
+        skip_serializing_if_is_none
+    )]
+    action: Option<String>,
+    /// How it ended; `success` when absent.
+    #[oai(skip_serializing_if_is_none)]
+    outcome: Option<Outcome>,
+    /// How much attention it deserves; `INFO` when absent.
+    #[oai(skip_serializing_if_is_none)]
+    severity: Option<Severity>,
+    /// The actor.
+    #[oai(validator(max_length = 256), skip_serializing_if_is_none)]
+    user_id: Option<String>,
+    /// What kind of actor; `user` when `user_id` is present.
+    #[oai(skip_serializing_if_is_none)]
+    actor_type: Option<ActorType>,
+    /// The actor's display name.
+    #[oai(validator(max_length = 256), skip_serializing_if_is_none)]
+    actor_name: Option<String>,
+    /// The impersonated or delegating principal.
+    #[oai(validator(max_length = 256), skip_serializing_if_is_none)]
+    on_behalf_of: Option<String>,
+    /// What was acted on: its type.
+    #[oai(validator(min_length = 1, max_length = 128))]
+    resource_type: String,
+    /// What was acted on: its id.
+    #[oai(validator(min_length = 1, max_length = 512))]
+    resource_id: String,
+    /// What was acted on: its name.
+    #[oai(validator(max_length = 512), skip_serializing_if_is_none)]
+    resource_name: Option<String>,
+    /// Other targets; order kept.
+    #[oai(validator(max_items = 16), skip_serializing_if_is_none)]
+    related_resources: Option<Vec<RelatedResource>>,
+    /// The session.
+    #[oai(validator(max_length = 256), skip_serializing_if_is_none)]
+    session_id: Option<String>,
+    /// The request of the application.
+    #[oai(validator(max_length = 256), skip_serializing_if_is_none)]
+    request_id: Option<String>,
+    /// The trace, W3C's by convention.
+    #[oai(validator(max_length = 64), skip_serializing_if_is_none)]
+    trace_id: Option<String>,
+    /// The user agent.
+    #[oai(validator(max_length = 1024), skip_serializing_if_is_none)]
+    user_agent: Option<String>,
+    /// IPv4 or IPv6, no prefix, no zone.
+    #[oai(skip_serializing_if_is_none)]
+    ip_address: Option<String>,
+    /// Why.
+    #[oai(validator(max_length = 1024), skip_serializing_if_is_none)]
+    reason: Option<String>,
+    /// The resource before; any JSON, kept byte for byte. The three together have at most 256 KiB.
+    #[oai(skip_serializing_if_is_none)]
+    before_state: Option<Any<Value>>,
+    /// The resource after; any JSON, kept byte for byte.
+    #[oai(skip_serializing_if_is_none)]
+    after_state: Option<Any<Value>>,
+    /// Anything else; any JSON, kept byte for byte.
+    #[oai(skip_serializing_if_is_none)]
+    metadata: Option<Any<Value>>,
+}
+
+impl poem_openapi::types::Example for Event {
+    fn example() -> Self {
+        Self {
+            id: None,
+            tenant_id: None,
+            occurred_at: None,
+            action_type: ActionType::Update,
+            action: Some("invoice.approve".into()),
+            outcome: None,
+            severity: None,
+            user_id: Some("ann".into()),
+            actor_type: None,
+            actor_name: Some("Ann Example".into()),
+            on_behalf_of: None,
+            resource_type: "invoice".into(),
+            resource_id: "inv-1".into(),
+            resource_name: None,
+            related_resources: None,
+            session_id: None,
+            request_id: None,
+            trace_id: None,
+            user_agent: None,
+            ip_address: Some("192.0.2.7".into()),
+            reason: Some("quarterly close".into()),
+            before_state: Some(Any(serde_json::json!({"state": "draft"}))),
+            after_state: Some(Any(serde_json::json!({"state": "approved"}))),
+            metadata: None,
+        }
+    }
+}
+
+macro_rules! entry {
+    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $type:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Object)]
+        pub(crate) struct $name {
+            /// Identity and idempotency key.
+            id: Uuid,
+            /// Whose log.
+            tenant_id: Uuid,
+            /// Gap-free position in the tenant's log, from 0.
+            seq: u64,
+            /// When the log accepted it.
+            created_at: DateTime<Utc>,
+            /// When it happened.
+            occurred_at: DateTime<Utc>,
+            /// Of a control entry: which kind.
+            #[oai(skip_serializing_if_is_none)]
+            kind: Option<ControlKind>,
+            /// Of a control entry: what it says.
+            #[oai(skip_serializing_if_is_none)]
+            ctl: Option<Any<Value>>,
+            /// The coarse operation.
+            action_type: ActionType,
+            /// The fine name.
+            action: String,
+            /// How it ended.
+            outcome: Outcome,
+            /// How much attention it deserves.
+            severity: Severity,
+            /// The actor.
+            #[oai(skip_serializing_if_is_none)]
+            user_id: Option<String>,
+            /// What kind of actor.
+            #[oai(skip_serializing_if_is_none)]
+            actor_type: Option<ActorType>,
+            /// The actor's display name.
+            #[oai(skip_serializing_if_is_none)]
+            actor_name: Option<String>,
+            /// The impersonated or delegating principal.
+            #[oai(skip_serializing_if_is_none)]
+            on_behalf_of: Option<String>,
+            /// What was acted on: its type. Absent once erased.
+            #[oai(skip_serializing_if_is_none)]
+            resource_type: Option<String>,
+            /// What was acted on: its id. Absent once erased.
+            #[oai(skip_serializing_if_is_none)]
+            resource_id: Option<String>,
+            /// What was acted on: its name.
+            #[oai(skip_serializing_if_is_none)]
+            resource_name: Option<String>,
+            /// Other targets.
+            #[oai(skip_serializing_if_is_none)]
+            related_resources: Option<Vec<RelatedResource>>,
+            /// The session.
+            #[oai(skip_serializing_if_is_none)]
+            session_id: Option<String>,
+            /// The request of the application.
+            #[oai(skip_serializing_if_is_none)]
+            request_id: Option<String>,
+            /// The trace.
+            #[oai(skip_serializing_if_is_none)]
+            trace_id: Option<String>,
+            /// The user agent.
+            #[oai(skip_serializing_if_is_none)]
+            user_agent: Option<String>,
+            /// From where.
+            #[oai(skip_serializing_if_is_none)]
+            ip_address: Option<String>,
+            /// Why.
+            #[oai(skip_serializing_if_is_none)]
+            reason: Option<String>,
+            /// The resource before.
+            #[oai(skip_serializing_if_is_none)]
+            before_state: Option<Any<Value>>,
+            /// The resource after.
+            #[oai(skip_serializing_if_is_none)]
+            after_state: Option<Any<Value>>,
+            /// Anything else.
+            #[oai(skip_serializing_if_is_none)]
+            metadata: Option<Any<Value>>,
+            /// The hash that it was sealed with (RFC 6962 §2.1), base64.
+            leaf_hash: String,
+            /// The groups that were destroyed.
+            #[oai(skip_serializing_if_is_none)]
+            erased: Option<Vec<Group>>,
+            $($(#[$fdoc])* $field: $type),*
+        }
+    };
+}
+
+entry! {
+    /// One entry of a tenant's log. A view, not evidence: JSON libraries may change numbers.
+    Entry {}
+}
+entry! {
+    /// What was recorded, with its receipt.
+    Recorded {
+        /// The receipt.
+        receipt: Receipt,
+    }
+}
+
+/// The proof that an event was taken: given out only after it is durable.
+#[derive(Debug, Object)]
+pub(crate) struct Receipt {
+    /// The event.
+    id: Uuid,
+    /// Its position.
+    seq: u64,
+    /// The hash that it was sealed with, base64.
+    leaf_hash: String,
+    /// When the log accepted it; a repeat's is the first one's.
+    created_at: DateTime<Utc>,
+    /// The number of entries in the log at the time of this receipt.
+    tree_size: u64,
+    /// The root of the tree of that size, base64.
+    root: String,
+    /// Whether the same event had been recorded before.
+    duplicate: bool,
+}
+
+/// An identical repeat of what was recorded before.
+#[derive(Debug, Object)]
+pub(crate) struct Repeated {
+    /// The event.
+    id: Uuid,
+    /// Its position.
+    seq: u64,
+    /// The hash that it was sealed with, base64.
+    leaf_hash: String,
+    /// When the log first accepted it.
+    created_at: DateTime<Utc>,
+    /// The number of entries in the log now.
+    tree_size: u64,
+    /// The root of the tree of that size, base64.
+    root: String,
+    /// True.
+    duplicate: bool,
+    /// The same as a receipt.
+    receipt: Receipt,
+}
+
+/// An event that the queue has and that a worker will append.
+#[derive(Debug, Object)]
+pub(crate) struct Accepted {
+    /// The event's id.
+    id: Uuid,
+    /// Where it can be read once it is appended.
+    status_url: String,
+}
+
+/// One page of a list of entries.
+#[derive(Debug, Object)]
+pub(crate) struct EntryPage {
+    /// The entries.
+    data: Vec<Entry>,
+    /// Where the next page begins; null at the end of a descending list.
+    next_cursor: Option<String>,
+    /// With `q`: the index holds the log up to this position (exclusive).
+    #[oai(skip_serializing_if_is_none)]
+    indexed_through: Option<u64>,
+}
+
+/// The results of a bulk, in the order of its items.
+#[derive(Debug, Object)]
+pub(crate) struct BulkResults {
+    /// One result for each item.
+    results: Vec<BulkResult>,
+}
+
+/// The result of one item.
+#[derive(Debug, Object)]
+pub(crate) struct BulkResult {
+    /// Its place in the body, from 0.
+    index: u64,
+    /// The status that it would have had by itself.
+    status: u16,
+    /// When it was recorded.
+    #[oai(skip_serializing_if_is_none)]
+    receipt: Option<Receipt>,
+    /// When it was refused.
+    #[oai(skip_serializing_if_is_none)]
+    error: Option<ProblemDetails>,
+    /// When the queue has it: its id.
+    #[oai(skip_serializing_if_is_none)]
+    id: Option<Uuid>,
+    /// When the queue has it: where it can be read once it is appended.
+    #[oai(skip_serializing_if_is_none)]
+    status_url: Option<String>,
+}
+
+/// Statistics over the entries that are present.
+#[derive(Debug, Object)]
+pub(crate) struct Statistics {
+    /// All entries in the range.
+    total_logs: u64,
+    /// Entries of the whole log that were pruned.
+    pruned: u64,
+    /// By operation; what has none is left out.
+    by_action: HashMap<String, u64>,
+    /// By severity.
+    by_severity: HashMap<String, u64>,
+    /// By outcome.
+    by_outcome: HashMap<String, u64>,
+    /// The last seven UTC days, today last, whatever the range.
+    last_7_days: Vec<DayCount>,
+    /// What `group_by` and `interval` asked for.
+    #[oai(skip_serializing_if_is_none)]
+    buckets: Option<Vec<BucketCount>>,
+}
+
+/// The entries of one UTC day.
+#[derive(Debug, Object)]
+pub(crate) struct DayCount {
+    /// The day.
+    date: NaiveDate,
+    /// How many.
+    count: u64,
+}
+
+/// The entries of one bucket.
+#[derive(Debug, Object)]
+pub(crate) struct BucketCount {
+    /// The start of the interval.
+    #[oai(skip_serializing_if_is_none)]
+    start: Option<DateTime<Utc>>,
+    /// The value of the field of `group_by`.
+    #[oai(skip_serializing_if_is_none)]
+    key: Option<String>,
+    /// How many.
+    count: u64,
+}
+
+/// A one-use right to open a stream.
+#[derive(Debug, Object)]
+pub(crate) struct StreamTicket {
+    /// To be sent as the query parameter `ticket`.
+    ticket: String,
+    /// Until when it may be used.
+    expires_at: DateTime<Utc>,
+}
+
+/// A prune to be done: `before` or `older_than_days`.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields, example)]
+pub(crate) struct NewPrune {
+    /// Entries accepted before this go.
+    #[oai(skip_serializing_if_is_none)]
+    before: Option<DateTime<Utc>>,
+    /// Entries accepted more than so many days ago go.
+    #[oai(
+        validator(minimum(value = "1"), maximum(value = "36500")),
+        skip_serializing_if_is_none
+    )]
+    older_than_days: Option<u64>,
+    /// Only says what would go.
+    #[oai(skip_serializing_if_is_none)]
+    dry_run: Option<bool>,
+    /// On what grounds; `request` when absent.
+    #[oai(
+        validator(min_length = 1, max_length = 64, pattern = "^[a-z0-9._-]+$"),
+        skip_serializing_if_is_none
+    )]
+    basis: Option<String>,
+    /// Why; it stays in the log.
+    #[oai(validator(max_length = 1024), skip_serializing_if_is_none)]
+    reason: Option<String>,
+}
+
+impl poem_openapi::types::Example for NewPrune {
+    fn example() -> Self {
+        Self {
+            before: None,
+            older_than_days: Some(3650),
+            dry_run: Some(true),
+            basis: Some("retention".into()),
+            reason: None,
+        }
+    }
+}
+
+/// What a prune did, or would do.
+#[derive(Debug, Object)]
+pub(crate) struct Pruned {
+    /// The control entry that says so; null when nothing went.
+    id: Option<Uuid>,
+    /// Entries below this position are gone.
+    below: u64,
+    /// How many went with this prune.
+    entries: u64,
+    /// Whether it only says what would go.
+    dry_run: bool,
+    /// The receipt of the control entry.
+    #[oai(skip_serializing_if_is_none)]
+    receipt: Option<Receipt>,
+}
+
+/// A prune that was done, as its control entry says.
+#[derive(Debug, Object)]
+pub(crate) struct Prune {
+    /// The control entry.
+    id: Uuid,
+    /// Its position.
+    seq: u64,
+    /// When it was done.
+    created_at: DateTime<Utc>,
+    /// Entries below this position are gone.
+    below: u64,
+    /// The bound that was asked for.
+    before: DateTime<Utc>,
+    /// The root of the tree of size `below`, base64.
+    root: String,
+    /// On what grounds.
+    basis: String,
+    /// Who asked; absent once erased.
+    #[oai(skip_serializing_if_is_none)]
+    user_id: Option<String>,
+    /// Why; absent once erased.
+    #[oai(skip_serializing_if_is_none)]
+    reason: Option<String>,
+}
+
+/// What an erasure did.
+#[derive(Debug, Object)]
+pub(crate) struct Erased {
+    /// How many entries lost something.
+    entries: u64,
+    /// The control entries that say so; none when everything was gone before.
+    receipts: Vec<Receipt>,
+}
+
+/// A tenant.
+#[derive(Debug, Object)]
+pub(crate) struct Tenant {
+    /// Its id.
+    id: Uuid,
+    /// Its name.
+    name: String,
+    /// Its status.
+    status: TenantStatus,
+    /// When it was created.
+    created_at: DateTime<Utc>,
+}
+
+/// Some of the tenants, by id.
+#[derive(Debug, Object)]
+pub(crate) struct TenantPage {
+    /// The tenants.
+    data: Vec<Tenant>,
+    /// Where the next page begins; null at the end.
+    next_cursor: Option<String>,
+}
+
+/// A tenant to be created.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields, example)]
+pub(crate) struct NewTenant {
+    /// Its id; made when it is absent.
+    #[oai(skip_serializing_if_is_none)]
+    id: Option<Uuid>,
+    /// Its name; need not be unique.
+    #[oai(validator(min_length = 1, max_length = 256))]
+    name: String,
+}
+
+impl poem_openapi::types::Example for NewTenant {
+    fn example() -> Self {
+        Self {
+            id: None,
+            name: "Example Ltd".into(),
+        }
+    }
+}
+
+/// What of a tenant is changed. What is absent stays.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields, example)]
+pub(crate) struct TenantChange {
+    /// A new name.
+    #[oai(
+        validator(min_length = 1, max_length = 256),
+        skip_serializing_if_is_none
+    )]
+    name: Option<String>,
+    /// A new status.
+    #[oai(skip_serializing_if_is_none)]
+    status: Option<NewTenantStatus>,
+    /// Why; it stays in the tenant's log.
+    #[oai(validator(max_length = 1024), skip_serializing_if_is_none)]
+    reason: Option<String>,
+}
+
+impl poem_openapi::types::Example for TenantChange {
+    fn example() -> Self {
+        Self {
+            name: None,
+            status: Some(NewTenantStatus::Active),
+            reason: Some("paid".into()),
+        }
+    }
+}
+
+/// An API key without its secret.
+#[derive(Debug, Object)]
+pub(crate) struct ApiKey {
+    /// Its id.
+    id: Uuid,
+    /// The tenant that it belongs to.
+    tenant_id: Uuid,
+    /// What it is for.
+    name: String,
+    /// Its role.
+    role: Role,
+    /// What it may do, as a scope.
+    scope: String,
+    /// When it was made.
+    created_at: DateTime<Utc>,
+    /// From when on it is refused; null is never.
+    expires_at: Option<DateTime<Utc>>,
+    /// When it was last used, to about a minute.
+    last_used_at: Option<DateTime<Utc>>,
+}
+
+/// A new API key.
+#[derive(Debug, Object)]
+pub(crate) struct MadeApiKey {
+    /// Its id.
+    id: Uuid,
+    /// The tenant that it belongs to.
+    tenant_id: Uuid,
+    /// What it is for.
+    name: String,
+    /// Its role.
+    role: Role,
+    /// What it may do, as a scope.
+    scope: String,
+    /// When it was made.
+    created_at: DateTime<Utc>,
+    /// From when on it is refused; null is never.
+    expires_at: Option<DateTime<Utc>>,
+    /// Null.
+    last_used_at: Option<DateTime<Utc>>,
+    /// The key itself, shown this once.
+    key: String,
+}
+
+/// The tenant's API keys, oldest first.
+#[derive(Debug, Object)]
+pub(crate) struct ApiKeys {
+    /// The keys.
+    data: Vec<ApiKey>,
+}
+
+/// An API key to be made.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields, example)]
+pub(crate) struct NewApiKey {
+    /// What it is for.
+    #[oai(validator(min_length = 1, max_length = 256))]
+    name: String,
+    /// Its role.
+    role: Role,
+    /// Fewer permissions than the role's, as a scope: `audit:read audit:export`.
+    #[oai(skip_serializing_if_is_none)]
+    scope: Option<String>,
+    /// From when on it is refused; absent is never.
+    #[oai(skip_serializing_if_is_none)]
+    expires_at: Option<DateTime<Utc>>,
+}
+
+impl poem_openapi::types::Example for NewApiKey {
+    fn example() -> Self {
+        Self {
+            name: "billing".into(),
+            role: Role::Writer,
+            scope: None,
+            expires_at: None,
+        }
+    }
+}
+
+/// Events that could not be appended.
+#[derive(Debug, Object)]
+pub(crate) struct DeadLetters {
+    /// The letters, oldest first: those of the queue, then parked rows of the outbox.
+    data: Vec<DeadLetter>,
+}
+
+/// An event that could not be appended. Its content is not shown: an operator is not a reader.
+#[derive(Debug, Object)]
+pub(crate) struct DeadLetter {
+    /// Where it waits: `queue` or `outbox`.
+    source: LetterSource,
+    /// What to redrive it by.
+    handle: String,
+    /// Whose it is.
+    tenant_id: Uuid,
+    /// The event's id.
+    id: Uuid,
+    /// Why it was given up.
+    reason: String,
+    /// When it was given up, or, of the outbox, recorded.
+    at: DateTime<Utc>,
+}
+
+vocabulary! {
+    /// Where a dead letter waits.
+    LetterSource { Queue = "queue", Outbox = "outbox" }
+}
+
+/// Which dead letters are tried again.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct Redrive {
+    /// Those of one source; both when absent.
+    #[oai(skip_serializing_if_is_none)]
+    source: Option<LetterSource>,
+    /// Their handles, which need `source`; all when absent.
+    #[oai(skip_serializing_if_is_none)]
+    handles: Option<Vec<String>>,
+}
+
+/// How many dead letters are tried again.
+#[derive(Debug, Object)]
+pub(crate) struct Redriven {
+    /// How many.
+    redriven: u64,
+}
+
+/// How the server is.
+#[derive(Debug, Object)]
+pub(crate) struct Health {
+    /// `ok`, or `unavailable`.
+    status: String,
+    /// What is away; absent when nothing is.
+    #[oai(skip_serializing_if_is_none)]
+    missing: Option<Vec<String>>,
+}

@@ -1,0 +1,299 @@
+//! Who asks: from a credential to a principal, and from a principal to a tenant's log.
+
+pub mod api_key;
+pub mod jwt;
+pub mod ticket;
+
+use std::sync::Arc;
+
+use audit_core::{
+    AuditLog, CredentialStore, ErrorKind, Permission, Permissions, Principal, TenantId, TenantLog,
+    Timestamp,
+};
+use poem::http::header::AUTHORIZATION;
+use poem::{Request, RequestBody};
+use poem_openapi::registry::{MetaSecurityScheme, Registry};
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+
+use crate::limits::Limits;
+use crate::problem::{Problem, ProblemKind};
+use crate::query::Pairs;
+use api_key::ApiKeys;
+use jwt::Verifiers;
+
+/// The header that names the tenant of a caller who may act in several.
+pub const TENANT_HEADER: &str = "x-tenant-id";
+/// The query parameter that every tenant route knows.
+pub const TENANT_PARAMETER: &str = "tenant_id";
+/// The name of the security scheme in the document.
+pub(crate) const SCHEME: &str = "bearer";
+
+/// Authenticates requests and opens tenants' logs for them.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    log: AuditLog,
+    credentials: Arc<dyn CredentialStore>,
+    keys: ApiKeys,
+    tokens: Verifiers,
+    auto_create: bool,
+    pub(crate) limits: Option<Limits>,
+}
+
+/// Who made a request, what for, and until when its credential holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) principal: Principal,
+    pub(crate) expires_at: Option<Timestamp>,
+    header: Option<TenantId>,
+    query: Option<TenantId>,
+}
+
+fn unauthorized(detail: &str) -> Problem {
+    Problem::new(ProblemKind::Unauthorized, detail)
+}
+
+impl Gate {
+    /// A gate. With `auto_create` a token's tenant is created when it is first used.
+    pub(crate) fn new(
+        log: AuditLog,
+        credentials: Arc<dyn CredentialStore>,
+        tokens: Verifiers,
+        limits: Option<Limits>,
+        auto_create: bool,
+    ) -> Self {
+        let keys = ApiKeys::new(Arc::clone(&credentials), Arc::clone(log.clock()));
+        Self {
+            log,
+            credentials,
+            keys,
+            tokens,
+            auto_create,
+            limits,
+        }
+    }
+
+    pub(crate) fn log(&self) -> &AuditLog {
+        &self.log
+    }
+
+    pub(crate) fn credentials(&self) -> &Arc<dyn CredentialStore> {
+        &self.credentials
+    }
+
+    pub(crate) fn keys(&self) -> &ApiKeys {
+        &self.keys
+    }
+
+    /// Finds out who makes this request.
+    pub(crate) async fn authenticate(
+        &self,
+        request: &Request,
+        pairs: &Pairs,
+    ) -> Result<Caller, Problem> {
+        let mut headers = request.headers().get_all(AUTHORIZATION).iter();
+        let header = headers.next();
+        if headers.next().is_some() {
+            return Err(unauthorized(
+                "the header Authorization stands more than once",
+            ));
+        }
+        let (principal, expires_at) = match (header, pairs.one("ticket")?) {
+            (Some(_), Some(_)) => {
+                return Err(unauthorized(
+                    "there are two credentials: a ticket and Authorization",
+                ));
+            }
+            (None, None) => return Err(unauthorized("there is no credential")),
+            (None, Some(secret)) => {
+                let ticket =
+                    ticket::take(&*self.credentials, secret, self.log.clock().now()).await?;
+                let permissions = Permissions::of(&[Permission::Stream]);
+                let principal = Principal::new(ticket.subject, ticket.tenant, permissions);
+                (principal, ticket.session_expires_at)
+            }
+            (Some(value), None) => {
+                let token = bearer(value.as_bytes()).ok_or_else(|| {
+                    unauthorized("the header Authorization is not Bearer and a token")
+                })?;
+                if token.starts_with(api_key::PREFIX) {
+                    self.keys.principal(token).await?
+                } else {
+                    self.tokens.principal(token, self.log.clock().now()).await?
+                }
+            }
+        };
+        let header = match request.headers().get(TENANT_HEADER) {
+            None => None,
+            Some(value) => {
+                let text = value.to_str().unwrap_or_default();
+                Some(text.parse().map_err(|e: audit_core::NotAUuid| {
+                    Problem::parameter("X-Tenant-Id", e.to_string())
+                })?)
+            }
+        };
+        let query = match pairs.one(TENANT_PARAMETER)? {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|e: audit_core::NotAUuid| {
+                Problem::parameter(TENANT_PARAMETER, e.to_string())
+            })?),
+        };
+        Ok(Caller {
+            principal,
+            expires_at,
+            header,
+            query,
+        })
+    }
+
+    /// Opens the log of the tenant that the request names, for `permissions`.
+    ///
+    /// `bodies` are the tenants that events in the body name. A caller who may not act across
+    /// tenants is refused when any of header, query and body differs from its credential.
+    pub(crate) async fn enter(
+        &self,
+        caller: &Caller,
+        permissions: impl Into<Permissions>,
+        bodies: &[TenantId],
+    ) -> Result<TenantLog, Problem> {
+        let principal = &caller.principal;
+        let named = [caller.header, caller.query];
+        let tenant = if principal.across_tenants {
+            let tenant = caller
+                .header
+                .or(caller.query)
+                .or(bodies.first().copied())
+                .or(principal.tenant)
+                .ok_or_else(|| {
+                    Problem::new(
+                        ProblemKind::TenantRequired,
+                        "the credential belongs to no tenant: name one with the header X-Tenant-Id",
+                    )
+                })?;
+            if named.iter().flatten().any(|t| *t != tenant) {
+                return Err(Problem::parameter(
+                    TENANT_PARAMETER,
+                    "differs from X-Tenant-Id",
+                ));
+            }
+            tenant
+        } else {
+            let tenant = principal.tenant.ok_or_else(|| {
+                Problem::new(
+                    ProblemKind::Forbidden,
+                    "the credential belongs to no tenant",
+                )
+            })?;
+            if named.iter().flatten().chain(bodies).any(|t| *t != tenant) {
+                return Err(Problem::new(
+                    ProblemKind::Forbidden,
+                    "the credential belongs to another tenant than the one that is named",
+                ));
+            }
+            tenant
+        };
+        if let Some(limits) = &self.limits {
+            limits.tenant(tenant)?;
+        }
+        let permissions = permissions.into();
+        let scope = match self.log.authorize(principal, tenant, permissions).await {
+            Err(e) if e.kind() == ErrorKind::UnknownTenant && principal.tenant != Some(tenant) => {
+                return Err(Problem::new(
+                    ProblemKind::NotFound,
+                    "there is no such tenant",
+                ));
+            }
+            Err(e) if e.kind() == ErrorKind::UnknownTenant && self.auto_create => {
+                match self
+                    .log
+                    .create_tenant(Some(tenant), &tenant.to_string())
+                    .await
+                {
+                    Ok(_) => {}
+                    // Another request was first.
+                    Err(e) if e.kind() == ErrorKind::Conflict => {}
+                    Err(e) => return Err(e.into()),
+                }
+                self.log.authorize(principal, tenant, permissions).await?
+            }
+            outcome => outcome?,
+        };
+        Ok(self.log.tenant(scope))
+    }
+
+    /// Admits a caller to what concerns the deployment as a whole.
+    pub(crate) fn admit_operator(&self, caller: &Caller) -> Result<(), Problem> {
+        let principal = &caller.principal;
+        if principal.across_tenants && principal.permissions.contains(Permission::Admin) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            ProblemKind::Forbidden,
+            "the role admin across tenants is needed",
+        ))
+    }
+
+    /// Admits a caller to administer `tenant`: an operator to any, a tenant's own admin to its own.
+    /// For anyone else a foreign tenant doesn't exist.
+    pub(crate) fn admit_admin(&self, caller: &Caller, tenant: TenantId) -> Result<(), Problem> {
+        let principal = &caller.principal;
+        if !principal.permissions.contains(Permission::Admin) {
+            return Err(Problem::new(
+                ProblemKind::Forbidden,
+                "the permission admin is needed",
+            ));
+        }
+        if principal.across_tenants || principal.tenant == Some(tenant) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            ProblemKind::NotFound,
+            "there is no such tenant",
+        ))
+    }
+}
+
+/// The token of `Bearer <token>` (RFC 6750 §2.1); the scheme in any case.
+fn bearer(value: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (scheme, token) = text.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+impl<'a> ApiExtractor<'a> for Caller {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        registry.create_security_scheme(
+            SCHEME,
+            MetaSecurityScheme {
+                ty: "http",
+                description: Some(
+                    "A JWT with `exp`, `sub`, `tenant_id` and `role` or `scope`, or an API key.",
+                ),
+                name: None,
+                key_in: None,
+                scheme: Some("bearer"),
+                bearer_format: Some("JWT or audit_ API key"),
+                flows: None,
+                openid_connect_url: None,
+            },
+        );
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        vec![SCHEME]
+    }
+
+    /// The route has authenticated the request before its handler is called.
+    async fn from_request(
+        request: &'a Request,
+        _body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let caller = request.data::<Self>().cloned();
+        Ok(caller.ok_or_else(|| unauthorized("there is no credential"))?)
+    }
+}

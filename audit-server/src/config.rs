@@ -1,0 +1,455 @@
+//! Settings: a TOML file, overridden by environment variables `AUDIT_…`.
+//!
+//! A name in the file is that of the variable in lower case without `AUDIT_`: `bind`, `store_url`.
+//! A name that isn't known is refused, so that a misspelt setting doesn't stay without effect.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+/// A value that is never printed.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Why the settings can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A file or a value can't be read.
+    #[error("the configuration can't be read: {0}")]
+    Read(String),
+    /// A value is not one of those that are known.
+    #[error("{name}: {detail}")]
+    Value {
+        /// The environment variable.
+        name: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+fn refuse(name: &'static str, detail: impl Into<String>) -> ConfigError {
+    ConfigError::Value {
+        name,
+        detail: detail.into(),
+    }
+}
+
+/// What stands in the file and the environment, before it is checked.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Raw {
+    bind: Option<String>,
+    store_url: Option<String>,
+    queue_url: Option<String>,
+    search_url: Option<String>,
+    jwt_secret: Option<Secret>,
+    jwt_public_key: Option<String>,
+    jwks_url: Option<String>,
+    jwt_issuer: Option<String>,
+    jwt_audience: Option<String>,
+    jwt_across_tenants: Option<bool>,
+    auto_create_tenants: Option<bool>,
+    roles: Option<String>,
+    metrics_bind: Option<String>,
+    cors_origins: Option<String>,
+    trusted_proxies: Option<String>,
+    rate_limit: Option<String>,
+    stream_heartbeat: Option<u64>,
+    stream_send_timeout: Option<u64>,
+    shutdown_grace: Option<u64>,
+    log: Option<String>,
+    log_format: Option<String>,
+}
+
+/// The names of [`Raw`], each also a variable `AUDIT_…`.
+const NAMES: &[&str] = &[
+    "bind",
+    "store_url",
+    "queue_url",
+    "search_url",
+    "jwt_secret",
+    "jwt_public_key",
+    "jwks_url",
+    "jwt_issuer",
+    "jwt_audience",
+    "jwt_across_tenants",
+    "auto_create_tenants",
+    "roles",
+    "metrics_bind",
+    "cors_origins",
+    "trusted_proxies",
+    "rate_limit",
+    "stream_heartbeat",
+    "stream_send_timeout",
+    "shutdown_grace",
+    "log",
+    "log_format",
+];
+
+/// Where the log is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreUrl {
+    /// An SQLite file; everything else of the embedded set-up lies beside it.
+    Sqlite(PathBuf),
+    /// In memory: gone with the process. For trying things out.
+    Memory,
+}
+
+impl StoreUrl {
+    fn parse(url: &str) -> Result<Self, ConfigError> {
+        if url == "memory:" {
+            return Ok(Self::Memory);
+        }
+        match url.strip_prefix("sqlite://") {
+            Some("") => Err(refuse("AUDIT_STORE_URL", "sqlite:// is followed by a path")),
+            Some(path) => Ok(Self::Sqlite(PathBuf::from(path))),
+            None => Err(refuse(
+                "AUDIT_STORE_URL",
+                "sqlite://<path> or memory: is expected; this build has no other store",
+            )),
+        }
+    }
+
+    /// The folder of the data; none in memory.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Memory => None,
+            Self::Sqlite(path) => Some(match path.parent() {
+                Some(parent) if parent != Path::new("") => parent,
+                _ => Path::new("."),
+            }),
+        }
+    }
+}
+
+/// Where events wait that were acknowledged before they were appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QueueUrl {
+    /// In the store: durable, where the store is.
+    Store,
+    /// None: such requests are answered when the event is appended.
+    Memory,
+}
+
+/// Which work this process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    /// It serves the API.
+    pub api: bool,
+    /// It runs the workers.
+    pub worker: bool,
+}
+
+/// How lines of the log look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Compact,
+}
+
+/// The settings of a server, checked.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Where the API is served.
+    pub bind: SocketAddr,
+    /// Where the log is kept.
+    pub store: StoreUrl,
+    /// Where acknowledged events wait.
+    pub queue: QueueUrl,
+    /// The shared secret of tokens.
+    pub jwt_secret: Option<Secret>,
+    /// The public key of tokens, PEM, or the path of a file with it.
+    pub jwt_public_key: Option<String>,
+    /// Where the key set of tokens is fetched.
+    pub jwks_url: Option<String>,
+    /// The `iss` that tokens must have.
+    pub jwt_issuer: Option<String>,
+    /// The `aud` that tokens must have.
+    pub jwt_audience: Option<String>,
+    /// Whether `role=admin` acts across tenants. By default with a shared secret only.
+    pub jwt_across_tenants: Option<bool>,
+    /// Whether a token's tenant is created when it is first used.
+    pub auto_create_tenants: bool,
+    /// Which work this process does.
+    pub roles: Roles,
+    /// Where metrics are served; by default with the API when that is on a loopback address.
+    pub metrics_bind: Option<SocketAddr>,
+    /// The origins of browsers' pages that may call the API; none by default.
+    pub cors_origins: Vec<String>,
+    /// The networks of proxies whose `Forwarded` and `X-Forwarded-For` count.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Requests a second for each principal; none is no limit.
+    pub rate_limit: Option<NonZeroU32>,
+    /// How long a stream may be silent.
+    pub stream_heartbeat: Duration,
+    /// How long a subscriber may take to receive a frame, before it is told to be too slow.
+    pub stream_send_timeout: Duration,
+    /// How long a shutdown waits for requests, streams and workers.
+    pub shutdown_grace: Duration,
+    /// What is logged, as `tracing-subscriber` spells it.
+    pub log: String,
+    /// How it is logged; by default compact on a terminal, else JSON.
+    pub log_format: Option<LogFormat>,
+}
+
+/// The default limit of a principal: above what one busy machine asks for.
+const RATE_LIMIT: u32 = 50_000;
+
+impl Settings {
+    /// Reads the file, if one is named, and the environment.
+    ///
+    /// # Errors
+    /// A file that can't be read, an unknown name, a value that can't be.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::read(file, |name| std::env::var(name).ok())
+    }
+
+    /// Reads the file and the variables that `variable` knows.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn read(
+        file: Option<&Path>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let unreadable = |e: config::ConfigError| ConfigError::Read(e.to_string());
+        let mut builder = config::Config::builder();
+        if let Some(file) = file {
+            builder = builder.add_source(
+                config::File::from(file)
+                    .format(config::FileFormat::Toml)
+                    .required(true),
+            );
+        }
+        for name in NAMES {
+            let upper = format!("AUDIT_{}", name.to_ascii_uppercase());
+            if let Some(value) = variable(&upper).filter(|v| !v.is_empty()) {
+                builder = builder.set_override(*name, value).map_err(unreadable)?;
+            }
+        }
+        let raw: Raw = builder
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .map_err(unreadable)?;
+        Self::check(raw)
+    }
+
+    fn check(raw: Raw) -> Result<Self, ConfigError> {
+        fn list(text: Option<String>) -> Vec<String> {
+            text.iter()
+                .flat_map(|t| t.split(','))
+                .map(str::trim)
+                .filter(|t| !t.is_empty())
+                .map(str::to_owned)
+                .collect()
+        }
+        fn address(name: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
+            text.parse().map_err(|_| {
+                refuse(
+                    name,
+                    format!("{text:?} is not an address and a port, as 127.0.0.1:8000"),
+                )
+            })
+        }
+        match raw.search_url.as_deref() {
+            None | Some("store:") => {}
+            Some(_) => {
+                return Err(refuse(
+                    "AUDIT_SEARCH_URL",
+                    "store: is expected; this build has no other index",
+                ));
+            }
+        }
+        let roles = match raw.roles {
+            None => Roles {
+                api: true,
+                worker: true,
+            },
+            text => {
+                let mut roles = Roles {
+                    api: false,
+                    worker: false,
+                };
+                for role in list(text) {
+                    match role.as_str() {
+                        "api" => roles.api = true,
+                        "worker" => roles.worker = true,
+                        _ => {
+                            return Err(refuse("AUDIT_ROLES", "api, worker, or both are expected"));
+                        }
+                    }
+                }
+                roles
+            }
+        };
+        let rate_limit = match raw.rate_limit.as_deref() {
+            None => NonZeroU32::new(RATE_LIMIT),
+            Some("off") => None,
+            Some(text) => Some(text.parse().map_err(|_| {
+                refuse("AUDIT_RATE_LIMIT", "requests a second, or off, is expected")
+            })?),
+        };
+        Ok(Self {
+            bind: address(
+                "AUDIT_BIND",
+                raw.bind.as_deref().unwrap_or("127.0.0.1:8000"),
+            )?,
+            store: StoreUrl::parse(
+                raw.store_url
+                    .as_deref()
+                    .unwrap_or("sqlite://audit-data/audit.db"),
+            )?,
+            queue: match raw.queue_url.as_deref() {
+                None | Some("store:") => QueueUrl::Store,
+                Some("memory:") => QueueUrl::Memory,
+                Some(_) => {
+                    return Err(refuse(
+                        "AUDIT_QUEUE_URL",
+                        "store: or memory: is expected; this build has no other queue",
+                    ));
+                }
+            },
+            jwt_secret: raw.jwt_secret,
+            jwt_public_key: raw.jwt_public_key,
+            jwks_url: raw.jwks_url,
+            jwt_issuer: raw.jwt_issuer,
+            jwt_audience: raw.jwt_audience,
+            jwt_across_tenants: raw.jwt_across_tenants,
+            auto_create_tenants: raw.auto_create_tenants.unwrap_or(false),
+            roles,
+            metrics_bind: raw
+                .metrics_bind
+                .as_deref()
+                .map(|text| address("AUDIT_METRICS_BIND", text))
+                .transpose()?,
+            cors_origins: list(raw.cors_origins),
+            trusted_proxies: list(raw.trusted_proxies)
+                .iter()
+                .map(|text| {
+                    text.parse::<IpNet>()
+                        .or_else(|e| {
+                            text.parse::<std::net::IpAddr>()
+                                .map(IpNet::from)
+                                .map_err(|_| e)
+                        })
+                        .map_err(|_| {
+                            refuse(
+                                "AUDIT_TRUSTED_PROXIES",
+                                format!("{text:?} is not a network"),
+                            )
+                        })
+                })
+                .collect::<Result<_, _>>()?,
+            rate_limit,
+            stream_heartbeat: seconds("AUDIT_STREAM_HEARTBEAT", raw.stream_heartbeat, 15)?,
+            stream_send_timeout: seconds("AUDIT_STREAM_SEND_TIMEOUT", raw.stream_send_timeout, 10)?,
+            shutdown_grace: seconds("AUDIT_SHUTDOWN_GRACE", raw.shutdown_grace, 20)?,
+            log: raw.log.unwrap_or_else(|| "info".into()),
+            log_format: match raw.log_format.as_deref() {
+                None => None,
+                Some("json") => Some(LogFormat::Json),
+                Some("compact") => Some(LogFormat::Compact),
+                Some(_) => return Err(refuse("AUDIT_LOG_FORMAT", "json or compact is expected")),
+            },
+        })
+    }
+
+    /// Whether keys for tokens are configured. Without any, a secret is made in the data folder.
+    pub fn names_token_keys(&self) -> bool {
+        self.jwt_secret.is_some() || self.jwt_public_key.is_some() || self.jwks_url.is_some()
+    }
+}
+
+fn seconds(name: &'static str, value: Option<u64>, default: u64) -> Result<Duration, ConfigError> {
+    match value.unwrap_or(default) {
+        n @ 1..=3600 => Ok(Duration::from_secs(n)),
+        _ => Err(refuse(name, "1 to 3600 seconds are expected")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(pairs: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+        Settings::read(None, |name| {
+            pairs
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| (*v).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_environment_beats_the_file_and_unknown_names_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.toml");
+        std::fs::write(
+            &file,
+            "bind = \"127.0.0.1:1\"\nrate_limit = \"off\"\nstream_heartbeat = 3\n",
+        )
+        .unwrap();
+        let settings = Settings::read(Some(&file), |name| {
+            (name == "AUDIT_BIND").then(|| "127.0.0.1:2".to_owned())
+        })
+        .unwrap();
+        assert_eq!(settings.bind.port(), 2);
+        assert_eq!(settings.rate_limit, None);
+        assert_eq!(settings.stream_heartbeat, Duration::from_secs(3));
+        std::fs::write(&file, "bnid = \"127.0.0.1:1\"\n").unwrap();
+        let refused = Settings::read(Some(&file), |_| None)
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains("bnid"), "{refused}");
+    }
+
+    #[test]
+    fn values_are_checked_and_secrets_are_not_printed() {
+        for (name, value) in [
+            ("AUDIT_BIND", "8000"),
+            ("AUDIT_STORE_URL", "mysql://x"),
+            ("AUDIT_ROLES", "cook"),
+            ("AUDIT_RATE_LIMIT", "0"),
+            ("AUDIT_TRUSTED_PROXIES", "10.0.0.0/33"),
+            ("AUDIT_STREAM_HEARTBEAT", "0"),
+        ] {
+            let refused = with(&[(name, value)]).unwrap_err().to_string();
+            assert!(refused.contains(name), "{refused}");
+        }
+        let settings =
+            with(&[("AUDIT_JWT_SECRET", "hunter2hunter2hunter2hunter2hunter2")]).unwrap();
+        assert!(!format!("{settings:?}").contains("hunter2"));
+        assert!(settings.names_token_keys());
+        assert_eq!(settings.bind, "127.0.0.1:8000".parse().unwrap());
+    }
+}

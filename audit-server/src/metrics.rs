@@ -1,0 +1,142 @@
+//! Metrics, in Prometheus' text format. None has a tenant in its labels: their number is bounded.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use audit_core::{QueueDepth, WorkerStatus};
+use metrics::{SharedString, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use poem::Response;
+use poem::http::{Method, StatusCode};
+
+/// The recorder is the process's; servers in one process share it.
+static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+
+/// Bounds of the buckets of durations, in seconds.
+const SECONDS: [f64; 12] = [
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+];
+
+/// Installs the recorder. None when the process has another one already.
+pub(crate) fn install() -> Option<PrometheusHandle> {
+    HANDLE
+        .get_or_init(|| {
+            let builder = PrometheusBuilder::new()
+                .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+                .ok()?;
+            match builder.install_recorder() {
+                Ok(handle) => {
+                    describe();
+                    Some(handle)
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "metrics are not recorded");
+                    None
+                }
+            }
+        })
+        .clone()
+}
+
+fn describe() {
+    describe_counter!(
+        "audit_http_requests_total",
+        "Requests by method, route and status."
+    );
+    describe_histogram!(
+        "audit_http_request_duration_seconds",
+        "Until the head of the response."
+    );
+    describe_counter!(
+        "audit_http_rate_limited_total",
+        "Requests that a limit refused."
+    );
+    describe_counter!(
+        "audit_events_recorded_total",
+        "New entries that were acknowledged."
+    );
+    describe_counter!(
+        "audit_events_accepted_total",
+        "Events that were put into the queue."
+    );
+    describe_gauge!("audit_streams_open", "Open streams.");
+    describe_counter!(
+        "audit_streams_closed_total",
+        "Streams that the server closed, by reason."
+    );
+    describe_gauge!("audit_worker_up", "1 while the worker runs.");
+    describe_gauge!(
+        "audit_worker_lag",
+        "Entries or messages that the worker is behind."
+    );
+    describe_gauge!(
+        "audit_worker_dropped",
+        "Messages that this log had not written."
+    );
+    describe_gauge!("audit_queue_messages", "Messages in the queue by state.");
+}
+
+/// Counts a request.
+pub(crate) fn request(method: &Method, route: Arc<str>, status: StatusCode, elapsed: Duration) {
+    // A method is the client's to choose: unknown ones share a label.
+    let method = match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    };
+    let route = SharedString::from_shared(route);
+    let status = match status.as_u16() {
+        200 => "200".into(),
+        201 => "201".into(),
+        _ => SharedString::from_owned(status.as_str().to_owned()),
+    };
+    counter!("audit_http_requests_total", "method" => method, "route" => route.clone(), "status" => status)
+        .increment(1);
+    histogram!("audit_http_request_duration_seconds", "method" => method, "route" => route)
+        .record(elapsed.as_secs_f64());
+}
+
+/// Sets the gauges of the workers.
+#[allow(clippy::cast_precision_loss)] // gauges are floats
+pub(crate) fn workers(statuses: &[WorkerStatus]) {
+    for status in statuses {
+        let name = status.name.clone();
+        gauge!("audit_worker_up", "worker" => name.clone())
+            .set(f64::from(u8::from(status.running)));
+        gauge!("audit_worker_dropped", "worker" => name.clone()).set(status.dropped as f64);
+        if let Some(lag) = status.lag {
+            gauge!("audit_worker_lag", "worker" => name).set(lag as f64);
+        }
+    }
+}
+
+/// Sets the gauges of the queue.
+#[allow(clippy::cast_precision_loss)] // gauges are floats
+pub(crate) fn queue(depth: QueueDepth) {
+    for (state, count) in [
+        ("waiting", depth.waiting),
+        ("leased", depth.leased),
+        ("dead", depth.dead),
+    ] {
+        gauge!("audit_queue_messages", "state" => state).set(count as f64);
+    }
+}
+
+/// Lets the recorder drop what it has rendered; without it, histograms grow until they are asked for.
+pub(crate) fn upkeep() {
+    if let Some(Some(handle)) = HANDLE.get() {
+        handle.run_upkeep();
+    }
+}
+
+/// The page that Prometheus asks for.
+pub(crate) fn page(handle: &PrometheusHandle) -> Response {
+    Response::builder()
+        .content_type("text/plain; version=0.0.4")
+        .body(handle.render())
+}

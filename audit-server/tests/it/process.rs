@@ -1,0 +1,150 @@
+//! The program: what it prints, how it starts and ends.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+fn program(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_audit-server"));
+    command
+        .current_dir(folder)
+        .env_clear()
+        .env("AUDIT_BIND", "127.0.0.1:0");
+    command
+}
+
+fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+/// A server that was started, and what it printed.
+struct Started {
+    child: Child,
+    lines: Vec<String>,
+}
+
+impl Started {
+    fn new(folder: &Path) -> Self {
+        let mut child = program(folder)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = Vec::new();
+        for line in BufReader::new(child.stdout.as_mut().unwrap()).lines() {
+            let line = line.unwrap();
+            let last = line.starts_with("curl") && line.contains("user_id=ann'");
+            lines.push(line);
+            if last {
+                break;
+            }
+        }
+        Self { child, lines }
+    }
+
+    fn commands(&self) -> Vec<&String> {
+        self.lines
+            .iter()
+            .filter(|l| l.starts_with("curl"))
+            .collect()
+    }
+
+    /// Ends it as an init system does.
+    fn stop(mut self) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn the_printed_commands_work_and_a_second_start_keeps_data_and_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let started = Started::new(folder.path());
+    let token = std::fs::read_to_string(folder.path().join("audit-data/token")).unwrap();
+    assert!(
+        !started.lines.iter().any(|l| l.contains(token.trim())),
+        "a token is for a terminal only"
+    );
+    for command in started.commands() {
+        let output = run(Command::new("sh")
+            .args(["-c", command])
+            .current_dir(folder.path()));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            text.contains("\"resource_id\":\"inv-1\""),
+            "{command}: {text}"
+        );
+    }
+    started.stop();
+    let again = Started::new(folder.path());
+    let kept = std::fs::read_to_string(folder.path().join("audit-data/token")).unwrap();
+    assert_eq!(token, kept);
+    let read = again.commands()[1].clone();
+    let output = run(Command::new("sh")
+        .args(["-c", &read])
+        .current_dir(folder.path()));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("inv-1"));
+    again.stop();
+}
+
+#[test]
+fn what_prevents_a_start_is_one_clear_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    std::fs::write(folder.path().join("bad.toml"), "bnid = \"x\"\n").unwrap();
+    let cases: [(&str, &str, &[&str], i32, &str); 6] = [
+        ("AUDIT_BIND", &address, &[], 1, "can't be listened on"),
+        ("AUDIT_STORE_URL", "sqlite://file/audit.db", &[], 1, "file"),
+        ("AUDIT_BIND", "0.0.0.0:0", &[], 2, "AUDIT_JWT_SECRET"),
+        ("AUDIT_JWT_SECRET", "short", &[], 2, "32"),
+        ("AUDIT_RATE_LIMIT", "many", &[], 2, "AUDIT_RATE_LIMIT"),
+        ("AUDIT_LOG", "off", &["--config", "bad.toml"], 2, "bnid"),
+    ];
+    for (name, value, args, code, part) in cases {
+        let output = run(program(folder.path())
+            .env("AUDIT_LOG", "off")
+            .env(name, value)
+            .args(args));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{name}={value}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{name}={value}: {stderr}");
+        assert!(stderr.contains(part), "{name}={value}: {stderr}");
+    }
+}
+
+#[test]
+fn the_document_and_tokens_are_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = run(program(folder.path()).args(["openapi", "--yaml"]));
+    assert_eq!(
+        String::from_utf8(yaml.stdout).unwrap(),
+        audit_server::docs::yaml()
+    );
+    let tenant = "0190a000-0000-7000-8000-000000000001";
+    let token = run(program(folder.path()).args(["token", "--tenant", tenant, "--role", "writer"]));
+    assert!(token.status.success());
+    assert_eq!(
+        String::from_utf8(token.stdout)
+            .unwrap()
+            .trim()
+            .split('.')
+            .count(),
+        3
+    );
+    let bad = run(program(folder.path()).args(["token", "--ttl", "soon"]));
+    assert_eq!(bad.status.code(), Some(2));
+    let migrate = run(program(folder.path()).arg("migrate"));
+    assert!(migrate.status.success());
+    let mut rest = String::new();
+    migrate.stderr.as_slice().read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "");
+}

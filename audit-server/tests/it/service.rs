@@ -1,0 +1,232 @@
+//! A server for one test, and a client for it.
+
+use std::time::Duration;
+
+use audit_core::{Clock as _, EventId, Head, Role, SystemClock, TenantId, TenantScope, Timestamp};
+use audit_server::auth::jwt::{self, Demands, Verifiers};
+use audit_server::config::Settings;
+use audit_server::server::{Bound, ServeError};
+use audit_server::storage::Storage;
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub(crate) const SECRET: &str = "a secret for tests, of at least 32 bytes";
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A running server. Dropping it stops it.
+pub(crate) struct Service {
+    pub(crate) base: String,
+    pub(crate) storage: Storage,
+    pub(crate) http: reqwest::Client,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<Result<(), ServeError>>>,
+    _folder: tempfile::TempDir,
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) async fn of(response: reqwest::Response) -> Self {
+        Self {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            text: response.text().await.unwrap(),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.text);
+        self
+    }
+
+    /// A problem of this status whose errors name this place.
+    #[track_caller]
+    pub(crate) fn problem(&self, status: u16, place: &str) {
+        assert_eq!(self.status, status, "{}", self.text);
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let body = self.json();
+        assert_eq!(body["status"], status);
+        let places: Vec<String> = body["errors"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|e| {
+                let parts = [&e["pointer"], &e["parameter"], &e["line"]];
+                parts
+                    .iter()
+                    .filter(|p| !p.is_null())
+                    .map(|p| match p {
+                        Value::String(text) => text.clone(),
+                        other => other.to_string(),
+                    })
+                    .collect::<Vec<_>>()
+                    .join("@")
+            })
+            .collect();
+        assert!(
+            places.iter().any(|p| p == place),
+            "{place} is not among {places:?}"
+        );
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+}
+
+impl Service {
+    pub(crate) async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With these settings, named as environment variables.
+    pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
+        let tokens = Verifiers::none()
+            .secret(SECRET.as_bytes(), &Demands::default(), true)
+            .unwrap();
+        Self::trusting(tokens, settings).await
+    }
+
+    /// That admits tokens of these keys.
+    pub(crate) async fn trusting(tokens: Verifiers, settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("audit.db").display());
+        let settings = Settings::read(None, |name| {
+            let given = settings
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| (*v).to_owned());
+            given.or_else(|| match name {
+                "AUDIT_BIND" => Some("127.0.0.1:0".into()),
+                "AUDIT_STORE_URL" => Some(url.clone()),
+                _ => None,
+            })
+        })
+        .unwrap();
+        let storage = Storage::open(&settings.store, settings.queue).unwrap();
+        let bound = Bound::bind(settings, storage.clone(), tokens)
+            .await
+            .unwrap();
+        let base = format!("http://{}", bound.address());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(bound.serve(async move {
+            stopped.await.ok();
+        }));
+        Self {
+            base,
+            storage,
+            http: reqwest::Client::builder()
+                .timeout(DEADLINE)
+                .build()
+                .unwrap(),
+            stop: Some(stop),
+            task: Some(task),
+            _folder: folder,
+        }
+    }
+
+    /// Stops it and waits for its end.
+    pub(crate) async fn stop(mut self) -> Result<(), ServeError> {
+        self.stop.take().unwrap().send(()).unwrap();
+        tokio::time::timeout(DEADLINE, self.task.take().unwrap())
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    /// A new tenant with one entry, so that positions and counts are not the same by chance.
+    pub(crate) async fn tenant(&self, name: &str) -> TenantId {
+        let tenant = self.storage.log.create_tenant(None, name).await.unwrap().id;
+        self.record(tenant, audit_core::Event::create("tenant", "first"))
+            .await;
+        tenant
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    pub(crate) fn get(&self, path: &str, token: &str) -> reqwest::RequestBuilder {
+        self.http.get(self.url(path)).bearer_auth(token)
+    }
+
+    pub(crate) fn post(
+        &self,
+        path: &str,
+        token: &str,
+        body: impl Into<String>,
+    ) -> reqwest::RequestBuilder {
+        self.http
+            .post(self.url(path))
+            .bearer_auth(token)
+            .header("content-type", "application/json")
+            .body(body.into())
+    }
+
+    pub(crate) async fn head(&self, tenant: TenantId) -> Head {
+        let scope = TenantScope::trusted(tenant, "test");
+        self.storage.log.tenant(scope).head().await.unwrap()
+    }
+
+    /// Records an event in-process.
+    pub(crate) async fn record(&self, tenant: TenantId, event: audit_core::Event) -> EventId {
+        let scope = TenantScope::trusted(tenant, "test");
+        self.storage
+            .log
+            .tenant(scope)
+            .record(event)
+            .await
+            .unwrap()
+            .id
+    }
+}
+
+/// Sends a request and reads the answer.
+pub(crate) async fn send(request: reqwest::RequestBuilder) -> Answer {
+    Answer::of(request.send().await.unwrap()).await
+}
+
+/// A time so many seconds from now.
+pub(crate) fn in_seconds(seconds: i64) -> Timestamp {
+    Timestamp::from_micros(SystemClock.now().as_micros() + seconds * 1_000_000).unwrap()
+}
+
+/// A token that is valid for an hour.
+pub(crate) fn token(role: Role, tenant: impl Into<Option<TenantId>>) -> String {
+    token_until(role, tenant, in_seconds(3600))
+}
+
+pub(crate) fn token_until(
+    role: Role,
+    tenant: impl Into<Option<TenantId>>,
+    until: Timestamp,
+) -> String {
+    let none = Demands::default();
+    jwt::sign(
+        SECRET.as_bytes(),
+        "tester",
+        tenant.into(),
+        role,
+        &none,
+        until,
+    )
+    .unwrap()
+}
+
+/// An event's body.
+pub(crate) fn event(resource_id: &str) -> String {
+    format!(r#"{{"action_type":"VIEW","resource_type":"doc","resource_id":"{resource_id}"}}"#)
+}
