@@ -425,3 +425,22 @@ pub async fn a_durable_queue_survives_a_reopen<H: EventQueueHarness>() {
     left.insert(dead[0].message.id);
     assert_eq!(left, sent.iter().map(|m| m.id).collect());
 }
+
+/// Whatever a caller says, an engine knows what it can do.
+pub async fn waits_leases_and_delays_are_clamped<H: EventQueueHarness>() {
+    let harness = H::open().await;
+    let queue = harness.queue();
+    send(queue, &messages(1)).await;
+    let received = queue
+        .receive(1, Duration::MAX, Duration::MAX)
+        .await
+        .expect("a delivery");
+    let handles: Vec<String> = received.into_iter().map(|d| d.handle).collect();
+    assert_eq!(handles.len(), 1);
+    let given_back = queue
+        .retry(&handles, Duration::MAX)
+        .await
+        .expect("outcomes");
+    assert!(given_back.iter().all(Result::is_ok), "{given_back:?}");
+    assert_eq!(queue.depth().await.expect("a depth").waiting, 1);
+}

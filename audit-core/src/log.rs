@@ -670,11 +670,12 @@ impl TenantLog {
         filter: &Filter,
         page: &PageRequest,
     ) -> Result<Page<Entry>> {
-        let mut items: Vec<Entry> = Vec::with_capacity(page.limit);
+        let limit = page.limit.clamp(1, PageRequest::MAX_LIMIT);
+        let mut items: Vec<Entry> = Vec::with_capacity(limit);
         let mut after = page.after.map(|p| p.seq);
         let mut indexed_through;
         // One more than the page, to know whether there is another.
-        let wanted = page.limit + 1;
+        let wanted = limit + 1;
         loop {
             let request = SearchRequest::new(filter.clone(), wanted - items.len())
                 .order(page.order)
@@ -689,7 +690,7 @@ impl TenantLog {
             }
         }
         let more = items.len() >= wanted;
-        items.truncate(page.limit);
+        items.truncate(limit);
         let next = match page.order {
             Order::Descending if !more => None,
             _ => items.last().map(Entry::position).or(page.after),

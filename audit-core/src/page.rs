@@ -50,7 +50,7 @@ pub struct PageRequest {
     pub sort: Sort,
     /// Which way.
     pub order: Order,
-    /// The most entries, 1 to [`PageRequest::MAX_LIMIT`].
+    /// The most entries, 1 to [`PageRequest::MAX_LIMIT`]; anything else is clamped to these.
     pub limit: usize,
     /// The page begins behind this place.
     pub after: Option<Position>,

@@ -53,7 +53,7 @@ impl Retry {
             match call().await {
                 Err(error) if error.is_retryable() => {
                     tokio::time::sleep(error.retry_after().unwrap_or(pause)).await;
-                    pause *= 2;
+                    pause = pause.saturating_mul(2);
                 }
                 outcome => return outcome,
             }

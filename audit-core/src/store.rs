@@ -97,8 +97,8 @@ pub trait LogStore: Debug + Send + Sync + 'static {
         page: &PageRequest,
     ) -> Result<Page<Entry>>;
 
-    /// At most `limit` entries from position `from` on, for consumers and streams; empty when there
-    /// is nothing yet. Starts at the first entry left when `from` is pruned. Needs `stream`. Leaves
+    /// At most `limit` entries from position `from` on, for consumers and streams; fewer when they are
+    /// large, and empty only when there is nothing yet. Starts at the first entry left when `from` is pruned. Needs `stream`. Leaves
     /// are not recomputed.
     async fn read(&self, scope: &TenantScope, from: u64, limit: usize) -> Result<Vec<Entry>>;
 

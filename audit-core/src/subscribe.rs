@@ -1,6 +1,7 @@
 //! Following one tenant's log as it grows.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
@@ -22,6 +23,9 @@ use crate::store::LogStore;
 const POLL: Duration = Duration::from_millis(250);
 /// Entries that are read at once.
 const CHUNK: usize = 256;
+/// The shortest and the longest silence that may be asked for.
+const HEARTBEAT: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(24 * 3_600);
 
 /// Wakes those who follow a log when this process has appended to it. Only a hint: followers poll too.
 #[derive(Debug, Default)]
@@ -59,7 +63,7 @@ pub struct SubscribeRequest {
     pub filter: Filter,
     /// The first position; none starts with what is appended from now on.
     pub from: Option<u64>,
-    /// How long it may be silent.
+    /// How long it may be silent: from a millisecond to a day, clamped.
     pub heartbeat: Duration,
 }
 
@@ -153,6 +157,9 @@ struct Follower {
 
 impl Follower {
     async fn next(&mut self) -> Result<Delivered> {
+        // It looks before it says that there is nothing, so that a reader that takes longer than a
+        // heartbeat for each item still gets on.
+        let mut looked = false;
         loop {
             while let Some(entry) = self.read.pop_front() {
                 if entry.seq > self.next {
@@ -166,7 +173,7 @@ impl Follower {
                     return Ok(Delivered::Entry(Arc::new(entry)));
                 }
             }
-            if Instant::now() >= self.silent_until {
+            if looked && Instant::now() >= self.silent_until {
                 return Ok(Delivered::Heartbeat {
                     seq: self.next.checked_sub(1),
                 });
@@ -174,6 +181,7 @@ impl Follower {
             // Marked as seen before reading, so that an append during the read rings again.
             self.bell.borrow_and_update();
             self.read = self.store.read(&self.scope, self.next, CHUNK).await?.into();
+            looked = true;
             if self.read.is_empty() {
                 let pause = Instant::now() + POLL;
                 tokio::select! {
@@ -199,6 +207,9 @@ pub(crate) async fn subscribe(
             store.head(&reader).await?.size()
         }
     };
+    let heartbeat = request
+        .heartbeat
+        .clamp(*HEARTBEAT.start(), *HEARTBEAT.end());
     let follower = Follower {
         bell: bell.of(scope.tenant()),
         store,
@@ -206,8 +217,8 @@ pub(crate) async fn subscribe(
         filter: request.filter,
         next,
         read: VecDeque::new(),
-        heartbeat: request.heartbeat,
-        silent_until: Instant::now() + request.heartbeat,
+        heartbeat,
+        silent_until: Instant::now() + heartbeat,
         over: false,
     };
     Ok(Subscription(Box::pin(stream::unfold(

@@ -380,15 +380,9 @@ async fn feed_index(mut worker: Worker, index: Arc<dyn SearchIndex>) {
         match outcome {
             Ok(()) => {
                 failures = 0;
-                worker.desk.worked(&worker.name);
-                let lag = followed
-                    .sizes
-                    .iter()
-                    .map(|(tenant, size)| {
-                        size.saturating_sub(cursors.get(tenant).copied().unwrap_or(0))
-                    })
-                    .sum();
-                worker.desk.lag(&worker.name, lag);
+                if followed.paused.is_empty() {
+                    worker.desk.worked(&worker.name);
+                }
             }
             Err(error) => {
                 worker.desk.failed(&worker.name, &error);
@@ -408,7 +402,8 @@ async fn feed_index(mut worker: Worker, index: Arc<dyn SearchIndex>) {
     }
 }
 
-/// Merges the next entries, of as many tenants as have grown, in one call to the index.
+/// Merges the next entries, of as many tenants as have grown, in one call to the index. A tenant
+/// whose log can't be read, now or ever, doesn't hold up the others.
 async fn index_once(
     worker: &Worker,
     index: &dyn SearchIndex,
@@ -416,51 +411,96 @@ async fn index_once(
     cursors: &mut HashMap<TenantId, u64>,
 ) -> Result<()> {
     followed.look(worker).await?;
-    let mut merged: Vec<Entry> = Vec::new();
+    let behind = |(tenant, size): (&TenantId, &u64)| {
+        size.saturating_sub(cursors.get(tenant).copied().unwrap_or(0))
+    };
+    worker
+        .desk
+        .lag(&worker.name, followed.sizes.iter().map(behind).sum());
+    let mut merged = Merged::default();
     let mut reached: Vec<(TenantId, u64)> = Vec::new();
-    let mut bytes = 0;
     for (tenant, _) in followed.due() {
-        let scope = TenantScope::trusted(tenant, "indexer");
-        let mut cursor = match cursors.get(&tenant) {
-            Some(cursor) => *cursor,
-            None => index.indexed_through(&scope).await?,
-        };
-        loop {
-            let entries = match worker.log.store.read(&scope, cursor, READ).await {
-                Ok(entries) => entries,
-                Err(error) if is_closed(&error) => {
-                    cursor = u64::MAX;
-                    Vec::new()
-                }
-                Err(error) => return Err(error),
-            };
-            let Some(last) = entries.last() else {
+        let (entries, bytes) = (merged.entries.len(), merged.bytes);
+        match read_ahead(worker, index, tenant, cursors.get(&tenant), &mut merged).await {
+            Ok(Reached::Position(cursor)) => reached.push((tenant, cursor)),
+            Ok(Reached::End(cursor)) => {
+                reached.push((tenant, cursor));
                 followed.reached(tenant, u64::MAX);
-                break;
-            };
-            remove_erased(worker, index, &scope, cursor, &entries).await?;
-            cursor = last.seq + 1;
-            bytes += entries.iter().map(weight).sum::<usize>();
-            merged.extend(entries);
-            if merged.len() >= INDEX || bytes >= INDEX_BYTES {
-                break;
+            }
+            Err(error) if error.is_retryable() => return Err(error),
+            Err(error) => {
+                merged.entries.truncate(entries);
+                merged.bytes = bytes;
+                cursors.remove(&tenant);
+                if is_closed(&error) {
+                    followed.reached(tenant, u64::MAX);
+                } else {
+                    worker.desk.failed(&worker.name, &error);
+                    followed.fail(tenant);
+                }
             }
         }
-        if cursor != u64::MAX {
-            reached.push((tenant, cursor));
-        }
-        if merged.len() >= INDEX || bytes >= INDEX_BYTES {
+        if merged.is_full() {
             break;
         }
     }
-    if !merged.is_empty() {
-        index.index(&merged).await?;
+    if !merged.entries.is_empty() {
+        index.index(&merged.entries).await?;
     }
     for (tenant, cursor) in reached {
         cursors.insert(tenant, cursor);
         followed.reached(tenant, cursor);
     }
     Ok(())
+}
+
+/// Entries on their way to the index, each tenant's in one run.
+#[derive(Default)]
+struct Merged {
+    entries: Vec<Entry>,
+    bytes: usize,
+}
+
+impl Merged {
+    fn is_full(&self) -> bool {
+        self.entries.len() >= INDEX || self.bytes >= INDEX_BYTES
+    }
+}
+
+/// How far a tenant's log was read.
+enum Reached {
+    Position(u64),
+    End(u64),
+}
+
+/// Reads what comes next in a tenant's log, until there is enough.
+async fn read_ahead(
+    worker: &Worker,
+    index: &dyn SearchIndex,
+    tenant: TenantId,
+    cursor: Option<&u64>,
+    merged: &mut Merged,
+) -> Result<Reached> {
+    let scope = TenantScope::trusted(tenant, "indexer");
+    let mut cursor = match cursor {
+        Some(cursor) => *cursor,
+        None => index.indexed_through(&scope).await?,
+    };
+    let start = merged.entries.len();
+    loop {
+        let entries = worker.log.store.read(&scope, cursor, READ).await?;
+        let Some(last) = entries.last() else {
+            return Ok(Reached::End(cursor));
+        };
+        let earlier = &mut merged.entries[start..];
+        remove_erased(worker, index, &scope, cursor, &entries, earlier).await?;
+        cursor = last.seq + 1;
+        merged.bytes += entries.iter().map(weight).sum::<usize>();
+        merged.entries.extend(entries);
+        if merged.is_full() {
+            return Ok(Reached::Position(cursor));
+        }
+    }
 }
 
 fn weight(entry: &Entry) -> usize {
@@ -472,14 +512,16 @@ fn weight(entry: &Entry) -> usize {
         .sum::<usize>()
 }
 
-/// What an `erase` entry names and the index had before goes from it first: entries that are read
-/// together with that entry were erased when they were read.
+/// What an `erase` entry names and the index had before goes from it first, and from the `earlier`
+/// entries that are still on their way to it: those that are read together with that entry were
+/// erased when they were read.
 async fn remove_erased(
     worker: &Worker,
     index: &dyn SearchIndex,
     scope: &TenantScope,
     indexed: u64,
     entries: &[Entry],
+    earlier: &mut [Entry],
 ) -> Result<()> {
     for entry in entries.iter().filter(|e| e.kind == Kind::Erase) {
         let Some(Ok(Control::Erase {
@@ -498,6 +540,11 @@ async fn remove_erased(
                 let seqs: Vec<u64> = (next..end).collect();
                 let current = worker.log.store.at(scope, &seqs).await?;
                 index.remove(scope, &current).await?;
+                for entry in current {
+                    if let Ok(at) = earlier.binary_search_by_key(&entry.seq, |e| e.seq) {
+                        earlier[at] = entry;
+                    }
+                }
                 next = end;
             }
         }
@@ -698,7 +745,11 @@ async fn relay_once(worker: &Worker, outbox: &dyn Outbox) -> Result<usize> {
 }
 
 fn prepare_row(worker: &Worker, row: &OutboxRow) -> Result<PreparedEvent> {
-    let event = Event::from_json(&row.event)?.id(row.id);
+    let event = Event::from_json(&row.event)?;
+    if event.given_id().is_some_and(|id| id != row.id) {
+        return Err(Error::field("id", "differs from the outbox row's"));
+    }
+    let event = event.id(row.id);
     let log = &worker.log;
     let prepared = PreparedEvent::new(row.tenant, event, &*log.clock, &log.redactors)?;
     Ok(prepared.accepted_at(row.recorded_at))

@@ -86,30 +86,92 @@ struct Raw {
     log_format: Option<String>,
 }
 
-/// The names of [`Raw`], each also a variable `AUDIT_…`.
-const NAMES: &[&str] = &[
-    "bind",
-    "store_url",
-    "queue_url",
-    "search_url",
-    "jwt_secret",
-    "jwt_public_key",
-    "jwks_url",
-    "jwt_issuer",
-    "jwt_audience",
-    "jwt_across_tenants",
-    "auto_create_tenants",
-    "roles",
-    "metrics_bind",
-    "cors_origins",
-    "trusted_proxies",
-    "rate_limit",
-    "stream_heartbeat",
-    "stream_send_timeout",
-    "shutdown_grace",
-    "log",
-    "log_format",
+/// The names of [`Raw`], each also a variable `AUDIT_…`, with the default and what it is.
+const VARIABLES: &[(&str, &str, &str)] = &[
+    ("bind", "127.0.0.1:8000", "where the API is served"),
+    (
+        "store_url",
+        "sqlite://audit-data/audit.db",
+        "where the log is kept; memory: for trying out",
+    ),
+    (
+        "queue_url",
+        "store:",
+        "where events wait that were acknowledged early; memory: for none",
+    ),
+    ("search_url", "store:", "the full-text index"),
+    (
+        "jwt_secret",
+        "",
+        "the shared secret of tokens (HS256), at least 32 bytes",
+    ),
+    (
+        "jwt_public_key",
+        "",
+        "the public key of tokens, PEM or a file (RS256, ES256, EdDSA)",
+    ),
+    ("jwks_url", "", "where the key set of tokens is fetched"),
+    ("jwt_issuer", "", "the iss that tokens must have"),
+    ("jwt_audience", "", "the aud that tokens must have"),
+    (
+        "jwt_across_tenants",
+        "with a secret",
+        "whether role=admin acts across tenants",
+    ),
+    (
+        "auto_create_tenants",
+        "false",
+        "create a token's tenant when it is first used",
+    ),
+    ("roles", "api,worker", "which work this process does"),
+    (
+        "metrics_bind",
+        "",
+        "where /metrics is served; on loopback with the API",
+    ),
+    (
+        "cors_origins",
+        "",
+        "origins of pages that may call the API, with commas",
+    ),
+    (
+        "trusted_proxies",
+        "",
+        "networks whose Forwarded and X-Forwarded-For count, with commas",
+    ),
+    (
+        "rate_limit",
+        "50000",
+        "requests a second for each principal, or off",
+    ),
+    (
+        "stream_heartbeat",
+        "15",
+        "seconds that a stream may be silent",
+    ),
+    (
+        "stream_send_timeout",
+        "10",
+        "seconds until a subscriber is too slow",
+    ),
+    ("shutdown_grace", "20", "seconds that a shutdown waits"),
+    ("log", "info", "what is logged, to stderr"),
+    ("log_format", "", "json or compact; compact on a terminal"),
 ];
+
+/// The settings, their defaults and what they are, one a line, for `--help`.
+pub fn help() -> String {
+    let mut out = String::from("Settings, in the environment or in lower case in the file:\n");
+    for (name, default, about) in VARIABLES {
+        let name = format!("AUDIT_{}", name.to_ascii_uppercase());
+        put!(out, "  {name:27} {about}");
+        if !default.is_empty() {
+            put!(out, " [{default}]");
+        }
+        out.push('\n');
+    }
+    out
+}
 
 /// Where the log is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -251,7 +313,7 @@ impl Settings {
                     .required(true),
             );
         }
-        for name in NAMES {
+        for (name, ..) in VARIABLES {
             let upper = format!("AUDIT_{}", name.to_ascii_uppercase());
             if let Some(value) = variable(&upper).filter(|v| !v.is_empty()) {
                 builder = builder.set_override(*name, value).map_err(unreadable)?;
@@ -431,6 +493,19 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(refused.contains("bnid"), "{refused}");
+    }
+
+    #[test]
+    fn every_setting_has_a_variable() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.toml");
+        std::fs::write(&file, "nope = 1\n").unwrap();
+        let refused = Settings::read(Some(&file), |_| None)
+            .unwrap_err()
+            .to_string();
+        let known: Vec<&str> = refused.split('`').skip(3).step_by(2).collect();
+        let variables: Vec<&str> = VARIABLES.iter().map(|(name, ..)| *name).collect();
+        assert_eq!(known, variables);
     }
 
     #[test]

@@ -3,9 +3,6 @@
 //! [`config::Settings`] say what to serve, [`storage::Storage`] opens what is behind it,
 //! [`server::Bound`] serves it. The binary `audit-server` is a thin shell around these.
 
-// Test code, in all of its modules, checks what it unwraps by unwrapping it.
-#![cfg_attr(test, allow(clippy::unwrap_used))]
-
 /// Appends formatted text to a `String`, which takes everything: there is no failure to handle.
 macro_rules! put {
     ($out:expr, $($text:tt)*) => {{

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use audit_core::{Clock as _, Role, SystemClock, TenantId, Timestamp};
 use audit_server::auth::jwt::{self, Demands, Verifiers};
-use audit_server::config::{LogFormat, Settings, StoreUrl};
+use audit_server::config::{self, LogFormat, Settings, StoreUrl};
 use audit_server::server::Bound;
 use audit_server::storage::Storage;
 use audit_server::{docs, first_start};
@@ -18,7 +18,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Multi-tenant audit logging over HTTP.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, after_help = config::help())]
 struct Cli {
     /// A TOML file with settings; environment variables AUDIT_… override it.
     #[arg(long, global = true, env = "AUDIT_CONFIG", value_name = "FILE")]
@@ -287,13 +287,15 @@ async fn serve(settings: Settings) -> Result<(), Exit> {
     }
     // Listened for before anything is announced, so that whoever reads it may stop the server.
     let stop = stop_signal()?;
+    let serves_api = settings.roles.api;
     let bound = Bound::bind(settings, storage, tokens)
         .await
         .map_err(Exit::failure)?;
     let url = format!("http://{}", bound.address());
     let lines = match &welcome {
         Some((folder, token)) => greeting(&url, folder, token, std::io::stdout().is_terminal()),
-        None => format!("docs    {url}/docs\n"),
+        None if serves_api => format!("docs    {url}/docs\n"),
+        None => format!("health  {url}/health/ready\n"),
     };
     print(&lines)?;
     bound.serve(stop).await.map_err(Exit::failure)

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use audit_core::{Error, ErrorKind, FieldFault};
+use audit_core::{Error, ErrorKind, EventId, FieldFault};
 use poem::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use poem::http::{HeaderValue, StatusCode};
 use poem::{IntoResponse, Response};
@@ -131,8 +131,9 @@ pub struct Problem {
     detail: String,
     faults: Vec<Fault>,
     seq: Option<u64>,
+    event: Option<EventId>,
     retry_after: Option<Duration>,
-    allow: Option<String>,
+    allow: Option<Box<str>>,
 }
 
 impl Problem {
@@ -143,6 +144,7 @@ impl Problem {
             detail: detail.into(),
             faults: Vec::new(),
             seq: None,
+            event: None,
             retry_after: None,
             allow: None,
         }
@@ -192,7 +194,7 @@ impl Problem {
     /// Names the methods that are allowed.
     #[must_use]
     pub fn allow(mut self, methods: String) -> Self {
-        self.allow = Some(methods);
+        self.allow = Some(methods.into());
         self
     }
 
@@ -263,6 +265,9 @@ impl Problem {
         write_string(out, &self.detail);
         if let Some(seq) = self.seq {
             put!(out, ",\"seq\":{seq}");
+        }
+        if let Some(id) = self.event {
+            put!(out, ",\"id\":\"{id}\"");
         }
         if !self.faults.is_empty() {
             out.push_str(",\"errors\":[");
@@ -364,6 +369,10 @@ impl From<Error> for Problem {
             seq: (kind == ProblemKind::Pruned)
                 .then(|| error.position())
                 .flatten(),
+            // The id of a refused event is of no use: nothing was stored under it.
+            event: error
+                .event_id()
+                .filter(|_| !matches!(kind, ProblemKind::Invalid | ProblemKind::Malformed)),
             retry_after: error
                 .retry_after()
                 .or((kind.status() == 503).then_some(Duration::from_secs(1))),
@@ -391,7 +400,7 @@ impl IntoResponse for Problem {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(allow) = self.allow.and_then(|a| HeaderValue::try_from(a).ok()) {
+        if let Some(allow) = self.allow.and_then(|a| HeaderValue::from_str(&a).ok()) {
             headers.insert(ALLOW, allow);
         }
         response
@@ -504,6 +513,9 @@ pub struct ProblemDetails {
     /// Of a pruned entry: the position of the control entry that says so.
     #[oai(skip_serializing_if_is_none)]
     pub seq: Option<u64>,
+    /// The event that it is about: which one conflicts, or by which id to try again.
+    #[oai(skip_serializing_if_is_none)]
+    pub id: Option<uuid::Uuid>,
     /// The places of the request that are refused.
     #[oai(skip_serializing_if_is_none)]
     pub errors: Option<Vec<ProblemPlace>>,

@@ -26,6 +26,7 @@ use audit_core::{
 use rusqlite::Connection;
 
 use crate::fault::{from_sqlite, gone};
+pub(crate) use file::remove_unless_of;
 pub(crate) use view::View;
 use writer::Writer;
 

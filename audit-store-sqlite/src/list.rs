@@ -38,6 +38,9 @@ pub(crate) fn list(
     filter: &Filter,
     page: &PageRequest,
 ) -> Result<Page<StoredEntry>> {
+    let mut page = *page;
+    page.limit = page.limit.clamp(1, PageRequest::MAX_LIMIT);
+    let page = &page;
     let log = Log {
         conn,
         tenant,

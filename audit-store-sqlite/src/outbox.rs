@@ -37,14 +37,16 @@ use rusqlite::{Connection, OpenFlags, Row, params};
 use crate::fault::{from_sqlite, gone};
 use crate::row;
 
-/// Numbers are never used again, so that saying twice that a row is done can't remove another.
+/// Numbers are never used again, so that saying twice that a row is done can't remove another. A row
+/// that the relay couldn't read would stand before all later ones: it is refused where it is made.
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS audit_outbox (
     n           INTEGER PRIMARY KEY AUTOINCREMENT,
-    tenant      BLOB    NOT NULL,
-    id          BLOB    NOT NULL,
-    recorded_at INTEGER NOT NULL,
-    event       TEXT    NOT NULL
+    tenant      BLOB    NOT NULL CHECK (typeof(tenant) = 'blob' AND length(tenant) = 16),
+    id          BLOB    NOT NULL CHECK (typeof(id) = 'blob' AND length(id) = 16),
+    recorded_at INTEGER NOT NULL CHECK (typeof(recorded_at) = 'integer'
+                    AND recorded_at BETWEEN 0 AND 253402300799999999),
+    event       TEXT    NOT NULL CHECK (typeof(event) = 'text')
 );
 CREATE TABLE IF NOT EXISTS audit_outbox_parked (
     n           INTEGER PRIMARY KEY,

@@ -23,6 +23,9 @@ const CHUNK: usize = 256;
 /// the same snapshot.
 const LOOK: u64 = 4_096;
 
+/// No further entry joins an answer that has so much raw JSON.
+const CHUNK_BYTES: usize = 2 << 20;
+
 /// Scans that may wait for the thread at once.
 const WAITING: usize = 256;
 
@@ -163,12 +166,14 @@ fn chunk(
         .map_err(from_sqlite)?;
     let mut entries = Vec::with_capacity(CHUNK.min(end.saturating_sub(range.start) as usize));
     let mut next = end;
+    let mut bytes = 0;
     while let Some(row) = rows.next().map_err(from_sqlite)? {
         let stored = row::stored_entry(row, tenant).map_err(from_sqlite)?;
         if everything || filter.matches(&stored.entry) {
             let seq = stored.entry.seq;
+            bytes += row::raw_bytes(&stored.entry.fields);
             entries.push(stored.into_entry());
-            if entries.len() == CHUNK {
+            if entries.len() == CHUNK || bytes >= CHUNK_BYTES {
                 next = seq + 1;
                 break;
             }

@@ -19,7 +19,12 @@ use crate::lock::WriterLock;
 use crate::reader::{Reader, Readers, readable_tenant, tenant_no, unknown_tenant};
 use crate::snapshot::SqliteSnapshot;
 use crate::writer::{Writer, WriterHandle};
-use crate::{SqliteIndex, SqliteOptions, SqliteQueue, TimeSource, head, list, prune, row, schema};
+use crate::{
+    SqliteIndex, SqliteOptions, SqliteQueue, TimeSource, head, index, list, prune, row, schema,
+};
+
+/// No further entry joins a read that has so much raw JSON.
+const READ_BYTES: usize = 16 << 20;
 
 /// Up to this many new rows, the tenants that grew are read from the rows, beyond from the heads.
 const FEW_ROWS: u64 = 2_000;
@@ -78,18 +83,20 @@ impl SqliteStore {
     /// can't be opened; [`ErrorKind::Refused`] when a newer program made it.
     pub fn open(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self> {
         let path = path.as_ref().to_owned();
+        let index = path.with_extension("index.db");
         let (writer, lock) = if options.read_only {
             schema::open_reader(&path)?;
             (None, None)
         } else {
             let lock = WriterLock::take(&path)?;
             let conn = schema::open_writer(&path, options.max_pages)?;
+            index::remove_unless_of(&index, &conn)?;
             (
                 Some(WriterHandle::new(Writer::new(conn, options.time.clone()))),
                 Some(lock),
             )
         };
-        let index = SqliteIndex::open(path.with_extension("index.db"), options.read_only)?;
+        let index = SqliteIndex::open(index, options.read_only)?;
         let readers = Readers::new(path.clone(), options.readers);
         let inner = Inner {
             path,
@@ -337,14 +344,19 @@ impl LogStore for SqliteStore {
                 ))
                 .map_err(from_sqlite)?;
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let entries = statement
-                .query_map(params![no, from as i64, limit], |r| {
-                    row::stored_entry(r, head.tenant).map(|stored| stored.into_entry())
-                })
+            let mut rows = statement
+                .query(params![no, from as i64, limit])
                 .map_err(from_sqlite)?;
-            entries
-                .collect::<rusqlite::Result<_>>()
-                .map_err(from_sqlite)
+            let mut entries = Vec::new();
+            let mut bytes = 0;
+            while bytes < READ_BYTES
+                && let Some(row) = rows.next().map_err(from_sqlite)?
+            {
+                let stored = row::stored_entry(row, head.tenant).map_err(from_sqlite)?;
+                bytes += row::raw_bytes(&stored.entry.fields);
+                entries.push(stored.into_entry());
+            }
+            Ok(entries)
         })
         .await
     }

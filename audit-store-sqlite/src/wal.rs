@@ -20,7 +20,7 @@ const RETRY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Wal {
     path: PathBuf,
-    /// Something that was destroyed is in it.
+    /// Something that was destroyed is in it, or may be: a process that was killed says nothing.
     unclean: bool,
     tried: Option<Instant>,
 }
@@ -30,7 +30,7 @@ impl Wal {
         let path = format!("{}-wal", conn.path().unwrap_or_default());
         Self {
             path: path.into(),
-            unclean: false,
+            unclean: true,
             tried: None,
         }
     }

@@ -359,3 +359,30 @@ pub async fn full_text_finds_what_was_just_recorded<H: LogStoreHarness>() {
         assert!(listed(store, tenant, &filter).await.is_empty(), "{q}");
     }
 }
+
+/// A limit of 0 is one entry, and one beyond every number is the largest page.
+pub async fn a_pages_limit_is_clamped<H: LogStoreHarness>() {
+    let harness = H::open().await;
+    let tenant = new_tenant(harness.tenants()).await;
+    append(harness.store(), tenant, (0..3).map(event).collect()).await;
+    for filter in [Filter::new(), Filter::new().outcome(Outcome::Success)] {
+        let all = harness
+            .store()
+            .list(&trusted(tenant), &filter, &PageRequest::first())
+            .await
+            .expect("a page")
+            .items
+            .len();
+        for (limit, expected) in [(0, 1), (usize::MAX, all)] {
+            let mut request = PageRequest::first();
+            request.limit = limit;
+            let page = harness
+                .store()
+                .list(&trusted(tenant), &filter, &request)
+                .await
+                .expect("a page");
+            assert_eq!(page.items.len(), expected, "{filter:?} by {limit}");
+            assert_eq!(page.next.is_some(), expected < all);
+        }
+    }
+}

@@ -24,6 +24,9 @@ pub struct MemoryQueue {
     arrived: Notify,
 }
 
+/// The longest wait, lease and delay.
+const LONGEST: Duration = Duration::from_secs(12 * 3_600);
+
 #[derive(Debug, Default)]
 struct State {
     items: VecDeque<Item>,
@@ -159,6 +162,7 @@ impl EventQueue for MemoryQueue {
     }
 
     async fn receive(&self, max: usize, wait: Duration, lease: Duration) -> Result<Vec<Delivery>> {
+        let (wait, lease) = (wait.min(LONGEST), lease.min(LONGEST));
         let deadline = Instant::now() + wait;
         loop {
             let arrived = self.arrived.notified();
@@ -189,7 +193,7 @@ impl EventQueue for MemoryQueue {
     }
 
     async fn retry(&self, handles: &[String], delay: Duration) -> Result<Vec<Result<()>>> {
-        let until = (!delay.is_zero()).then(|| Instant::now() + delay);
+        let until = (!delay.is_zero()).then(|| Instant::now() + delay.min(LONGEST));
         let mut state = self.lock();
         for handle in handles {
             if let Some(i) = state.find(handle) {

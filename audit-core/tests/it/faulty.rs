@@ -23,6 +23,10 @@ pub(crate) struct Faulty {
     /// Fails after having stored.
     pub(crate) lost_answers: AtomicU64,
     pub(crate) appends: AtomicU64,
+    /// Tenants whose rows can't be read.
+    pub(crate) unreadable: Mutex<HashSet<TenantId>>,
+    /// Happens behind the first read.
+    pub(crate) erases_after_read: Mutex<Option<(TenantScope, Erasure)>>,
 }
 
 impl Faulty {
@@ -33,6 +37,8 @@ impl Faulty {
             unavailable: AtomicU64::new(0),
             lost_answers: AtomicU64::new(0),
             appends: AtomicU64::new(0),
+            unreadable: Mutex::default(),
+            erases_after_read: Mutex::default(),
         }
     }
 }
@@ -88,7 +94,15 @@ impl LogStore for Faulty {
     }
 
     async fn read(&self, scope: &TenantScope, from: u64, limit: usize) -> Result<Vec<Entry>> {
-        self.inner.read(scope, from, limit).await
+        if self.unreadable.lock().unwrap().contains(&scope.tenant()) {
+            return Err(Error::corrupt(scope.tenant(), from));
+        }
+        let entries = self.inner.read(scope, from, limit).await;
+        let erasure = self.erases_after_read.lock().unwrap().take();
+        if let Some((scope, erasure)) = erasure {
+            self.inner.erase(&scope, &erasure).await?;
+        }
+        entries
     }
 
     async fn snapshot(&self, scope: &TenantScope) -> Result<Box<dyn Snapshot>> {

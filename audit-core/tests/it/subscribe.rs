@@ -120,3 +120,17 @@ async fn suspension_ends_it() {
     );
     assert!(stream.next().await.is_none());
 }
+
+#[tokio::test]
+async fn a_reader_slower_than_the_heartbeat_gets_on() {
+    let (log, tenant, _) = setup();
+    record(&log, tenant, "ann").await;
+    let reader = log.tenant(TenantScope::trusted(tenant, "test"));
+    for heartbeat in [Duration::ZERO, Duration::MAX] {
+        let request = SubscribeRequest::new().from(0).heartbeat(heartbeat);
+        let mut stream = reader.subscribe(request).await.unwrap();
+        // Longer than the shortest heartbeat passes before it is read from.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert!(matches!(next(&mut stream).await.unwrap(), Delivered::Entry(e) if e.seq == 0));
+    }
+}

@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use audit_core::memory::{MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
 use audit_core::{
-    AuditLog, Basis, Consumer, DeadLetter, Delivery, Entry, Error, ErrorKind, Event, EventId,
-    EventQueue, Fields, Filter, Message, Outbox, PageRequest, Query, QueueDepth, Recorder, Redact,
-    Redrive, Result, TenantId, TenantScope, TenantStatus, TenantUpdate,
+    Act, AuditLog, Basis, Consumer, DeadLetter, Delivery, Entry, Erasure, Error, ErrorKind, Event,
+    EventId, EventQueue, Fields, Filter, Message, Outbox, PageRequest, Query, QueueDepth, Recorder,
+    Redact, Redrive, Result, SearchIndex, SearchRequest, TenantId, TenantScope, TenantStatus,
+    TenantUpdate,
 };
 use uuid::Uuid;
+
+use crate::faulty::Faulty;
 
 fn tenant(n: u128) -> TenantId {
     TenantId::new(Uuid::from_u128(n))
@@ -131,6 +134,65 @@ async fn the_indexer_makes_text_searchable_and_forgets_what_is_erased() {
     workers.shutdown(Duration::from_secs(5)).await;
 }
 
+#[tokio::test]
+async fn what_is_erased_on_its_way_to_the_index_does_not_arrive() {
+    let store = Arc::new(Faulty::new());
+    let index = Arc::new(MemoryIndex::new());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .log_store(store.clone())
+        .search(index.clone())
+        .build();
+    let recorder = log.recorder(tenant(1));
+    let event = Event::view("doc", "d").reason("needle");
+    let id = recorder.record(event).await.unwrap().id;
+    recorder.record(Event::view("doc", "d")).await.unwrap();
+    let scope = TenantScope::trusted(tenant(1), "test");
+    let act = Act::new(&scope, None, log.clock().clone()).unwrap();
+    let erasure = Erasure::new(vec![id], "gdpr-17".parse().unwrap(), act);
+    *store.erases_after_read.lock().unwrap() = Some((scope.clone(), erasure));
+    let workers = log.start();
+    until("all is indexed", async || {
+        index.indexed_through(&scope).await.unwrap() == 3
+    })
+    .await;
+    let needle = Filter::new().text(Query::parse("needle").unwrap());
+    let hits = index.search(&scope, &SearchRequest::new(needle, 10)).await;
+    assert!(hits.unwrap().seqs.is_empty());
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_read_does_not_hold_up_the_index_of_others() {
+    let store = Arc::new(Faulty::new());
+    let index = Arc::new(MemoryIndex::new());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .log_store(store.clone())
+        .search(index.clone())
+        .build();
+    for n in 1..=3 {
+        let recorder = log.recorder(tenant(n));
+        recorder.record(Event::view("doc", "d")).await.unwrap();
+    }
+    store.unreadable.lock().unwrap().insert(tenant(1));
+    let workers = log.start();
+    let through = async |n| {
+        let scope = TenantScope::trusted(tenant(n), "test");
+        index.indexed_through(&scope).await.unwrap()
+    };
+    until("the others are indexed", async || {
+        through(2).await == 1 && through(3).await == 1
+    })
+    .await;
+    until("it is told", async || {
+        let status = workers.status();
+        status.iter().any(|w| w.last_error.is_some())
+    })
+    .await;
+    store.unreadable.lock().unwrap().clear();
+    until("it is indexed, too", async || through(1).await == 1).await;
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
 /// A queue in memory that says it is durable.
 #[derive(Debug)]
 struct Durable(MemoryQueue);
@@ -182,9 +244,7 @@ async fn queued_events_are_appended_once_redacted_and_in_their_senders_name() {
         .queue(queue.clone())
         .redact(Arc::new(MaskReason))
         .build();
-    log.create_tenant(Some(tenant(1)), "one")
-        .await
-        .unwrap();
+    log.create_tenant(Some(tenant(1)), "one").await.unwrap();
     let handle = log.tenant(TenantScope::trusted(tenant(1), "ann"));
     let event = Event::view("doc", "d").reason("secret");
     let ids = handle.enqueue(vec![event.clone()]).await.unwrap().unwrap();
@@ -214,11 +274,7 @@ async fn queued_events_are_appended_once_redacted_and_in_their_senders_name() {
     .await;
     let entry = handle.get(ids[0]).await.unwrap();
     assert_eq!(entry.fields.reason.as_deref(), Some("***"));
-    assert_eq!(
-        handle.head().await.unwrap().size(),
-        1,
-        "the event once"
-    );
+    assert_eq!(handle.head().await.unwrap().size(), 1, "the event once");
     until("the forged message is counted", async || {
         workers
             .status()
@@ -235,9 +291,7 @@ async fn a_queued_event_that_the_log_refuses_becomes_a_dead_letter() {
     let log = AuditLog::builder(Arc::new(MemoryStore::new()))
         .queue(queue.clone())
         .build();
-    log.create_tenant(Some(tenant(1)), "one")
-        .await
-        .unwrap();
+    log.create_tenant(Some(tenant(1)), "one").await.unwrap();
     let handle = log.tenant(TenantScope::trusted(tenant(1), "ann"));
     let ids = handle
         .enqueue(vec![Event::view("doc", "d")])
@@ -275,9 +329,7 @@ async fn a_queue_that_is_not_durable_takes_no_events() {
     let log = AuditLog::builder(Arc::new(MemoryStore::new()))
         .queue(Arc::new(MemoryQueue::new()))
         .build();
-    log.create_tenant(Some(tenant(1)), "one")
-        .await
-        .unwrap();
+    log.create_tenant(Some(tenant(1)), "one").await.unwrap();
     let handle = log.tenant(TenantScope::trusted(tenant(1), "ann"));
     assert_eq!(
         handle.enqueue(vec![Event::view("doc", "d")]).await.unwrap(),
@@ -296,6 +348,8 @@ async fn the_relay_appends_the_outbox_and_parks_what_the_log_refuses() {
         .unwrap();
     let refused = Event::view("doc", "").to_json();
     outbox.push_unchecked(tenant(1), EventId::new(Uuid::from_u128(7)), refused);
+    let other = Event::view("doc", "d").id(EventId::new(Uuid::from_u128(8)));
+    outbox.push_unchecked(tenant(1), EventId::new(Uuid::from_u128(9)), other.to_json());
     let workers = log.start();
     until("the outbox is drained", async || {
         outbox.take(10).await.unwrap().is_empty()
@@ -308,11 +362,9 @@ async fn the_relay_appends_the_outbox_and_parks_what_the_log_refuses() {
         .unwrap();
     assert_eq!(page.items.len(), 1);
     let parked = outbox.parked(10).await.unwrap();
-    assert_eq!(parked.len(), 1);
-    assert!(
-        parked[0].reason.contains("resource_id"),
-        "{}",
-        parked[0].reason
-    );
+    assert_eq!(parked.len(), 2);
+    for (parked, field) in parked.iter().zip(["resource_id", "id"]) {
+        assert!(parked.reason.contains(field), "{}", parked.reason);
+    }
     workers.shutdown(Duration::from_secs(5)).await;
 }

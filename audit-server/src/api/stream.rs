@@ -10,7 +10,7 @@ use audit_core::{
 use futures_util::{SinkExt as _, StreamExt as _};
 use poem::http::HeaderValue;
 use poem::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, UPGRADE};
-use poem::web::websocket::{Message, WebSocket, WebSocketStream};
+use poem::web::websocket::{Message, WebSocket, WebSocketConfig, WebSocketStream};
 use poem::{Body, FromRequest as _, IntoResponse, Request, Response};
 use poem_openapi::registry::{
     MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry,
@@ -421,7 +421,12 @@ fn over_websocket(socket: WebSocket, follower: Follower) -> Response {
     let app = Arc::clone(&follower.app);
     // poem asks for a callback that can be shared, which a stream can't be.
     let follower = Mutex::new(follower);
+    // A subscriber has nothing to say.
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_HEARD))
+        .max_frame_size(Some(MAX_HEARD));
     socket
+        .config(config)
         .on_upgrade(move |socket| {
             let streams = app.streams.clone();
             streams.track_future(async move {
@@ -460,6 +465,9 @@ fn over_websocket(socket: WebSocket, follower: Follower) -> Response {
         })
         .into_response()
 }
+
+/// The most bytes of a message that a subscriber may send.
+const MAX_HEARD: usize = 64 * 1024;
 
 /// How long a close frame waits for its answer.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);

@@ -74,3 +74,47 @@ async fn health_and_metrics_need_no_credential() {
         .expect(200);
     assert!(metrics.text.contains("audit_http_requests_total"));
 }
+
+#[tokio::test]
+async fn pages_of_other_origins_may_call_only_where_they_are_named() {
+    let preflight = |service: &Service| {
+        service
+            .http
+            .request(reqwest::Method::OPTIONS, service.url("/api/v1/logs"))
+            .header("origin", "https://app.example")
+            .header("access-control-request-method", "POST")
+            .header(
+                "access-control-request-headers",
+                "authorization,content-type",
+            )
+    };
+    let closed = Service::start().await;
+    let answer = send(preflight(&closed)).await;
+    assert_eq!(answer.header("access-control-allow-origin"), "");
+    let open = Service::with(&[("AUDIT_CORS_ORIGINS", "https://app.example")]).await;
+    let answer = send(preflight(&open)).await.expect(200);
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        "https://app.example"
+    );
+    let other = preflight(&open).header("origin", "https://evil.example");
+    let mut other = other.build().unwrap();
+    other
+        .headers_mut()
+        .insert("origin", "https://evil.example".parse().unwrap());
+    let answer = crate::service::Answer::of(open.http.execute(other).await.unwrap()).await;
+    assert_ne!(
+        answer.header("access-control-allow-origin"),
+        "https://evil.example"
+    );
+    // An error can be read by the page too.
+    let request = open
+        .http
+        .get(open.url("/api/v1/logs"))
+        .header("origin", "https://app.example");
+    let refused = send(request).await.expect(401);
+    assert_eq!(
+        refused.header("access-control-allow-origin"),
+        "https://app.example"
+    );
+}

@@ -40,6 +40,7 @@ async fn a_repeat_is_answered_with_the_first_receipt_and_other_content_is_a_conf
     );
     let conflict = record(with_id(ID, "b")).await.expect(409);
     assert_eq!(conflict.json()["type"], "/problems/conflict");
+    assert_eq!(conflict.json()["id"], ID);
     assert_eq!(service.head(tenant).await.size(), 2);
     let read = send(service.get(first.header("location"), &token))
         .await
@@ -258,4 +259,50 @@ async fn a_principal_that_asks_too_often_is_told_when_to_go_on() {
     assert!(limited.header("retry-after").parse::<u64>().unwrap() >= 1);
     assert!(limited.header("ratelimit-policy").contains("q=2"));
     assert_eq!(limited.json()["type"], "/problems/rate-limited");
+}
+
+#[tokio::test]
+async fn dead_letters_are_shown_without_content_and_can_be_tried_again() {
+    use audit_core::{Message, MessageKind};
+    let (service, tenant, _) = setup().await;
+    let admin = token(Role::Admin, tenant);
+    let queue = service.storage.log.queue().unwrap();
+    // Made by hand: a message that nobody works on, so that it can be buried here.
+    let id = ID.parse().unwrap();
+    let message = Message::new(tenant, MessageKind::Work, id, "{\"secret\":1}".into());
+    queue.send(&[message]).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let letters = loop {
+        let received = queue
+            .receive(10, Duration::ZERO, Duration::from_secs(60))
+            .await
+            .unwrap();
+        for delivery in received {
+            queue
+                .bury(&[(delivery.handle, "for a test".into())])
+                .await
+                .unwrap();
+        }
+        let answer = send(service.get("/api/v1/admin/dead-letters", &admin))
+            .await
+            .expect(200);
+        if answer.text.contains(ID) {
+            break answer;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "the letter never came: {}",
+            answer.text
+        );
+        tokio::task::yield_now().await;
+    };
+    assert!(!letters.text.contains("secret"), "{}", letters.text);
+    let letter = letters.json()["data"][0].clone();
+    assert_eq!(letter["source"], "queue");
+    let body = json!({"source": "queue", "handles": [letter["handle"]]}).to_string();
+    let answer = send(service.post("/api/v1/admin/dead-letters/redrive", &admin, body)).await;
+    assert_eq!(answer.expect(200).json()["redriven"], 1);
+    let body = r#"{"handles":["x"]}"#;
+    let answer = send(service.post("/api/v1/admin/dead-letters/redrive", &admin, body)).await;
+    answer.problem(422, "#/source");
 }

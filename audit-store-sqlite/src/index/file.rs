@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use audit_core::{Clock, Error, ErrorKind, Result, SystemClock};
-use rusqlite::{Connection, OpenFlags, ffi::ErrorCode};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi::ErrorCode};
 
+use super::view::doc;
 use crate::fault::from_sqlite;
 
 /// The version of the tables and of what stands in them, in `user_version`. There is no migration:
@@ -79,6 +80,67 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     }
     remove(path)?;
     create(path).map_err(from_sqlite)
+}
+
+/// Removes a file that was made from another log than this one, or from a later state of it: a log
+/// that was restored from a backup, or begun anew, has other entries at positions that the file says
+/// it holds. The file must not be open.
+///
+/// A log never gets shorter by itself, and what it lost in a crash was never in the index.
+pub(crate) fn remove_unless_of(path: &Path, log: &Connection) -> Result<()> {
+    let index = match existing(path) {
+        Ok(Some(index)) => index,
+        // Whoever opens it makes it anew.
+        Ok(None) => return Ok(()),
+        Err(error) if is_damage(&error) => return Ok(()),
+        Err(error) => return Err(from_sqlite(error)),
+    };
+    match is_of(&index, log) {
+        Ok(true) => return Ok(()),
+        Ok(false) => {
+            tracing::warn!(path = %path.display(), "the index is another log's and is built again");
+        }
+        Err(error) if is_damage(&error) => {}
+        Err(error) => return Err(from_sqlite(error)),
+    }
+    drop(index);
+    remove(path)
+}
+
+/// Whether the log has the last entry that the index holds of each tenant, by its time.
+fn is_of(index: &Connection, log: &Connection) -> rusqlite::Result<bool> {
+    let mut tenants = index.prepare("SELECT no, id, through FROM tenants WHERE through > 0")?;
+    let mut indexed = index.prepare("SELECT created_at FROM documents WHERE doc = ?1")?;
+    let mut size = log.prepare(
+        "SELECT t.no, h.size FROM tenants t JOIN heads h ON h.tenant = t.no WHERE t.id = ?1",
+    )?;
+    let mut stored =
+        log.prepare("SELECT created_at FROM entries WHERE tenant = ?1 AND seq = ?2")?;
+    let mut rows = tenants.query([])?;
+    while let Some(row) = rows.next()? {
+        let (number, id): (i64, [u8; 16]) = (row.get(0)?, row.get(1)?);
+        let through = row.get::<_, i64>(2)?;
+        let log = size
+            .query_row([id], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+            })
+            .optional()?;
+        let Some((tenant, _)) = log.filter(|(_, size)| *size >= through) else {
+            return Ok(false);
+        };
+        let last = through - 1;
+        let indexed: Option<i64> = indexed
+            .query_row([doc(number, last.unsigned_abs())], |row| row.get(0))
+            .optional()?;
+        let stored: Option<i64> = stored
+            .query_row([tenant, last], |row| row.get(0))
+            .optional()?;
+        // What is pruned may be missing on either side.
+        if indexed.zip(stored).is_some_and(|(a, b)| a != b) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Opens a connection that only reads; none when there is no file that can be used.

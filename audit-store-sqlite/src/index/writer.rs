@@ -13,6 +13,7 @@ use super::document::Tokens;
 use super::file;
 use super::view::{SEQ_BITS, ZONE, doc, seq_of};
 use crate::fault::{from_sqlite, gone};
+use crate::wal::Wal;
 
 /// Bytes of documents that are held before they are written.
 const PIECE: usize = 4 << 20;
@@ -60,6 +61,7 @@ impl Writer {
                     if catch_unwind(AssertUnwindSafe(|| work.run(job))).is_err() {
                         work.state.forget();
                     }
+                    work.wal.tidy(&work.conn);
                 }
             })
             .map_err(|error| {
@@ -159,6 +161,7 @@ struct Document {
 struct Work {
     conn: Connection,
     state: State,
+    wal: Wal,
 }
 
 struct State {
@@ -185,7 +188,8 @@ impl Work {
             tenants: HashMap::new(),
             any_superseded,
         };
-        Ok(Self { conn, state })
+        let wal = Wal::new(&conn);
+        Ok(Self { conn, state, wal })
     }
 
     fn run(&mut self, job: Job) {
@@ -215,7 +219,7 @@ impl Work {
     }
 
     fn transact<T>(&mut self, f: impl FnOnce(&mut State, &Connection) -> Result<T>) -> Result<T> {
-        let Self { conn, state } = self;
+        let Self { conn, state, .. } = self;
         let outcome = conn
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(from_sqlite)

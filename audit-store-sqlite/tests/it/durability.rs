@@ -1,14 +1,14 @@
 //! What was acknowledged stays, and one process writes.
 
 use audit_core::{
-    ApiKey, Clock as _, CredentialStore, ErrorKind, EventQueue as _, LogStore, Message,
-    MessageKind, Role, TenantStore, Ticket, Timestamp,
+    ApiKey, Batch, Clock as _, CredentialStore, Erasure, ErrorKind, Event, EventQueue as _,
+    LogStore, Message, MessageKind, Role, TenantStore, Ticket, Timestamp,
 };
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 use futures_util::FutureExt as _;
 use uuid::Uuid;
 
-use crate::fixture::{Fixture, ids, scope, tenant};
+use crate::fixture::{Fixture, basis, ids, scope, tenant};
 
 #[tokio::test]
 async fn reopening_keeps_everything() {
@@ -166,4 +166,50 @@ async fn the_queue_lies_beside_the_log() {
         1
     );
     assert!(fixture.folder.path().join("audit.queue.db").exists());
+}
+
+/// The files in a folder that hold a text.
+fn files_with(folder: &std::path::Path, text: &str) -> Vec<std::ffi::OsString> {
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap());
+    files
+        .filter(|file| {
+            let bytes = std::fs::read(file.path()).unwrap();
+            bytes.windows(text.len()).any(|w| w == text.as_bytes())
+        })
+        .map(|file| file.file_name())
+        .collect()
+}
+
+#[tokio::test]
+async fn what_was_erased_leaves_the_files_even_when_the_process_was_killed() {
+    let fixture = Fixture::new();
+    let event = Event::view("doc", "d").reason("unmentionable");
+    let event = fixture.prepare(tenant(1), event);
+    let id = event.id();
+    let batch = Batch::new(scope(1), vec![event]).creating_tenant();
+    fixture.store().append(&[batch]).await.unwrap();
+    // A reader keeps the write-ahead log from being emptied.
+    let reader = rusqlite::Connection::open(fixture.folder.path().join("audit.db")).unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM entries")
+        .unwrap();
+    let erasure = Erasure::new(vec![id], basis("gdpr-17"), fixture.act(&scope(1)));
+    fixture.store().erase(&scope(1), &erasure).await.unwrap();
+
+    let left = tempfile::tempdir().unwrap();
+    for name in ["audit.db", "audit.db-wal"] {
+        std::fs::copy(fixture.folder.path().join(name), left.path().join(name)).unwrap();
+    }
+    assert!(!files_with(left.path(), "unmentionable").is_empty());
+    let store = SqliteStore::open(left.path().join("audit.db"), fixture.options()).unwrap();
+    store
+        .append(&[fixture.batch(&scope(1), 1)])
+        .await
+        .unwrap()
+        .pop()
+        .unwrap()
+        .unwrap();
+    // What comes after it waits until the writer has tidied up.
+    store.sweep().await.unwrap();
+    assert!(files_with(left.path(), "unmentionable").is_empty());
 }

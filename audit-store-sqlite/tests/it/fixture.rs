@@ -1,6 +1,7 @@
 //! A store in a folder of its own, and events for it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use audit_core::tlog::Hash;
@@ -52,7 +53,13 @@ impl Fixture {
     }
 
     pub(crate) fn reopen(&mut self) {
+        self.reopen_after(|_| ());
+    }
+
+    /// Does something to the folder while the store is closed.
+    pub(crate) fn reopen_after(&mut self, meanwhile: impl FnOnce(&Path)) {
         self.store = None;
+        meanwhile(self.folder.path());
         let path = self.folder.path().join("audit.db");
         self.store = Some(SqliteStore::open(path, self.options()).unwrap());
     }

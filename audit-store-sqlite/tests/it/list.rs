@@ -280,3 +280,33 @@ async fn an_index_that_begins_late_costs_no_entry() {
         .unwrap();
     check_random(&fixture, &mut random, &entries, 60).await;
 }
+
+#[tokio::test]
+async fn an_index_of_another_log_costs_no_entry() {
+    let mut fixture = Fixture::new();
+    let mut random = Random::new(6);
+    append(&fixture, &mut random, 600).await;
+    index_to(&fixture, 500).await;
+    // The log is lost, and begins anew.
+    fixture.reopen_after(|folder| std::fs::remove_file(folder.join("audit.db")).unwrap());
+    append(&fixture, &mut random, 300).await;
+    check_random(&fixture, &mut random, &all(&fixture).await, 40).await;
+
+    // It is restored, and longer than what was indexed.
+    index_to(&fixture, 300).await;
+    let other = Fixture::new();
+    append(&other, &mut random, 700).await;
+    let other = other.close();
+    fixture.reopen_after(|folder| {
+        std::fs::copy(other.path().join("audit.db"), folder.join("audit.db")).unwrap();
+    });
+    let entries = all(&fixture).await;
+    assert!(entries.len() >= 700);
+    check_random(&fixture, &mut random, &entries, 40).await;
+
+    // One that is this log's is kept.
+    index_to(&fixture, 650).await;
+    fixture.reopen();
+    let index = fixture.store().search_index();
+    assert!(index.indexed_through(&scope(1)).await.unwrap() >= 650);
+}

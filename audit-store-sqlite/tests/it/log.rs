@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use audit_core::tlog::merkle;
 use audit_core::{
-    Batch, Erasure, ErrorKind, Event, Group, LogStore, Mark, TenantStatus, TenantStore,
+    Batch, Erasure, ErrorKind, Event, Filter, Group, LogStore, Mark, TenantStatus, TenantStore,
     TenantUpdate,
 };
+use futures_util::StreamExt as _;
 use rusqlite::Connection;
 
 use crate::fixture::{DAY, Fixture, basis, event, ids, scope, tenant};
@@ -309,4 +310,37 @@ async fn what_a_reader_kept_in_the_write_ahead_log_goes_when_it_lets_go() {
         assert!(Instant::now() < deadline, "still there");
         fixture.store().sweep().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_read_of_large_entries_is_bounded_by_bytes() {
+    let fixture = Fixture::new();
+    let large = "x".repeat(250_000);
+    for _ in 0..10 {
+        let events = (0..10)
+            .map(|_| {
+                let event = Event::view("doc", "d").metadata(&large);
+                fixture.prepare(tenant(1), event)
+            })
+            .collect();
+        let batch = Batch::new(scope(1), events).creating_tenant();
+        fixture.store().append(&[batch]).await.unwrap();
+    }
+    let (mut next, mut reads) = (0, 0);
+    while next < 100 {
+        let entries = fixture.store().read(&scope(1), next, 1_000).await.unwrap();
+        assert_eq!(entries[0].seq, next);
+        next = entries.last().unwrap().seq + 1;
+        reads += 1;
+    }
+    assert_eq!(reads, 2);
+    let snapshot = fixture.store().snapshot(&scope(1)).await.unwrap();
+    let scanned: Vec<u64> = snapshot
+        .scan(&Filter::new())
+        .await
+        .unwrap()
+        .map(|entry| entry.unwrap().seq)
+        .collect()
+        .await;
+    assert_eq!(scanned, (0..100).collect::<Vec<_>>());
 }

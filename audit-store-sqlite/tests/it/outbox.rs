@@ -180,3 +180,27 @@ impl audit_conformance::OutboxHarness for Application {
 mod contract {
     audit_conformance::outbox!(super::Application);
 }
+
+#[tokio::test]
+async fn a_row_that_the_relay_could_not_read_is_refused_where_it_is_made() {
+    let (_folder, conn, relay, clock) = caller();
+    let insert = |values: &str| {
+        conn.execute_batch(&format!(
+            "INSERT INTO audit_outbox (tenant, id, recorded_at, event) VALUES ({values})"
+        ))
+    };
+    let uuid = "x'0190a000000070008000000000000001'";
+    for values in [
+        format!("'0190a000-0000-7000-8000-000000000001', {uuid}, 0, '{{}}'"),
+        format!("{uuid}, x'01', 0, '{{}}'"),
+        format!("{uuid}, {uuid}, -1, '{{}}'"),
+        format!("{uuid}, {uuid}, 253402300800000000, '{{}}'"),
+        format!("{uuid}, {uuid}, 'now', '{{}}'"),
+        format!("{uuid}, {uuid}, 0, x'7b7d'"),
+    ] {
+        assert!(insert(&values).is_err(), "{values}");
+    }
+    insert(&format!("{uuid}, {uuid}, 0, 'not an event'")).unwrap();
+    outbox::record_in(&conn, tenant(1), Event::view("doc", "d"), &clock).unwrap();
+    assert_eq!(relay.take(10).await.unwrap().len(), 2);
+}
