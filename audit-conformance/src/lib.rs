@@ -106,6 +106,7 @@ macro_rules! log_store {
             occurred_at_defaults_to_the_time_of_acceptance,
             an_unknown_tenant_is_refused_unless_the_batch_creates_it,
             a_control_entry_is_not_appended_by_callers,
+            an_event_prepared_for_another_tenant_is_refused,
             raw_json_is_kept_byte_for_byte,
             every_field_is_read_as_it_was_recorded,
             what_was_appended_survives_a_reopen,

@@ -15,7 +15,7 @@ use crate::store::LogStore;
 ///
 /// Appends run in a task of their own: a caller that goes away does not cancel a commit. Nothing
 /// waits for company: what has come in while one append was under way goes into the next. When the
-/// joint append fails for good, it is cut in halves until the failure is alone with its own caller.
+/// joint append fails for good, it is cut in halves until the failure is alone with its own batch.
 pub struct GroupCommit {
     inner: Arc<dyn LogStore>,
     sender: Mutex<Option<mpsc::Sender<Request>>>,
@@ -119,17 +119,19 @@ async fn append(store: &dyn LogStore, group: Vec<Request>) {
                 }
             }
             Ok(_) => {
-                let error = Error::new(
-                    ErrorKind::Internal,
-                    "the store answered another number of batches than it was given",
-                );
+                for request in group {
+                    drop(request.reply.send(Err(miscounted())));
+                }
+            }
+            Err(error) if error.is_retryable() || batches.len() == 1 => {
                 for request in group {
                     drop(request.reply.send(Err(error.clone())));
                 }
             }
-            Err(error) if error.is_retryable() || group.len() == 1 => {
+            Err(_) if group.len() == 1 => {
+                let outcome = append_apart(store, &batches).await;
                 for request in group {
-                    drop(request.reply.send(Err(error.clone())));
+                    drop(request.reply.send(outcome.clone()));
                 }
             }
             Err(_) => {
@@ -139,6 +141,34 @@ async fn append(store: &dyn LogStore, group: Vec<Request>) {
             }
         }
     }
+}
+
+/// Appends the batches of one caller, which together failed for good, in halves.
+async fn append_apart(store: &dyn LogStore, batches: &[Batch]) -> Outcome {
+    let mut outcomes = Vec::with_capacity(batches.len());
+    let (first, second) = batches.split_at(batches.len() / 2);
+    // The next ones on top.
+    let mut parts = vec![second, first];
+    while let Some(part) = parts.pop() {
+        match store.append(part).await {
+            Ok(own) if own.len() == part.len() => outcomes.extend(own),
+            Ok(_) => return Err(miscounted()),
+            Err(error) if error.is_retryable() => return Err(error),
+            Err(error) if part.len() == 1 => outcomes.push(Err(error)),
+            Err(_) => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([second, first]);
+            }
+        }
+    }
+    Ok(outcomes)
+}
+
+fn miscounted() -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        "the store answered another number of batches than it was given",
+    )
 }
 
 impl Wraps for GroupCommit {

@@ -794,7 +794,8 @@ impl TenantLog {
         Ok(erased)
     }
 
-    /// Prunes what was accepted before a time. Needs `cleanup`.
+    /// Prunes what was accepted before a time. Needs `cleanup`. Never goes past what a required
+    /// consumer of this log has still to see.
     ///
     /// # Errors
     /// What the store answers.
@@ -805,10 +806,21 @@ impl TenantLog {
         reason: Option<String>,
         dry_run: bool,
     ) -> Result<Pruned> {
-        let act = Act::new(&self.scope, reason, Arc::clone(&self.log.inner.clock))?;
+        self.scope.require(Permission::Cleanup)?;
+        let inner = &self.log.inner;
+        let tenant = self.scope.tenant();
+        let act = Act::new(&self.scope, reason, Arc::clone(&inner.clock))?;
+        // A consumer that has not come to this tenant yet holds the prune up all the same.
+        for consumer in inner.consumers.iter().filter(|c| c.is_required()) {
+            let position = inner.store.cursor(tenant, consumer.name()).await?;
+            inner
+                .store
+                .advance(tenant, consumer.name(), true, position)
+                .await?;
+        }
         let prune = Prune::new(before, basis, act).dry_run(dry_run);
-        let pruned = self.log.inner.store.prune(&self.scope, &prune).await?;
-        self.log.inner.bell.ring(self.scope.tenant());
+        let pruned = inner.store.prune(&self.scope, &prune).await?;
+        inner.bell.ring(tenant);
         Ok(pruned)
     }
 }

@@ -28,6 +28,7 @@ pub trait Redact: Debug + Send + Sync + 'static {
 /// whoever appends prepares it.
 #[derive(Debug, Clone)]
 pub struct PreparedEvent {
+    tenant: TenantId,
     id: EventId,
     kind: Kind,
     ctl: Option<String>,
@@ -103,6 +104,7 @@ impl PreparedEvent {
             return Err(Error::invalid(faults).with_event_id(id));
         }
         Ok(Self::finish(
+            tenant,
             id,
             Kind::Event,
             None,
@@ -123,6 +125,7 @@ impl PreparedEvent {
         fields.actor_type = Some(act.actor_type);
         fields.reason = act.reason.clone();
         Self::finish(
+            tenant,
             act.clock.event_id(),
             kind,
             Some(control.to_json()),
@@ -133,6 +136,7 @@ impl PreparedEvent {
     }
 
     fn finish(
+        tenant: TenantId,
         id: EventId,
         kind: Kind,
         ctl: Option<String>,
@@ -151,6 +155,7 @@ impl PreparedEvent {
             }
         }
         let mut prepared = Self {
+            tenant,
             id,
             kind,
             ctl,
@@ -174,6 +179,11 @@ impl PreparedEvent {
     pub fn accepted_at(mut self, at: Timestamp) -> Self {
         self.accepted_at = Some(at);
         self
+    }
+
+    /// The tenant that it was prepared for, in whose log alone it may be.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
     }
 
     /// Its id.

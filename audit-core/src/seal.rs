@@ -96,8 +96,8 @@ pub struct Sealing<'a> {
 /// advances the tree.
 ///
 /// `known` holds what the store's `ids` say of the batches' ids; ids that it lacks are new. `now` is
-/// the store's clock. A conflict fails its own batch, of which nothing is stored; equal ids within
-/// the batches are resolved here.
+/// the store's clock. A conflict, or an event that was prepared for another tenant, fails its own
+/// batch, of which nothing is stored; equal ids within the batches are resolved here.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`], naming the clock, when the head is more than [`MAX_CLOCK_LAG`] ahead
@@ -128,6 +128,18 @@ pub fn seal<'a>(
     let mut outcomes = Vec::with_capacity(batches.len());
     let mut leaf = String::with_capacity(1024);
     for batch in batches {
+        if let Some(foreign) = batch
+            .events()
+            .iter()
+            .find(|event| event.tenant() != head.tenant)
+        {
+            outcomes.push(Err(Error::new(
+                ErrorKind::Forbidden,
+                "the event was prepared for another tenant",
+            )
+            .with_event_id(foreign.id())));
+            continue;
+        }
         let start = rows.len();
         let tree = head.tree.clone();
         let mut receipts = Vec::with_capacity(batch.events().len());

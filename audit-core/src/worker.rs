@@ -635,16 +635,18 @@ async fn ingest_all(
             }
         }
     }
+    // What could not be settled is delivered again when its lease ends.
+    let mut settled = Vec::new();
     if !dead.is_empty() {
-        queue.bury(&dead).await?;
+        settled.extend(queue.bury(&dead).await?);
     }
     if !done.is_empty() {
-        queue.ack(&done).await?;
+        settled.extend(queue.ack(&done).await?);
     }
     if !later.is_empty() {
-        queue.retry(&later, pause_after(attempts)).await?;
+        settled.extend(queue.retry(&later, pause_after(attempts)).await?);
     }
-    Ok(())
+    settled.into_iter().collect()
 }
 
 fn fate(outcome: Result<()>) -> Fate {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use audit_core::tlog::Hash;
@@ -241,9 +242,13 @@ fn look_up(conn: &Connection, no: i64, head: &Head, id: EventId) -> Result<Looku
 /// Entries that one step takes out of the index.
 const UNINDEX: usize = 500;
 
+/// How long a step goes on to further tenants.
+const UNINDEX_STEP: Duration = Duration::from_millis(50);
+
 impl SqliteStore {
     /// One step of taking pruned entries out of the index; true when there is more to do.
     async fn sweep_index(&self) -> Result<bool> {
+        let start = Instant::now();
         let pruned = self
             .read(|reader| {
                 reader
@@ -270,10 +275,12 @@ impl SqliteStore {
             if unindexed().get(&tenant).is_some_and(|done| *done >= below) {
                 continue;
             }
-            if !self.inner.index.drop_below(tenant, below, UNINDEX).await? {
-                unindexed().insert(tenant, below);
+            if start.elapsed() > UNINDEX_STEP
+                || self.inner.index.drop_below(tenant, below, UNINDEX).await?
+            {
+                return Ok(true);
             }
-            return Ok(true);
+            unindexed().insert(tenant, below);
         }
         Ok(false)
     }

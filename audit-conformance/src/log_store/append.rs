@@ -371,6 +371,27 @@ pub async fn a_control_entry_is_not_appended_by_callers<H: LogStoreHarness>() {
     assert_eq!(everything(store, tenant).await.len(), 2);
 }
 
+/// It fails its own batch, and reaches neither log.
+pub async fn an_event_prepared_for_another_tenant_is_refused<H: LogStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let (ann, bob) = (
+        new_tenant(harness.tenants()).await,
+        new_tenant(harness.tenants()).await,
+    );
+    let own = || prepare(bob, event(0));
+    let foreign = prepare(ann, event(1));
+    let batches = [
+        Batch::new(trusted(bob), vec![own(), foreign]),
+        Batch::new(trusted(bob), vec![own()]),
+    ];
+    let outcomes = store.append(&batches).await.expect("outcomes");
+    let kinds: Vec<_> = outcomes.into_iter().map(kind).collect();
+    assert_eq!(kinds, [Some(ErrorKind::Forbidden), None]);
+    assert_eq!(everything(store, bob).await.len(), 1);
+    assert_eq!(everything(store, ann).await.len(), 0);
+}
+
 /// An audit log may not alter what it was given.
 pub async fn raw_json_is_kept_byte_for_byte<H: LogStoreHarness>() {
     let harness = H::open().await;

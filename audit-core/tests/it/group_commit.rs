@@ -141,3 +141,22 @@ async fn an_answer_lost_at_the_commit_is_retried_by_id() {
         "four attempts"
     );
 }
+
+#[tokio::test]
+async fn a_permanent_failure_reaches_only_its_own_batch() {
+    let store = Arc::new(Faulty::new());
+    let group = GroupCommit::new(store.clone());
+    for n in [3, 6] {
+        let id = EventId::new(Uuid::from_u128(n));
+        store.poison.lock().unwrap().insert(id);
+    }
+    let batches: Vec<Batch> = (0..9).map(|n| batch(n, "r")).collect();
+    let outcomes = group.append(&batches).await.unwrap();
+    assert_eq!(outcomes.len(), 9);
+    for (n, outcome) in outcomes.into_iter().enumerate() {
+        match n {
+            3 | 6 => assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Internal),
+            _ => assert_eq!(outcome.unwrap()[0].id, batches[n].events()[0].id()),
+        }
+    }
+}

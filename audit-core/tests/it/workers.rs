@@ -11,7 +11,7 @@ use audit_core::{
     Act, AuditLog, Basis, Consumer, DeadLetter, Delivery, Entry, Erasure, Error, ErrorKind, Event,
     EventId, EventQueue, Fields, Filter, Message, Outbox, PageRequest, Query, QueueDepth, Recorder,
     Redact, Redrive, Result, SearchIndex, SearchRequest, TenantId, TenantScope, TenantStatus,
-    TenantUpdate,
+    TenantUpdate, Timestamp,
 };
 use uuid::Uuid;
 
@@ -367,4 +367,23 @@ async fn the_relay_appends_the_outbox_and_parks_what_the_log_refuses() {
         assert!(parked.reason.contains(field), "{}", parked.reason);
     }
     workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_prune_waits_for_a_required_consumer_that_has_not_come_to_the_tenant_yet() {
+    let collector = Arc::new(Collector::default());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .consumer(collector)
+        .build();
+    log.recorder(tenant(1))
+        .record(Event::view("doc", "d"))
+        .await
+        .unwrap();
+    let handle = log.tenant(TenantScope::trusted(tenant(1), "test"));
+    let basis: Basis = "retention".parse().unwrap();
+    let pruned = handle
+        .prune(Timestamp::MAX, basis, None, false)
+        .await
+        .unwrap();
+    assert_eq!((pruned.entries, pruned.receipt), (0, None));
 }

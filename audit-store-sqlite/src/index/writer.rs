@@ -56,6 +56,7 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("audit-index".into())
             .spawn(move || {
+                give_way();
                 while let Some(job) = receiver.blocking_recv() {
                     // Whoever asked is told by the reply that never comes.
                     if catch_unwind(AssertUnwindSafe(|| work.run(job))).is_err() {
@@ -139,6 +140,15 @@ impl Drop for Writer {
             // It ended by a panic that its caller was told of.
             drop(thread.join());
         }
+    }
+}
+
+/// Lets every other thread run first: appends and reads wait for nothing here, and the index may lag.
+fn give_way() {
+    // On Linux the priority is the calling thread's own; elsewhere it would be the whole process's.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+        tracing::debug!(%error, "the index's thread keeps its priority");
     }
 }
 
