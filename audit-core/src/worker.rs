@@ -35,9 +35,9 @@ const CONSUME: usize = 1_000;
 /// Entries that are read from one tenant at once for the index.
 const READ: usize = 2_000;
 /// Entries that are indexed at once, at most.
-const INDEX: usize = 20_000;
+const INDEX: usize = 10_000;
 /// Bytes, roughly, that are indexed at once, at most.
-const INDEX_BYTES: usize = 16 * 1024 * 1024;
+const INDEX_BYTES: usize = 8 * 1024 * 1024;
 /// Messages that are appended at once.
 const INGEST: usize = 100;
 /// For how long a received message is hidden from other workers.

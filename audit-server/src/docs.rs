@@ -294,8 +294,10 @@ pub(crate) fn page() -> String {
     let page = service
         .rapidoc_html()
         .replace(&service.spec(), &document().to_string());
-    // The template asks for a font from another host, and names itself.
-    let page = page.replace("<title>RapiDoc</title>", &format!("<title>{TITLE}</title>"));
+    // The template and its script ask for fonts from other hosts, and the page names itself.
+    let page = page
+        .replace("<rapi-doc\n", "<rapi-doc load-fonts=\"false\"\n")
+        .replace("<title>RapiDoc</title>", &format!("<title>{TITLE}</title>"));
     match (
         page.find("<link href=\"https://fonts."),
         page.find("<title>"),

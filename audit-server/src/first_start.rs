@@ -30,7 +30,7 @@ const MAX_FILE: u64 = 64 * 1024;
 
 /// What of the data folder can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {source}", path = path.display())]
+#[error("the data folder can't be used: {path}: {source}", path = path.display())]
 pub struct FolderFault {
     /// The folder or file.
     pub path: PathBuf,

@@ -440,6 +440,13 @@ impl Statuses for Streaming {
     const STATUSES: &'static [u16] = &[400, 401, 403, 404, 406, 410, 429, 500, 503];
 }
 
+/// What a route without a credential may refuse with: a query, where it knows none.
+#[derive(Debug)]
+pub struct Probing;
+impl Statuses for Probing {
+    const STATUSES: &'static [u16] = &[400];
+}
+
 /// A problem as the answer of a route that documents the statuses of `S`.
 #[derive(Debug)]
 pub struct Refused<S>(Problem, PhantomData<S>);

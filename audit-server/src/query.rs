@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use audit_core::Timestamp;
+use percent_encoding::percent_decode_str;
 use poem::{Request, RequestBody};
 use poem_openapi::registry::{
     MetaApi, MetaOperationParam, MetaParamIn, MetaSchema, MetaSchemaRef, Registry,
@@ -18,12 +19,21 @@ pub(crate) struct Pairs(Vec<(String, String)>);
 impl Pairs {
     /// Reads the request's query string. Percent-encoded bytes that are not UTF-8 are refused.
     pub(crate) fn of(request: &Request) -> Result<Self, Problem> {
-        match request.uri().query() {
-            None | Some("") => Ok(Self::default()),
-            Some(_) => request.params().map(Self).map_err(|_| {
-                Problem::new(ProblemKind::Malformed, "the query string can't be read")
-            }),
+        let query = request.uri().query().unwrap_or_default();
+        // A form's decoder would replace such bytes, and a filter match nothing.
+        let not_text = |part: &&str| percent_decode_str(part).decode_utf8().is_err();
+        if let Some(pair) = query.split('&').find(not_text) {
+            let name = pair.split('=').next().unwrap_or_default();
+            let name = percent_decode_str(name).decode_utf8_lossy();
+            return Err(Problem::parameter(name.into_owned(), "not UTF-8"));
         }
+        if query.is_empty() {
+            return Ok(Self::default());
+        }
+        request
+            .params()
+            .map(Self)
+            .map_err(|_| Problem::new(ProblemKind::Malformed, "the query string can't be read"))
     }
 
     /// Refuses the first name that is not among `known`.

@@ -8,6 +8,7 @@ use poem_openapi::{ApiResponse, OpenApi};
 
 use crate::api::schema::{self, JsonBody, Tag};
 use crate::app::App;
+use crate::problem::{Probing, Refused};
 
 /// Whether the server is up.
 pub(crate) struct HealthApi(pub(crate) Arc<App>);
@@ -66,8 +67,10 @@ impl HealthApi {
         operation_id = "live",
         tag = "Tag::Operations"
     )]
-    async fn live(&self) -> LiveAnswer {
-        LiveAnswer::Live(JsonBody::new("{\"status\":\"ok\"}".into()))
+    async fn live(&self) -> Result<LiveAnswer, Refused<Probing>> {
+        Ok(LiveAnswer::Live(JsonBody::new(
+            "{\"status\":\"ok\"}".into(),
+        )))
     }
 
     /// Whether everything is there
@@ -79,10 +82,12 @@ impl HealthApi {
         operation_id = "ready",
         tag = "Tag::Operations"
     )]
-    async fn ready(&self) -> ReadyAnswer {
+    async fn ready(&self) -> Result<ReadyAnswer, Refused<Probing>> {
         let missing = self.missing().await;
         if missing.is_empty() {
-            return ReadyAnswer::Ready(JsonBody::new("{\"status\":\"ok\"}".into()));
+            return Ok(ReadyAnswer::Ready(JsonBody::new(
+                "{\"status\":\"ok\"}".into(),
+            )));
         }
         let mut body = String::from("{\"status\":\"unavailable\",\"missing\":[");
         for (i, part) in missing.iter().enumerate() {
@@ -92,6 +97,6 @@ impl HealthApi {
             write_string(&mut body, part);
         }
         body.push_str("]}");
-        ReadyAnswer::Missing(JsonBody::new(body))
+        Ok(ReadyAnswer::Missing(JsonBody::new(body)))
     }
 }

@@ -5,11 +5,13 @@ pub mod jwt;
 pub mod ticket;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use audit_core::{
     AuditLog, CredentialStore, ErrorKind, Permission, Permissions, Principal, TenantId, TenantLog,
     Timestamp,
 };
+use moka::sync::Cache;
 use poem::http::header::AUTHORIZATION;
 use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaSecurityScheme, Registry};
@@ -28,6 +30,11 @@ pub const TENANT_PARAMETER: &str = "tenant_id";
 /// The name of the security scheme in the document.
 pub(crate) const SCHEME: &str = "bearer";
 
+/// Tokens that were verified and are remembered.
+const VERIFIED_TOKENS: u64 = 4_096;
+/// For how long: a key that was withdrawn from a key set admits its tokens no longer than this.
+const VERIFIED_FOR: Duration = Duration::from_secs(30);
+
 /// Authenticates requests and opens tenants' logs for them.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -35,6 +42,7 @@ pub(crate) struct Gate {
     credentials: Arc<dyn CredentialStore>,
     keys: ApiKeys,
     tokens: Verifiers,
+    verified: Cache<String, (Principal, Option<Timestamp>)>,
     auto_create: bool,
     pub(crate) limits: Option<Limits>,
 }
@@ -67,6 +75,10 @@ impl Gate {
             credentials,
             keys,
             tokens,
+            verified: Cache::builder()
+                .max_capacity(VERIFIED_TOKENS)
+                .time_to_live(VERIFIED_FOR)
+                .build(),
             auto_create,
             limits,
         }
@@ -82,6 +94,20 @@ impl Gate {
 
     pub(crate) fn keys(&self) -> &ApiKeys {
         &self.keys
+    }
+
+    /// Who a token says is asking. What was verified a moment ago is not verified again; its expiry
+    /// is compared each time.
+    async fn token(&self, token: &str) -> Result<(Principal, Option<Timestamp>), Problem> {
+        let now = self.log.clock().now();
+        if let Some(verified) = self.verified.get(token)
+            && verified.1.is_some_and(|expires_at| now < expires_at)
+        {
+            return Ok(verified);
+        }
+        let verified = self.tokens.principal(token, now).await?;
+        self.verified.insert(token.to_owned(), verified.clone());
+        Ok(verified)
     }
 
     /// Finds out who makes this request.
@@ -118,7 +144,7 @@ impl Gate {
                 if token.starts_with(api_key::PREFIX) {
                     self.keys.principal(token).await?
                 } else {
-                    self.tokens.principal(token, self.log.clock().now()).await?
+                    self.token(token).await?
                 }
             }
         };

@@ -283,6 +283,7 @@ async fn unknown_and_bad_parameters_are_refused_by_name() {
         ("q=x&sort=occurred_at", "sort"),
         ("order=up", "order"),
         ("user_id=", "user_id"),
+        ("limit=1&user_id=%FF", "user_id"),
         ("cursor=abc", "cursor"),
         ("tenant_id=nope", "tenant_id"),
     ] {
@@ -304,6 +305,9 @@ async fn unknown_and_bad_parameters_are_refused_by_name() {
     )
     .await;
     post.problem(400, "x");
+    send(case.service.get("/health/live?x=1", &case.token))
+        .await
+        .problem(400, "x");
 }
 
 #[tokio::test]
