@@ -14,7 +14,7 @@ use crate::store::LogStore;
 /// A log store that appends for all waiting callers at once.
 ///
 /// Appends run in a task of their own: a caller that goes away does not cancel a commit. Nothing
-/// waits for company: what has come in while one append was under way goes into the next. When the
+/// waits for company: what has come in while others were under way goes into the next append. When the
 /// joint append fails for good, it is cut in halves until the failure is alone with its own batch.
 pub struct GroupCommit {
     inner: Arc<dyn LogStore>,
@@ -26,6 +26,8 @@ pub struct GroupCommit {
 const MAX_EVENTS: usize = 1_000;
 /// The most bytes, roughly, that are appended at once, unless a single call has more.
 const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Appends that are under way at once: while the store commits one, the next is at its door.
+const UNDER_WAY: usize = 2;
 /// Calls that wait.
 const MAX_WAITING: usize = 4_096;
 /// KiB of events that wait or are under way; further callers wait for room.
@@ -72,7 +74,12 @@ impl fmt::Debug for GroupCommit {
 
 async fn run(store: Arc<dyn LogStore>, mut requests: mpsc::Receiver<Request>) {
     let mut held: Option<Request> = None;
+    let doors = Arc::new(Semaphore::new(UNDER_WAY));
     loop {
+        // Never closed.
+        let Ok(door) = Arc::clone(&doors).acquire_owned().await else {
+            return;
+        };
         let first = match held.take() {
             Some(request) => request,
             None => match requests.recv().await {
@@ -92,7 +99,11 @@ async fn run(store: Arc<dyn LogStore>, mut requests: mpsc::Receiver<Request>) {
             bytes += more_bytes;
             group.push(request);
         }
-        append(&*store, group).await;
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            append(&*store, group).await;
+            drop(door);
+        });
     }
 }
 

@@ -88,7 +88,7 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// One page of the entries that match. Needs `read`; verifies as [`get`](Self::get) does.
     ///
     /// Everything that has a receipt is found, however far an index lags. `q` is evaluated on the
-    /// entries themselves, which is exact and slow; [`TenantLog::search`](crate::TenantLog::search)
+    /// entries themselves, which is exact and slow; [`TenantLog::list`](crate::TenantLog::list)
     /// goes through the index.
     async fn list(
         &self,

@@ -9,9 +9,11 @@ use audit_core::{AuditLog, Workers};
 use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem::Request;
+use poem::http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::export::Running;
 use crate::auth::Gate;
 
 /// What every handler shares.
@@ -23,6 +25,8 @@ pub(crate) struct App {
     pub(crate) send_timeout: Duration,
     /// Cancelled when the server stops: streams close then.
     pub(crate) stopping: CancellationToken,
+    /// The exports that run.
+    pub(crate) exports: Running,
     /// The streams that are open.
     pub(crate) streams: TaskTracker,
     /// While they run.
@@ -49,28 +53,42 @@ impl App {
     /// nearest untrusted hop came from.
     pub(crate) fn address_of(&self, request: &Request) -> Option<IpAddr> {
         let peer = request.remote_addr().as_socket_addr()?.ip();
-        let trusted = |ip: IpAddr| {
-            self.trusted_proxies
-                .iter()
-                .any(|net| net.contains(&ip.to_canonical()))
-        };
-        if self.trusted_proxies.is_empty() || !trusted(peer) {
-            return Some(peer);
-        }
-        let mut hops: Vec<IpAddr> = Vec::new();
-        for value in request.headers().get_all("forwarded") {
-            let text = value.to_str().unwrap_or_default();
-            hops.extend(text.split(',').filter_map(forwarded_for));
-        }
-        if hops.is_empty() {
-            for value in request.headers().get_all("x-forwarded-for") {
-                let text = value.to_str().unwrap_or_default();
-                hops.extend(text.split(',').filter_map(|hop| address(hop.trim())));
-            }
-        }
-        let nearest = hops.iter().rev().copied().find(|hop| !trusted(*hop));
-        Some(nearest.or(hops.first().copied()).unwrap_or(peer))
+        Some(client_address(
+            peer,
+            &self.trusted_proxies,
+            request.headers(),
+        ))
     }
+}
+
+/// The address that the nearest untrusted hop came from; the peer's where the hops don't say.
+///
+/// A proxy keeps one of the two headers and passes the other on as its client sent it, so that two
+/// which disagree say nothing. Neither does a hop that hides its address.
+fn client_address(peer: IpAddr, proxies: &[IpNet], headers: &HeaderMap) -> IpAddr {
+    let trusted = |ip: IpAddr| proxies.iter().any(|net| net.contains(&ip.to_canonical()));
+    if !trusted(peer) {
+        return peer;
+    }
+    let nearest = |name: &str, read: fn(&str) -> Option<IpAddr>| {
+        let values = headers.get_all(name).iter();
+        let hops: Vec<Option<IpAddr>> = values
+            .flat_map(|value| value.to_str().unwrap_or("unknown").split(','))
+            .map(str::trim)
+            .filter(|hop| !hop.is_empty())
+            .map(read)
+            .collect();
+        let untrusted = hops.iter().rev().find(|hop| !hop.is_some_and(trusted));
+        untrusted.or(hops.first()).copied()
+    };
+    let forwarded = nearest("forwarded", forwarded_for);
+    let x_forwarded_for = nearest("x-forwarded-for", address);
+    match (forwarded, x_forwarded_for) {
+        (Some(hop), None) | (None, Some(hop)) => hop,
+        (one, other) if one == other => one.flatten(),
+        _ => None,
+    }
+    .unwrap_or(peer)
 }
 
 /// The `for` of one element of `Forwarded` (RFC 7239 §4).
@@ -110,5 +128,38 @@ mod tests {
             forwarded_for("proto=https; For=\"[2001:db8::1]\""),
             ip("2001:db8::1")
         );
+    }
+
+    #[test]
+    fn a_client_does_not_choose_its_address() {
+        let proxies = ["10.0.0.0/8".parse().unwrap()];
+        let of = |peer: &str, headers: &[(&'static str, &'static str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(*name, value.parse().unwrap());
+            }
+            client_address(peer.parse().unwrap(), &proxies, &map).to_string()
+        };
+        let x = |value| ("x-forwarded-for", value);
+        let f = |value| ("forwarded", value);
+        assert_eq!(of("192.0.2.1", &[x("192.0.2.9")]), "192.0.2.1");
+        assert_eq!(of("10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(
+            of("10.0.0.1", &[x("192.0.2.8, 192.0.2.9, 10.0.0.2")]),
+            "192.0.2.9"
+        );
+        assert_eq!(
+            of("10.0.0.1", &[x("192.0.2.8"), x("192.0.2.9")]),
+            "192.0.2.9"
+        );
+        assert_eq!(
+            of("10.0.0.1", &[f("for=192.0.2.8, for=192.0.2.9")]),
+            "192.0.2.9"
+        );
+        assert_eq!(of("10.0.0.1", &[x("10.0.0.3, 10.0.0.2")]), "10.0.0.3");
+        // The other header is the client's own.
+        let both = [f("for=192.0.2.8"), x("192.0.2.9")];
+        assert_eq!(of("10.0.0.1", &both), "10.0.0.1");
+        assert_eq!(of("10.0.0.1", &[x("192.0.2.8, unknown")]), "10.0.0.1");
     }
 }

@@ -24,4 +24,5 @@ pub mod problem;
 mod query;
 mod routes;
 pub mod server;
+mod stall;
 pub mod storage;

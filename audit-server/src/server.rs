@@ -27,11 +27,15 @@ use crate::limits::Limits;
 use crate::metrics;
 use crate::problem::{MEDIA_TYPE, Problem, ProblemKind};
 use crate::routes::{self, Pattern};
+use crate::stall::Unstalled;
 use crate::storage::Storage;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How often limits forget keys at rest, and the gauges are set.
 const UPKEEP: Duration = Duration::from_secs(10);
+/// A connection that takes nothing for so many times the send timeout of streams ends, so that a
+/// stream's own goodbye comes first.
+const STALLED: u32 = 3;
 
 /// A server that is bound to its address and not yet serving.
 pub struct Bound {
@@ -80,10 +84,11 @@ impl Bound {
         storage: Storage,
         tokens: Verifiers,
     ) -> Result<Self, ServeError> {
-        let (acceptor, address) = listen(settings.bind).await?;
+        let stalled = settings.stream_send_timeout.saturating_mul(STALLED);
+        let (acceptor, address) = listen(settings.bind, stalled).await?;
         let handle = metrics::install();
         let metrics_listener = match (settings.metrics_bind, handle.clone()) {
-            (Some(bind), Some(handle)) => Some((listen(bind).await?.0, handle)),
+            (Some(bind), Some(handle)) => Some((listen(bind, stalled).await?.0, handle)),
             _ => None,
         };
         let with_api = settings.metrics_bind.is_none() && address.ip().is_loopback();
@@ -101,6 +106,7 @@ impl Bound {
             heartbeat: settings.stream_heartbeat,
             send_timeout: settings.stream_send_timeout,
             stopping: CancellationToken::new(),
+            exports: api::export::Running::default(),
             streams: TaskTracker::new(),
             workers: Mutex::new(None),
             runs_workers: settings.roles.worker,
@@ -143,7 +149,7 @@ impl Bound {
             let stopping = app.stopping.clone();
             tokio::spawn(
                 Server::new_with_acceptor(acceptor).run_with_graceful_shutdown(
-                    metrics_route(handle),
+                    Route::new().at("/metrics", metrics_page(Arc::clone(&app), handle)),
                     async move { stopping.cancelled().await },
                     Some(grace),
                 ),
@@ -166,7 +172,7 @@ impl Bound {
         };
         let mut outcome = Ok(());
         tokio::select! {
-            ended = &mut serving => ended.map_err(ServeError::Accept)?,
+            ended = &mut serving => return ended.map_err(ServeError::Accept),
             () = stop => {}
             name = died => outcome = Err(ServeError::Worker(name)),
         }
@@ -205,7 +211,11 @@ impl Bound {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<(BoxAcceptor, SocketAddr), ServeError> {
+/// Listens; connections whose peer takes nothing for `stalled` end.
+async fn listen(
+    address: SocketAddr,
+    stalled: Duration,
+) -> Result<(BoxAcceptor, SocketAddr), ServeError> {
     let refuse = |source| ServeError::Bind { address, source };
     let acceptor = TcpListener::bind(address)
         .into_acceptor()
@@ -216,7 +226,7 @@ async fn listen(address: SocketAddr) -> Result<(BoxAcceptor, SocketAddr), ServeE
         .first()
         .and_then(|local| local.as_socket_addr().copied())
         .unwrap_or(address);
-    Ok((acceptor.boxed(), bound))
+    Ok((Unstalled::new(acceptor, stalled).boxed(), bound))
 }
 
 /// Sets gauges, and forgets what limits need not remember.
@@ -241,11 +251,14 @@ async fn keep_up(app: Arc<App>) {
     }
 }
 
-fn metrics_route(handle: PrometheusHandle) -> Route {
-    Route::new().at(
-        "/metrics",
-        get(poem::endpoint::make_sync(move |_| metrics::page(&handle))),
-    )
+/// The metrics, with the workers' gauges as they are now.
+fn metrics_page(app: Arc<App>, handle: PrometheusHandle) -> impl Endpoint + 'static {
+    get(poem::endpoint::make_sync(move |_| {
+        if let Some(workers) = app.workers() {
+            metrics::workers(&workers.status());
+        }
+        metrics::page(&handle)
+    }))
 }
 
 /// Everything that is served, with what surrounds every request.
@@ -259,10 +272,7 @@ fn endpoint(app: &Arc<App>, settings: &Settings) -> BoxEndpoint<'static> {
         route = document_routes(route);
     }
     if let Some(handle) = app.metrics.clone() {
-        route = route.at(
-            "/metrics",
-            get(poem::endpoint::make_sync(move |_| metrics::page(&handle))),
-        );
+        route = route.at("/metrics", metrics_page(Arc::clone(app), handle));
     }
     let every = Every {
         app: Arc::clone(app),
@@ -293,7 +303,15 @@ fn endpoint(app: &Arc<App>, settings: &Settings) -> BoxEndpoint<'static> {
             "x-request-id",
         ])
         .allow_credentials(false);
-    every.with(cors).map_to_response().boxed()
+    every
+        .with(cors)
+        .map_to_response()
+        .after(|answer: poem::Result<Response>| async move {
+            let mut response = answer.unwrap_or_else(poem::Error::into_response);
+            as_problem(&mut response);
+            Ok::<_, poem::Error>(response)
+        })
+        .boxed()
 }
 
 fn document_routes(route: Route) -> Route {

@@ -31,13 +31,17 @@ pub fn event(n: u64) -> String {
     };
     let word = if n % 200_000 == 11 {
         RARE_WORD
-    } else if n % 2 == 0 {
+    } else if n.is_multiple_of(2) {
         COMMON_WORD
     } else {
         "elsewhere"
     };
     let action_type = ["CREATE", "UPDATE", "VIEW", "EXECUTE"][(n % 4) as usize];
-    let severity = if n % 50 == 0 { "WARNING" } else { "INFO" };
+    let severity = if n.is_multiple_of(50) {
+        "WARNING"
+    } else {
+        "INFO"
+    };
     let at = START_MICROS + n as i64 * 1_000_000;
     let occurred_at = audit_core::Timestamp::from_micros(at)
         .map_or_else(String::new, |at| format!("\"occurred_at\":\"{at}\","));

@@ -134,11 +134,15 @@ impl BulkLogs {
             .iter()
             .map(|text| Event::from_json(text))
             .collect();
-        let named: Vec<TenantId> = events
-            .iter()
-            .flatten()
+        let readable = events.iter().flatten();
+        let mut named: Vec<TenantId> = readable
+            .clone()
             .filter_map(Event::given_tenant_id)
             .collect();
+        // An item must not take others, which name no tenant, to its own.
+        if caller.principal.across_tenants && named.len() < readable.count() {
+            named.clear();
+        }
         let log = self
             .0
             .gate

@@ -1,7 +1,9 @@
 //! `GET /logs/export`.
 
+use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use audit_core::{Entry, Filter, Permission, TenantId, Timestamp};
 use futures_util::StreamExt as _;
@@ -18,7 +20,7 @@ use poem_openapi::{ApiResponse, OpenApi};
 use crate::api::schema::Tag;
 use crate::app::App;
 use crate::auth::Caller;
-use crate::problem::{Problem, Reading, Refused};
+use crate::problem::{Problem, ProblemKind, Reading, Refused};
 use crate::query::{Parameter, Parameters, Params, Reader};
 
 /// Exports.
@@ -26,6 +28,62 @@ pub(crate) struct Export(pub(crate) Arc<App>);
 
 /// A piece of an export is sent when it has so many bytes.
 const PIECE: usize = 64 * 1024;
+
+/// The most exports that run at once. Each holds a snapshot, and some megabytes while its client
+/// reads slowly.
+const MAX_EXPORTS: usize = 16;
+/// The most of them in one tenant, so that no tenant keeps the others from exporting.
+const MAX_TENANT_EXPORTS: usize = 4;
+/// When to try again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The exports that run, counted by tenant.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Running(Arc<Mutex<HashMap<TenantId, usize>>>);
+
+impl Running {
+    /// Counts an export of a tenant until what is returned is dropped.
+    fn begin(&self, tenant: TenantId) -> Result<Counted, Problem> {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = running.values().sum();
+        let own = running.get(&tenant).copied().unwrap_or_default();
+        let problem = if own >= MAX_TENANT_EXPORTS {
+            let detail = format!("{MAX_TENANT_EXPORTS} exports of this tenant are under way");
+            Problem::new(ProblemKind::RateLimited, detail)
+        } else if all >= MAX_EXPORTS {
+            Problem::new(ProblemKind::Unavailable, "too many exports are under way")
+        } else {
+            running.insert(tenant, own + 1);
+            return Ok(Counted {
+                running: self.clone(),
+                tenant,
+            });
+        };
+        Err(problem.retry_after(RETRY_AFTER))
+    }
+}
+
+/// One export, until it is dropped.
+struct Counted {
+    running: Running,
+    tenant: TenantId,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut running = self
+            .running
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = running.get_mut(&self.tenant) {
+            *own -= 1;
+            if *own == 0 {
+                running.remove(&self.tenant);
+            }
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Format {
@@ -143,7 +201,8 @@ impl Export {
     /// Export entries
     ///
     /// Needs `export`. One snapshot of the log, oldest first, streamed. In CSV, a text that a
-    /// spreadsheet would take for a formula gets a `'` in front. A view, not evidence.
+    /// spreadsheet would take for a formula gets a `'` in front. A view, not evidence. At most 4
+    /// exports of a tenant run at once.
     #[oai(
         path = "/logs/export",
         method = "get",
@@ -153,13 +212,14 @@ impl Export {
     async fn export(&self, caller: Caller, asked: Params<Asked>) -> Result<File, Refused<Reading>> {
         let Asked { filter, format } = asked.0;
         let log = self.0.gate.enter(&caller, Permission::Export, &[]).await?;
+        let counted = self.0.exports.begin(log.scope().tenant())?;
         let entries = log
             .scan(&filter)
             .await
             .map_err(|e| Problem::from(e).of_parameters())?;
         let name = file_name(log.scope().tenant(), self.0.log().clock().now(), format);
         let mut response =
-            Response::builder().body(Body::from_bytes_stream(pieces(entries, format)));
+            Response::builder().body(Body::from_bytes_stream(pieces(entries, format, counted)));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
         if let Ok(value) = HeaderValue::try_from(format!("attachment; filename=\"{name}\"")) {
@@ -183,11 +243,13 @@ fn file_name(tenant: TenantId, now: Timestamp, format: Format) -> String {
 fn pieces(
     entries: BoxStream<'static, audit_core::Result<Entry>>,
     format: Format,
+    counted: Counted,
 ) -> impl futures_util::Stream<Item = std::io::Result<Vec<u8>>> + Send + 'static {
     let first = Writing {
         entries: Some(entries),
         format,
         started: false,
+        _counted: counted,
     };
     stream::unfold(first, |mut writing| async move {
         let piece = writing.piece().await?;
@@ -199,6 +261,7 @@ struct Writing {
     entries: Option<BoxStream<'static, audit_core::Result<Entry>>>,
     format: Format,
     started: bool,
+    _counted: Counted,
 }
 
 impl Writing {

@@ -110,11 +110,23 @@ impl Logs {
         if let (None, Some(key)) = (event.given_id(), idempotency_key(request)?) {
             event = event.id(log.cursor_secret().await?.idempotent_id(key, 0));
         }
+        // Made here where the client made none, so that every failure can say by which id to retry.
+        let id = event
+            .given_id()
+            .unwrap_or_else(|| self.0.log().clock().event_id());
+        event = event.id(id);
+        let named = |error: audit_core::Error| match error.event_id() {
+            None => error.with_event_id(id),
+            Some(_) => error,
+        };
         if Preferences::of(request).respond_async
-            && let Some(ids) = log.enqueue(vec![event.clone()]).await?
-            && let Some(id) = ids.first()
+            && log
+                .enqueue(vec![event.clone()])
+                .await
+                .map_err(named)?
+                .is_some()
         {
-            let url = location(*id);
+            let url = location(id);
             let body = format!("{{\"id\":\"{id}\",\"status_url\":\"{url}\"}}");
             metrics::counter!("audit_events_accepted_total").increment(1);
             return Ok(RecordAnswer::Accepted(
@@ -124,7 +136,7 @@ impl Logs {
             ));
         }
         let prepared = log.prepare(event)?;
-        let outcome = log.append(vec![prepared]).await?.pop();
+        let outcome = log.append(vec![prepared]).await.map_err(named)?.pop();
         let Some((receipt, entry)) = outcome else {
             return Err(
                 audit_core::Error::new(audit_core::ErrorKind::Internal, "no receipt").into(),

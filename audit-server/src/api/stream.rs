@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use audit_core::{
-    Delivered, Entry, Error, ErrorKind, Filter, Permission, SubscribeRequest, Subscription,
-    TenantScope, Ticket, Timestamp,
+    Delivered, Entry, Error, ErrorKind, Filter, Permission, SecretHash, SubscribeRequest,
+    Subscription, TenantScope, Ticket, Timestamp,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use poem::http::HeaderValue;
@@ -31,6 +31,9 @@ pub(crate) struct Streams(pub(crate) Arc<App>);
 /// Frames that wait for a subscriber to server-sent events. Each is one entry, so memory is bounded;
 /// a subscriber that leaves them there for the send timeout is too slow.
 const FRAMES: usize = 16;
+
+/// How often a stream looks whether its API key was revoked.
+const KEY_CHECK: Duration = Duration::from_secs(1);
 
 /// Which entries a stream shows, and from where on.
 #[derive(Debug)]
@@ -76,8 +79,8 @@ impl ApiResponse for StreamAnswer {
                 MetaResponse {
                     description: "A WebSocket with the same frames as text messages. Close codes: \
                                   1001 the server stops, 1011 it failed, 4401 the credential has \
-                                  expired, 4403 the tenant is suspended, 4408 the subscriber is too \
-                                  slow.",
+                                  expired or was revoked, 4403 the tenant is suspended, 4408 the \
+                                  subscriber is too slow.",
                     status: Some(101),
                     status_range: None,
                     content: Vec::new(),
@@ -133,6 +136,11 @@ impl Streams {
     ) -> Result<StreamAnswer, Refused<Streaming>> {
         let mut filter = asked.0.0;
         let websocket = request.headers().contains_key(UPGRADE);
+        let mut from = filter.from_seq.take();
+        if let Some(last) = last_event_id(request)? {
+            from = Some(last + 1);
+        }
+        let log = self.0.gate.enter(&caller, Permission::Stream, &[]).await?;
         if !websocket && !accepts_events(request) {
             return Err(Problem::new(
                 ProblemKind::NotAcceptable,
@@ -140,11 +148,6 @@ impl Streams {
             )
             .into());
         }
-        let mut from = filter.from_seq.take();
-        if let Some(last) = last_event_id(request)? {
-            from = Some(last + 1);
-        }
-        let log = self.0.gate.enter(&caller, Permission::Stream, &[]).await?;
         let from = match from {
             Some(seq) => seq,
             // Now is a position too: a client that is cut off before it sees anything resumes there.
@@ -170,6 +173,8 @@ impl Streams {
             app: Arc::clone(&self.0),
             subscription,
             expires_at: caller.expires_at,
+            key: caller.key,
+            key_check: key_checks(),
             last: from.checked_sub(1),
         };
         let response = match socket {
@@ -261,7 +266,7 @@ impl Closing {
         match self {
             Self::Stopping => "the server stops",
             Self::Failed => "the server failed",
-            Self::Expired => "the credential has expired",
+            Self::Expired => "the credential has expired or was revoked",
             Self::Suspended => "the tenant is suspended",
             Self::TooSlow => "the subscriber is too slow",
         }
@@ -291,18 +296,49 @@ struct Follower {
     app: Arc<App>,
     subscription: Subscription,
     expires_at: Option<Timestamp>,
+    key: Option<SecretHash>,
+    key_check: tokio::time::Interval,
     last: Option<u64>,
+}
+
+/// Whether the API key that opened a stream is gone. A store that is away doesn't say so.
+async fn was_revoked(app: &App, key: Option<SecretHash>) -> bool {
+    let Some(key) = key else { return false };
+    match app.gate.keys().find(&key).await {
+        Ok(found) => found.is_none(),
+        Err(error) => {
+            tracing::warn!(%error, "whether a stream's API key was revoked is not known");
+            false
+        }
+    }
+}
+
+fn key_checks() -> tokio::time::Interval {
+    let mut checks = tokio::time::interval(KEY_CHECK);
+    checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    checks
 }
 
 impl Follower {
     /// The next frame, or why there is none.
     async fn next(&mut self) -> Result<Frame, Closing> {
-        let expiry = until(self.expires_at, self.app.log().clock().now());
-        let delivered = tokio::select! {
-            biased;
-            () = self.app.stopping.cancelled() => return Err(Closing::Stopping),
-            () = expiry => return Err(Closing::Expired),
-            delivered = self.subscription.next() => delivered,
+        let delivered = loop {
+            let now = self.app.log().clock().now();
+            // A timer that has just been set may fire later than an entry that waits already.
+            if self.expires_at.is_some_and(|at| at <= now) {
+                return Err(Closing::Expired);
+            }
+            tokio::select! {
+                biased;
+                () = self.app.stopping.cancelled() => return Err(Closing::Stopping),
+                () = until(self.expires_at, now) => return Err(Closing::Expired),
+                _ = self.key_check.tick(), if self.key.is_some() => {
+                    if was_revoked(&self.app, self.key).await {
+                        return Err(Closing::Expired);
+                    }
+                }
+                delivered = self.subscription.next() => break delivered,
+            }
         };
         match delivered {
             None => Err(Closing::Failed),

@@ -5,6 +5,7 @@
 //! lets scanners recognise a leaked key.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use audit_core::{ApiKey, Clock, CredentialStore, Principal, SecretHash, Timestamp};
@@ -79,6 +80,8 @@ pub(crate) struct ApiKeys {
     store: Arc<dyn CredentialStore>,
     clock: Arc<dyn Clock>,
     known: Cache<SecretHash, Option<Arc<ApiKey>>>,
+    /// How often everything was forgotten.
+    forgotten: AtomicU64,
     noted: Cache<Uuid, ()>,
 }
 
@@ -91,6 +94,7 @@ impl ApiKeys {
                 .max_capacity(10_000)
                 .time_to_live(TRUSTED_FOR)
                 .build(),
+            forgotten: AtomicU64::new(0),
             noted: Cache::builder()
                 .max_capacity(10_000)
                 .time_to_live(NOTED_EVERY)
@@ -98,24 +102,32 @@ impl ApiKeys {
         }
     }
 
-    /// Who asks with this key, and until when.
+    /// The key of this secret, as the store or the short memory knows it.
+    pub(crate) async fn find(&self, hash: &SecretHash) -> audit_core::Result<Option<Arc<ApiKey>>> {
+        if let Some(found) = self.known.get(hash) {
+            return Ok(found);
+        }
+        let before = self.forgotten.load(Ordering::SeqCst);
+        let found = self.store.find_key(hash).await?.map(Arc::new);
+        self.known.insert(*hash, found.clone());
+        // What was read before a revocation must not be remembered after it.
+        if self.forgotten.load(Ordering::SeqCst) != before {
+            self.known.invalidate(hash);
+        }
+        Ok(found)
+    }
+
+    /// Who asks with this key, until when, and what the key is looked up by.
     pub(crate) async fn principal(
         &self,
         key: &str,
-    ) -> Result<(Principal, Option<Timestamp>), Problem> {
+    ) -> Result<(Principal, Option<Timestamp>, SecretHash), Problem> {
         let refuse = |detail: &str| Problem::new(ProblemKind::Unauthorized, detail);
         if !is_well_formed(key) {
             return Err(refuse("not an API key: its form or its checksum is wrong"));
         }
         let hash = hash(key);
-        let found = match self.known.get(&hash) {
-            Some(found) => found,
-            None => {
-                let found = self.store.find_key(&hash).await?.map(Arc::new);
-                self.known.insert(hash, found.clone());
-                found
-            }
-        };
+        let found = self.find(&hash).await?;
         let key = found.ok_or_else(|| refuse("the API key is unknown or was revoked"))?;
         let now = self.clock.now();
         if key.expires_at.is_some_and(|at| at <= now) {
@@ -127,11 +139,12 @@ impl ApiKeys {
                 tracing::warn!(%error, key = %key.id, "the use of an API key could not be noted");
             }
         }
-        Ok((key.principal(), key.expires_at))
+        Ok((key.principal(), key.expires_at, hash))
     }
 
     /// Forgets everything, so that a revocation counts at once in this process.
     pub(crate) fn forget(&self) {
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
         self.known.invalidate_all();
     }
 }

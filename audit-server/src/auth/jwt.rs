@@ -17,6 +17,9 @@ use crate::problem::{Problem, ProblemKind};
 pub const MIN_SECRET: usize = 32;
 /// How often, at most, a key set is fetched anew because a token names a key that it lacks.
 const REFETCH: Duration = Duration::from_secs(60);
+/// How long a key set counts before it is fetched anew: at most so long does a key that its issuer
+/// has withdrawn admit tokens, while the issuer can be asked.
+const KEPT: Duration = Duration::from_secs(600);
 /// How long a fetch may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most bytes of a key set.
@@ -57,7 +60,7 @@ struct Verifier {
 
 enum Key {
     Fixed(Box<(DecodingKey, Validation)>),
-    Set(KeySet),
+    Set(Arc<KeySet>),
 }
 
 /// The keys that tokens may be signed with.
@@ -173,7 +176,7 @@ impl Verifiers {
     ) -> Result<Self, KeyFault> {
         let set = KeySet::new(url, demands.clone())?;
         self.0.push(Verifier {
-            key: Key::Set(set),
+            key: Key::Set(Arc::new(set)),
             across_tenants,
         });
         Ok(self)
@@ -308,8 +311,16 @@ struct KeySet {
     url: String,
     demands: Demands,
     client: reqwest::Client,
-    keys: RwLock<Arc<Vec<Known>>>,
-    fetched: tokio::sync::Mutex<Option<Instant>>,
+    keys: RwLock<Arc<Fetched>>,
+    /// When a fetch was last begun; held while it is under way.
+    begun: Arc<tokio::sync::Mutex<Option<Instant>>>,
+}
+
+/// The keys of a set, and when they were fetched; never, at first.
+#[derive(Default)]
+struct Fetched {
+    keys: Vec<Known>,
+    at: Option<Instant>,
 }
 
 struct Known {
@@ -330,17 +341,17 @@ impl KeySet {
             demands,
             client,
             keys: RwLock::default(),
-            fetched: tokio::sync::Mutex::new(None),
+            begun: Arc::default(),
         })
     }
 
-    fn keys(&self) -> Arc<Vec<Known>> {
+    fn fetched(&self) -> Arc<Fetched> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The token, when a key of the set has signed it; none when none has.
     async fn decode(
-        &self,
+        self: &Arc<Self>,
         token: &str,
     ) -> Result<Option<jsonwebtoken::TokenData<Claims>>, Problem> {
         let Ok(header) = jsonwebtoken::decode_header(token) else {
@@ -350,41 +361,54 @@ impl KeySet {
             Some(kid) => keys.iter().any(|k| k.kid.as_ref() == Some(kid)),
             None => !keys.is_empty(),
         };
-        if !named(&self.keys()) {
+        let fetched = self.fetched();
+        let fresh = fetched.at.is_some_and(|at| at.elapsed() < KEPT);
+        if !fresh || !named(&fetched.keys) {
             self.refetch().await?;
         }
         Ok(self
-            .keys()
+            .fetched()
+            .keys
             .iter()
             .filter(|k| header.kid.is_none() || k.kid == header.kid)
             .find_map(|k| jsonwebtoken::decode::<Claims>(token, &k.key, &k.validation).ok()))
     }
 
     /// Fetches the set, unless that was tried less than a minute ago. Callers that come meanwhile
-    /// wait for the same fetch.
-    async fn refetch(&self) -> Result<(), Problem> {
-        let mut fetched = self.fetched.lock().await;
-        if fetched.is_some_and(|at| at.elapsed() < REFETCH) {
-            return Ok(());
-        }
-        *fetched = Some(Instant::now());
-        match self.fetch().await {
-            Ok(keys) => {
-                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
-                Ok(())
-            }
-            Err(reason) => {
-                tracing::warn!(url = %self.url, reason, "the key set could not be fetched");
-                if self.keys().is_empty() {
-                    return Err(Problem::new(
-                        ProblemKind::Unavailable,
-                        "the keys of the token's issuer can't be fetched",
-                    )
-                    .retry_after(REFETCH));
+    /// wait for the same fetch. It has a task of its own: a caller that hangs up would otherwise
+    /// use up the minute without a fetch.
+    ///
+    /// An error when there has been no set yet: whether the token is good is not known then.
+    async fn refetch(self: &Arc<Self>) -> Result<(), Problem> {
+        let mut begun = Arc::clone(&self.begun).lock_owned().await;
+        if begun.is_none_or(|at| at.elapsed() >= REFETCH) {
+            *begun = Some(Instant::now());
+            let set = Arc::clone(self);
+            let fetching = tokio::spawn(async move {
+                match set.fetch().await {
+                    Ok(keys) => {
+                        let at = Some(Instant::now());
+                        *set.keys.write().unwrap_or_else(PoisonError::into_inner) =
+                            Arc::new(Fetched { keys, at });
+                    }
+                    Err(reason) => {
+                        tracing::warn!(url = %set.url, reason, "the key set could not be fetched");
+                    }
                 }
-                Ok(())
-            }
+                drop(begun);
+            });
+            fetching
+                .await
+                .map_err(|_| Problem::new(ProblemKind::Internal, ProblemKind::Internal.title()))?;
         }
+        if self.fetched().at.is_none() {
+            return Err(Problem::new(
+                ProblemKind::Unavailable,
+                "the keys of the token's issuer can't be fetched",
+            )
+            .retry_after(REFETCH));
+        }
+        Ok(())
     }
 
     async fn fetch(&self) -> Result<Vec<Known>, String> {
@@ -433,5 +457,109 @@ impl KeySet {
             key: DecodingKey::from_jwk(jwk).ok()?,
             validation: validation(algorithm, &self.demands),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use poem::listener::{Acceptor as _, Listener as _, TcpListener};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    const PRIVATE: &[u8] = include_bytes!("../../tests/it/keys/ed.private.pem");
+
+    /// An issuer whose key set waits for leave to be sent.
+    struct Issuer {
+        set: Arc<KeySet>,
+        asked: Arc<AtomicUsize>,
+        /// Permits come with requests.
+        came: Arc<Semaphore>,
+        leave: Arc<Semaphore>,
+    }
+
+    async fn issuer() -> Issuer {
+        let jwk = Jwk::from_encoding_key(
+            &EncodingKey::from_ed_pem(PRIVATE).unwrap(),
+            Algorithm::EdDSA,
+        );
+        let page = format!(
+            "{{\"keys\":[{}]}}",
+            serde_json::to_string(&jwk.unwrap()).unwrap()
+        );
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (came, leave) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let acceptor = TcpListener::bind("127.0.0.1:0")
+            .into_acceptor()
+            .await
+            .unwrap();
+        let address = acceptor.local_addr()[0].as_socket_addr().copied().unwrap();
+        let shared = (Arc::clone(&asked), Arc::clone(&came), Arc::clone(&leave));
+        let endpoint = poem::endpoint::make(move |_| {
+            let (asked, came, leave) = shared.clone();
+            let page = page.clone();
+            async move {
+                asked.fetch_add(1, Ordering::SeqCst);
+                came.add_permits(1);
+                leave.acquire().await.unwrap().forget();
+                page
+            }
+        });
+        tokio::spawn(poem::Server::new_with_acceptor(acceptor).run(endpoint));
+        let set = KeySet::new(format!("http://{address}/keys"), Demands::default()).unwrap();
+        Issuer {
+            set: Arc::new(set),
+            asked,
+            came,
+            leave,
+        }
+    }
+
+    fn token() -> String {
+        let claims = Claims {
+            sub: "s".into(),
+            exp: 4_000_000_000.0,
+            nbf: None,
+            tenant_id: None,
+            role: None,
+            scope: None,
+        };
+        let key = EncodingKey::from_ed_pem(PRIVATE).unwrap();
+        jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &key).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_hangs_up_does_not_end_the_fetch() {
+        let issuer = issuer().await;
+        let token = token();
+        tokio::select! {
+            biased;
+            _ = issuer.set.decode(&token) => panic!("the issuer has not answered"),
+            came = issuer.came.acquire() => came.unwrap().forget(),
+        }
+        issuer.leave.add_permits(1);
+        assert!(issuer.set.decode(&token).await.unwrap().is_some());
+        assert_eq!(issuer.asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_key_set_is_fetched_anew_when_it_is_old() {
+        let issuer = issuer().await;
+        issuer.leave.add_permits(2);
+        let token = token();
+        assert!(issuer.set.decode(&token).await.unwrap().is_some());
+        assert!(issuer.set.decode(&token).await.unwrap().is_some());
+        assert_eq!(issuer.asked.load(Ordering::SeqCst), 1);
+        let old = Instant::now().checked_sub(KEPT).unwrap();
+        *issuer.set.begun.lock().await = Some(old);
+        // The key is still there, so that its age alone decides.
+        let keys = std::mem::take(&mut *issuer.set.keys.write().unwrap());
+        let keys = Arc::into_inner(keys).unwrap().keys;
+        let at = Some(old);
+        *issuer.set.keys.write().unwrap() = Arc::new(Fetched { keys, at });
+        assert!(issuer.set.decode(&token).await.unwrap().is_some());
+        assert_eq!(issuer.asked.load(Ordering::SeqCst), 2);
     }
 }

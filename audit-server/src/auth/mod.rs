@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::{
-    AuditLog, CredentialStore, ErrorKind, Permission, Permissions, Principal, TenantId, TenantLog,
-    Timestamp,
+    AuditLog, CredentialStore, ErrorKind, Permission, Permissions, Principal, SecretHash, TenantId,
+    TenantLog, Timestamp,
 };
 use moka::sync::Cache;
 use poem::http::header::AUTHORIZATION;
@@ -32,7 +32,7 @@ pub(crate) const SCHEME: &str = "bearer";
 
 /// Tokens that were verified and are remembered.
 const VERIFIED_TOKENS: u64 = 4_096;
-/// For how long: a key that was withdrawn from a key set admits its tokens no longer than this.
+/// For how long: once a key set no longer has a key, its tokens are admitted no longer than this.
 const VERIFIED_FOR: Duration = Duration::from_secs(30);
 
 /// Authenticates requests and opens tenants' logs for them.
@@ -52,6 +52,8 @@ pub(crate) struct Gate {
 pub(crate) struct Caller {
     pub(crate) principal: Principal,
     pub(crate) expires_at: Option<Timestamp>,
+    /// The API key, where the credential is one.
+    pub(crate) key: Option<SecretHash>,
     header: Option<TenantId>,
     query: Option<TenantId>,
 }
@@ -123,6 +125,7 @@ impl Gate {
                 "the header Authorization stands more than once",
             ));
         }
+        let mut key = None;
         let (principal, expires_at) = match (header, pairs.one("ticket")?) {
             (Some(_), Some(_)) => {
                 return Err(unauthorized(
@@ -142,14 +145,20 @@ impl Gate {
                     unauthorized("the header Authorization is not Bearer and a token")
                 })?;
                 if token.starts_with(api_key::PREFIX) {
-                    self.keys.principal(token).await?
+                    let (principal, expires_at, hash) = self.keys.principal(token).await?;
+                    key = Some(hash);
+                    (principal, expires_at)
                 } else {
                     self.token(token).await?
                 }
             }
         };
-        let header = match request.headers().get(TENANT_HEADER) {
+        let mut headers = request.headers().get_all(TENANT_HEADER).iter();
+        let header = match headers.next() {
             None => None,
+            Some(_) if headers.next().is_some() => {
+                return Err(Problem::parameter("X-Tenant-Id", "stands more than once"));
+            }
             Some(value) => {
                 let text = value.to_str().unwrap_or_default();
                 Some(text.parse().map_err(|e: audit_core::NotAUuid| {
@@ -166,6 +175,7 @@ impl Gate {
         Ok(Caller {
             principal,
             expires_at,
+            key,
             header,
             query,
         })

@@ -140,3 +140,36 @@ async fn a_pruned_entry_is_gone_for_good_and_says_by_what() {
         (&2.into(), &2.into())
     );
 }
+
+#[tokio::test]
+async fn a_tenant_runs_four_exports_at_once_and_no_other_tenant_notices() {
+    let service = Service::start().await;
+    let (tenant, other) = (service.tenant("t").await, service.tenant("u").await);
+    // More than the buffers of two sockets hold.
+    let state = serde_json::json!("x".repeat(200 * 1024));
+    for _ in 0..100 {
+        service
+            .record(tenant, Event::view("doc", "large").after(&state))
+            .await;
+    }
+    let auditor = token(Role::Auditor, tenant);
+    let export = || service.get("/api/v1/logs/export", &auditor);
+    let mut running = Vec::new();
+    for _ in 0..4 {
+        let response = export().send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        running.push(response);
+    }
+    let refused = send(export()).await.expect(429);
+    assert_eq!(refused.header("retry-after"), "5");
+    let elsewhere = token(Role::Auditor, other);
+    send(service.get("/api/v1/logs/export", &elsewhere))
+        .await
+        .expect(200);
+    // One that is cut makes room.
+    running.pop();
+    let room = async { while export().send().await.unwrap().status() != 200 {} };
+    tokio::time::timeout(std::time::Duration::from_secs(20), room)
+        .await
+        .unwrap();
+}

@@ -1,5 +1,5 @@
 //! The server over HTTP: a real one, on a port of its own, with SQLite in a folder of its own.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod child;
 mod concurrency;

@@ -573,6 +573,35 @@ async fn an_api_key_works_until_it_is_revoked_and_grants_no_more_than_its_maker_
 }
 
 #[tokio::test]
+async fn a_tenant_that_is_named_twice_is_refused() {
+    let world = World::new().await;
+    let call = Call::new("GET", "/api/v1/logs").header("X-Tenant-Id", world.home.to_string());
+    let auditor = token(Role::Auditor, world.home);
+    world.succeeds("once", &call, Some(&auditor), false).await;
+    let twice = call.header("X-Tenant-Id", world.other.to_string());
+    let auditor = Some(auditor.as_str());
+    world.refused("twice", &twice, auditor, &[400]).await;
+}
+
+#[tokio::test]
+async fn an_item_of_a_bulk_does_not_take_the_others_to_its_tenant() {
+    let world = World::new().await;
+    let admin = token(Role::Admin, world.home);
+    let named =
+        |tenant: TenantId| event("m").replacen('{', &format!("{{\"tenant_id\":\"{tenant}\","), 1);
+    let bulk = |items: String| Call::new("POST", "/api/v1/logs/bulk").body(format!("[{items}]"));
+    let mixed = bulk(format!("{},{}", event("m"), named(world.other)));
+    let admin = Some(admin.as_str());
+    world.refused("one of two", &mixed, admin, &[422]).await;
+    let nowhere = token(Role::Admin, None);
+    world
+        .refused("one of two", &mixed, Some(&nowhere), &[400])
+        .await;
+    let all = bulk(format!("{},{}", named(world.other), named(world.other)));
+    world.succeeds("both", &all, admin, false).await;
+}
+
+#[tokio::test]
 async fn role_and_scope_intersect() {
     let world = World::new().await;
     // Signed here, since the server never makes such a token.

@@ -306,3 +306,23 @@ async fn dead_letters_are_shown_without_content_and_can_be_tried_again() {
     let answer = send(service.post("/api/v1/admin/dead-letters/redrive", &admin, body)).await;
     answer.problem(422, "#/source");
 }
+
+#[tokio::test]
+async fn a_failure_says_by_which_id_to_retry() {
+    let service = Service::on_pages(200).await;
+    let tenant = service.tenant("t").await;
+    let token = token(Role::Writer, tenant);
+    let state = "x".repeat(200 * 1024);
+    let body = event("large").replace('}', &format!(",\"after_state\":\"{state}\"}}"));
+    for _ in 0..20 {
+        let answer = send(service.post("/api/v1/logs", &token, body.clone())).await;
+        if answer.status == 201 {
+            continue;
+        }
+        assert_eq!(answer.status, 503, "{}", answer.text);
+        let id = answer.json()["id"].as_str().unwrap().to_owned();
+        assert!(id.parse::<audit_core::EventId>().is_ok(), "{id}");
+        return;
+    }
+    panic!("the file did not fill up");
+}

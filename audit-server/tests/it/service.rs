@@ -1,12 +1,16 @@
 //! A server for one test, and a client for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use audit_core::{Clock as _, EventId, Head, Role, SystemClock, TenantId, TenantScope, Timestamp};
+use audit_core::{
+    AuditLog, Clock as _, EventId, Head, Role, SystemClock, TenantId, TenantScope, Timestamp,
+};
 use audit_server::auth::jwt::{self, Demands, Verifiers};
 use audit_server::config::Settings;
 use audit_server::server::{Bound, ServeError};
 use audit_server::storage::Storage;
+use audit_store_sqlite::{SqliteOptions, SqliteStore};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -117,6 +121,34 @@ impl Service {
         })
         .unwrap();
         let storage = Storage::open(&settings.store, settings.queue).unwrap();
+        Self::on(storage, folder, settings, tokens).await
+    }
+
+    /// On a store whose file can't grow past so many pages.
+    pub(crate) async fn on_pages(pages: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.db");
+        let options = SqliteOptions::new().max_pages(pages);
+        let store = Arc::new(SqliteStore::open(&file, options).unwrap());
+        let storage = Storage {
+            log: AuditLog::builder(Arc::clone(&store)).build(),
+            credentials: store,
+        };
+        let settings = Settings::read(None, |name| {
+            (name == "AUDIT_BIND").then(|| "127.0.0.1:0".into())
+        });
+        let tokens = Verifiers::none()
+            .secret(SECRET.as_bytes(), &Demands::default(), true)
+            .unwrap();
+        Self::on(storage, folder, settings.unwrap(), tokens).await
+    }
+
+    async fn on(
+        storage: Storage,
+        folder: tempfile::TempDir,
+        settings: Settings,
+        tokens: Verifiers,
+    ) -> Self {
         let bound = Bound::bind(settings, storage.clone(), tokens)
             .await
             .unwrap();

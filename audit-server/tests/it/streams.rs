@@ -283,6 +283,69 @@ async fn a_stream_ends_with_its_credential() {
 }
 
 #[tokio::test]
+async fn what_waits_already_is_not_sent_to_an_expired_credential() {
+    let service = Service::start().await;
+    let tenant = service.tenant("t").await;
+    for n in 0..20 {
+        service
+            .record(tenant, Event::view("doc", format!("{n}")))
+            .await;
+    }
+    // The clocks of issuer and server may differ by two seconds, so that it still opens a stream.
+    let token = token_until(Role::Auditor, tenant, in_seconds(0));
+    let mut events = Events::open(service.get("/api/v1/logs/stream?from_seq=0", &token)).await;
+    assert_eq!(events.next().await.unwrap().1["type"], "heartbeat");
+    let (_, closing) = events.next().await.unwrap();
+    assert_eq!(closing["type"], "closing", "{closing}");
+    assert_eq!(closing["code"], 4401);
+}
+
+#[tokio::test]
+async fn a_revoked_api_keys_streams_close_with_4401() {
+    let service = Service::start().await;
+    let tenant = service.tenant("t").await;
+    let admin = token(Role::TenantAdmin, tenant);
+    let body = r#"{"name":"k","role":"auditor"}"#;
+    let made = send(service.post("/api/v1/api-keys", &admin, body)).await;
+    let made = made.expect(201).json();
+    let key = made["key"].as_str().unwrap();
+    let mut socket = connect(&service, "/api/v1/logs/stream", Some(key))
+        .await
+        .unwrap();
+    let mut events = Events::open(service.get("/api/v1/logs/stream", key)).await;
+    let path = format!("/api/v1/api-keys/{}", made["id"].as_str().unwrap());
+    let revoke = service.http.delete(service.url(&path)).bearer_auth(&admin);
+    send(revoke).await.expect(204);
+    assert_eq!(close_code(&mut socket).await, 4401);
+    assert_eq!(events.next_of("closing").await.1["code"], 4401);
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_nothing_ends() {
+    use tokio::io::AsyncWriteExt as _;
+    let service = Service::with(&[("AUDIT_STREAM_SEND_TIMEOUT", "1")]).await;
+    let tenant = service.tenant("t").await;
+    let state = serde_json::json!("x".repeat(200 * 1024));
+    for _ in 0..100 {
+        service
+            .record(tenant, Event::view("doc", "large").after(&state))
+            .await;
+    }
+    let address = service.base.strip_prefix("http://").unwrap();
+    let token = token(Role::Auditor, tenant);
+    for path in ["stream?from_seq=0", "export?format=ndjson"] {
+        let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!(
+            "GET /api/v1/logs/{path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        connection.write_all(request.as_bytes()).await.unwrap();
+        // It reads nothing. Once the server has closed, what is sent to it is refused.
+        let refused = async { while connection.write_all(b"\r\n").await.is_ok() {} };
+        tokio::time::timeout(PATIENCE, refused).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_ticket_opens_one_stream() {
     let service = Service::start().await;
     let tenant = service.tenant("t").await;

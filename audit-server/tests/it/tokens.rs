@@ -202,5 +202,8 @@ async fn an_issuer_that_is_away_is_not_the_callers_fault() {
     let [_, _, pair] = pairs();
     let header = Header::new(pair.algorithm);
     let token = encode(&header, &claims(tenant, json!({})), &pair.private).unwrap();
-    assert_eq!(status(&service, &token).await, 503);
+    // The second is not tried again at once, and its token is not to blame either.
+    for _ in 0..2 {
+        assert_eq!(status(&service, &token).await, 503);
+    }
 }
