@@ -295,7 +295,8 @@ impl AuditLog {
         Ok(tenant)
     }
 
-    /// Changes a tenant and records that in its log, in one transaction.
+    /// Changes a tenant and records that in its log, in one transaction. A change of nothing records
+    /// nothing.
     ///
     /// # Errors
     /// [`UnknownTenant`](ErrorKind::UnknownTenant), [`TenantDeleted`](ErrorKind::TenantDeleted),
@@ -316,6 +317,9 @@ impl AuditLog {
                 "status",
                 "a tenant is not deleted by its status",
             ));
+        }
+        if update == TenantUpdate::default() {
+            return Ok(Tenant::clone(&*self.cached(id).await?));
         }
         let change = serde_json::json!({
             "name_changed": update.name.is_some(),
@@ -492,6 +496,7 @@ impl TenantLog {
         for (index, event) in events.into_iter().enumerate() {
             match self.prepare(event) {
                 Ok(event) => prepared.push(event),
+                Err(error) if error.fields().is_empty() => return Err(error),
                 Err(error) => {
                     faults.extend(error.fields().iter().cloned().map(|f| f.at(index)));
                 }

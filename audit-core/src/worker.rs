@@ -34,6 +34,11 @@ const SWEEP_POLL: Duration = Duration::from_secs(5);
 const CONSUME: usize = 1_000;
 /// Entries that are read from one tenant at once for the index.
 const READ: usize = 2_000;
+/// A batch of this many says that the log is busy: the indexer then lets entries gather, since few
+/// large batches cost less than many small ones.
+const BUSY: usize = 64;
+/// For how long it lets them gather.
+const GATHER: Duration = Duration::from_millis(250);
 /// Entries that are indexed at once, at most.
 const INDEX: usize = 10_000;
 /// Bytes, roughly, that are indexed at once, at most.
@@ -374,12 +379,14 @@ async fn feed_index(mut worker: Worker, index: Arc<dyn SearchIndex>) {
     let mut followed = Followed::default();
     let mut cursors: HashMap<TenantId, u64> = HashMap::new();
     let mut failures: u32 = 0;
+    let mut busy = false;
     loop {
         worker.bell.borrow_and_update();
         let outcome = index_once(&worker, &*index, &mut followed, &mut cursors).await;
         match outcome {
-            Ok(()) => {
+            Ok(indexed) => {
                 failures = 0;
+                busy = indexed >= BUSY;
                 if followed.paused.is_empty() {
                     worker.desk.worked(&worker.name);
                 }
@@ -395,21 +402,29 @@ async fn feed_index(mut worker: Worker, index: Arc<dyn SearchIndex>) {
                 continue;
             }
         }
+        if worker.stop.is_cancelled() {
+            return;
+        }
         let more = !followed.due().is_empty();
-        if worker.stop.is_cancelled() || (!more && !worker.rest(POLL).await) {
+        let goes_on = match (more, busy) {
+            (true, _) => true,
+            (false, true) => worker.pause(GATHER).await,
+            (false, false) => worker.rest(POLL).await,
+        };
+        if !goes_on {
             return;
         }
     }
 }
 
-/// Merges the next entries, of as many tenants as have grown, in one call to the index. A tenant
-/// whose log can't be read, now or ever, doesn't hold up the others.
+/// Merges the next entries, of as many tenants as have grown, in one call to the index, and returns
+/// how many. A tenant whose log can't be read, now or ever, doesn't hold up the others.
 async fn index_once(
     worker: &Worker,
     index: &dyn SearchIndex,
     followed: &mut Followed,
     cursors: &mut HashMap<TenantId, u64>,
-) -> Result<()> {
+) -> Result<usize> {
     followed.look(worker).await?;
     let behind = |(tenant, size): (&TenantId, &u64)| {
         size.saturating_sub(cursors.get(tenant).copied().unwrap_or(0))
@@ -451,7 +466,7 @@ async fn index_once(
         cursors.insert(tenant, cursor);
         followed.reached(tenant, cursor);
     }
-    Ok(())
+    Ok(merged.entries.len())
 }
 
 /// Entries on their way to the index, each tenant's in one run.

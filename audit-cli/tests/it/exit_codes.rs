@@ -1,7 +1,5 @@
 //! What scripts rely on.
 
-use std::net::TcpListener;
-
 use audit_core::Role;
 
 use crate::server::{Server, audit};
@@ -30,12 +28,8 @@ fn arguments_that_can_not_be_meant_so_are_2() {
 
 #[test]
 fn a_server_that_is_not_there_is_3_with_one_line() {
-    let address = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let url = format!("http://{address}");
-    let arguments = ["--url", &url, "--patience", "0", "stats"];
+    // A port that nobody is given, so that no other test listens on it.
+    let arguments = ["--url", "http://127.0.0.1:1", "--patience", "1", "stats"];
     let output = audit(&arguments).assert().code(3).get_output().clone();
     let line = text(&output.stderr);
     assert_eq!(line.lines().count(), 1, "{line}");
