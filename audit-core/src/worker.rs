@@ -379,17 +379,16 @@ async fn feed_index(mut worker: Worker, index: Arc<dyn SearchIndex>) {
     let mut followed = Followed::default();
     let mut cursors: HashMap<TenantId, u64> = HashMap::new();
     let mut failures: u32 = 0;
-    let mut busy = false;
     loop {
         worker.bell.borrow_and_update();
         let outcome = index_once(&worker, &*index, &mut followed, &mut cursors).await;
-        match outcome {
+        let busy = match outcome {
             Ok(indexed) => {
                 failures = 0;
-                busy = indexed >= BUSY;
                 if followed.paused.is_empty() {
                     worker.desk.worked(&worker.name);
                 }
+                indexed >= BUSY
             }
             Err(error) => {
                 worker.desk.failed(&worker.name, &error);
@@ -401,7 +400,7 @@ async fn feed_index(mut worker: Worker, index: Arc<dyn SearchIndex>) {
                 }
                 continue;
             }
-        }
+        };
         if worker.stop.is_cancelled() {
             return;
         }
