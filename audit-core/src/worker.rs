@@ -46,7 +46,7 @@ const INDEX_BYTES: usize = 8 * 1024 * 1024;
 /// Messages that are appended at once.
 const INGEST: usize = 100;
 /// For how long a received message is hidden from other workers.
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_secs(20);
 /// Outbox rows that are relayed at once.
 const RELAY: usize = 500;
 /// The longest pause after failures.

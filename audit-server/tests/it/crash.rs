@@ -130,7 +130,7 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
     let promises = promises.lock().await;
 
     // What was queued is worked off, or given up where an operator sees it.
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(120);
     let entries = loop {
         let entries = export(&server).await;
         let ids: BTreeSet<&str> = entries.values().filter_map(|e| e["id"].as_str()).collect();
