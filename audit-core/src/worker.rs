@@ -40,9 +40,9 @@ const BUSY: usize = 64;
 /// For how long it lets them gather.
 const GATHER: Duration = Duration::from_millis(250);
 /// Entries that are indexed at once, at most.
-const INDEX: usize = 10_000;
+const INDEX: usize = 5_000;
 /// Bytes, roughly, that are indexed at once, at most.
-const INDEX_BYTES: usize = 8 * 1024 * 1024;
+const INDEX_BYTES: usize = 4 * 1024 * 1024;
 /// Messages that are appended at once.
 const INGEST: usize = 100;
 /// For how long a received message is hidden from other workers.
