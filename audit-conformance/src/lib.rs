@@ -46,6 +46,7 @@ pub mod credential_store;
 pub mod event_queue;
 pub mod log_store;
 pub mod outbox;
+pub mod random;
 pub mod search_index;
 pub mod tenant_authorizer;
 pub mod tenant_store;
@@ -206,6 +207,7 @@ macro_rules! event_queue {
             what_is_sent_is_received_once_and_whole,
             an_acknowledged_message_is_gone,
             a_lease_hides_a_message_and_its_end_brings_it_back,
+            an_extended_lease_hides_a_message_longer,
             a_message_given_back_is_delivered_again,
             a_delayed_retry_comes_later,
             a_buried_message_is_a_dead_letter,
@@ -230,6 +232,7 @@ macro_rules! search_index {
             $harness, search_index:
             indexed_entries_are_found,
             no_match_below_indexed_through_is_missing,
+            no_match_of_a_random_query_is_missing,
             hits_are_paged_in_both_orders,
             entries_indexed_twice_are_found_once,
             the_index_of_a_pruned_log_starts_later,

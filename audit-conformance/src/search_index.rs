@@ -8,6 +8,7 @@ use audit_core::{
 };
 
 use crate::fixture::{kind, prepare, seconds_after, tenant_id, time, trusted};
+use crate::random::Random;
 
 /// Opens an index for a contract.
 pub trait SearchIndexHarness: Sized + Send + Sync + 'static {
@@ -44,6 +45,21 @@ fn entries(tenant: TenantId, seqs: std::ops::Range<u64>) -> Vec<Entry> {
         entry(tenant, seq, event)
     })
     .collect()
+}
+
+/// A log of the small world.
+fn small_world(random: &mut Random, tenant: TenantId, size: u64) -> Vec<Entry> {
+    let mut now = time("2026-06-01T00:00:00Z");
+    (0..size)
+        .map(|seq| {
+            now = seconds_after(now, random.below(100) as i64);
+            let prepared = prepare(tenant, random.event(now));
+            let fields = prepared.fields().clone();
+            let mut entry = Entry::new(tenant, prepared.id(), seq, now, fields);
+            entry.occurred_at = prepared.occurred_at(now);
+            entry
+        })
+        .collect()
 }
 
 fn request(q: &str, limit: usize) -> SearchRequest {
@@ -120,6 +136,69 @@ pub async fn no_match_below_indexed_through_is_missing<H: SearchIndexHarness>() 
         assert_eq!(hits.indexed_through, through);
         let seqs = found(harness.index(), &all, &request("light", 100)).await;
         assert_eq!(seqs, (0..through).collect::<Vec<_>>());
+    }
+}
+
+/// Of words, phrases, and any other conditions, in both orders, from any position on; nor does another
+/// tenant's log add to what is found.
+pub async fn no_match_of_a_random_query_is_missing<H: SearchIndexHarness>() {
+    const SIZE: u64 = 2_500;
+    let harness = H::open().await;
+    let mut random = Random::new(11);
+    let (tenant, other) = (tenant_id(), tenant_id());
+    let all = small_world(&mut random, tenant, SIZE);
+    for part in all.chunks(911) {
+        harness.index().index(part).await.expect("indexed");
+    }
+    let others = small_world(&mut random, other, 40);
+    harness.index().index(&others).await.expect("indexed");
+    let times: Vec<_> = all
+        .iter()
+        .step_by(50)
+        .flat_map(|e| [e.created_at, e.occurred_at])
+        .collect();
+    for _ in 0..300 {
+        let filter = random.filter(&times, SIZE).text(random.query());
+        let limit = 1 + random.below(40) as usize;
+        let (order, after) = (random.one_in(2), random.one_in(2));
+        let after = after.then(|| random.below(SIZE));
+        let order = match order {
+            true => Order::Ascending,
+            false => Order::Descending,
+        };
+        let request = SearchRequest::new(filter.clone(), limit)
+            .order(order)
+            .after(after);
+        let hits = harness
+            .index()
+            .search(&trusted(tenant), &request)
+            .await
+            .expect("hits");
+        assert!(hits.seqs.len() <= limit, "{request:?}");
+        // Whatever it says about more, nothing that matches is left out up to its last hit.
+        let mut wanted: Vec<u64> = all
+            .iter()
+            .filter(|e| filter.matches(e))
+            .map(|e| e.seq)
+            .filter(|seq| match (order, after) {
+                (Order::Ascending, Some(after)) => *seq > after,
+                (Order::Descending, Some(after)) => *seq < after,
+                (_, None) => true,
+            })
+            .collect();
+        if order == Order::Descending {
+            wanted.reverse();
+        }
+        if hits.more {
+            let last = *hits.seqs.last().expect("more behind nothing");
+            wanted.retain(|seq| match order {
+                Order::Ascending => *seq <= last,
+                Order::Descending => *seq >= last,
+            });
+        }
+        let mut found = hits.seqs;
+        found.retain(|seq| filter.matches(&all[*seq as usize]));
+        assert_eq!(found, wanted, "{request:?}");
     }
 }
 

@@ -62,7 +62,9 @@ pub use observe::{Observed, Observer};
 pub use outbox::{Outbox, OutboxRow, ParkedRow};
 pub use page::{Order, Page, PageRequest, Position, Sort};
 pub use prepare::{Act, Batch, PreparedEvent, Redact};
-pub use queue::{DeadLetter, Delivery, EventQueue, Message, MessageKind, QueueDepth, Redrive};
+pub use queue::{
+    DeadLetter, Delivery, EventQueue, Message, MessageKind, QueueDepth, Redrive, RowHandle,
+};
 pub use recorder::Recorder;
 pub use retry::Retry;
 pub use scope::{Permission, Permissions, Principal, Role, TenantScope};

@@ -129,6 +129,23 @@ impl<T> Page<T> {
             indexed_through: None,
         }
     }
+
+    /// The page that `request` asks for, of what was found for it: in its order, and one item more
+    /// than its limit when there are as many. Says where the next page begins.
+    pub fn cut(
+        mut found: Vec<T>,
+        request: &PageRequest,
+        position: impl FnOnce(&T) -> Position,
+    ) -> Self {
+        let more = found.len() > request.limit;
+        found.truncate(request.limit);
+        let last = found.last().map(position);
+        let next = match request.order {
+            Order::Ascending => last.or(request.after),
+            Order::Descending => last.filter(|_| more),
+        };
+        Self::new(found, next)
+    }
 }
 
 const VERSION: u8 = 1;

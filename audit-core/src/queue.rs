@@ -1,12 +1,13 @@
 //! Work that waits: events on their way to the log, and jobs for a tenant.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
+use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use audit_tlog::Timestamp;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{EventId, TenantId};
 
 /// What a message is.
@@ -63,6 +64,20 @@ impl Message {
             body,
         }
     }
+
+    /// Whether a queue may take it.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) naming `body`, and the event, when it is too long.
+    pub fn check(&self) -> Result<()> {
+        match self.body.len() {
+            0..=Self::MAX_BODY => Ok(()),
+            bytes => {
+                let detail = format!("has {bytes} bytes, more than {}", Self::MAX_BODY);
+                Err(Error::field("body", detail).with_event_id(self.id))
+            }
+        }
+    }
 }
 
 /// A message that was received and is to be acknowledged.
@@ -85,6 +100,39 @@ impl Delivery {
             message,
             attempts,
         }
+    }
+}
+
+/// The handle that a queue in a table gives: which row, and which of its deliveries, so that a handle
+/// whose lease was lost names nothing any more. Its text is `<row>.<attempts>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowHandle {
+    /// The row's number, which is never used again.
+    pub row: i64,
+    /// How often the message had been delivered, that time included.
+    pub attempts: u32,
+}
+
+impl fmt::Display for RowHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.row, self.attempts)
+    }
+}
+
+impl FromStr for RowHandle {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) naming `handle` for any other text.
+    fn from_str(text: &str) -> Result<Self> {
+        text.split_once('.')
+            .and_then(|(row, attempts)| {
+                Some(Self {
+                    row: row.parse().ok()?,
+                    attempts: attempts.parse().ok()?,
+                })
+            })
+            .ok_or_else(|| Error::field("handle", "not one that this queue gave"))
     }
 }
 
@@ -178,6 +226,17 @@ pub trait EventQueue: Debug + Send + Sync + 'static {
 
     /// Gives messages back, to be delivered again after `delay`.
     async fn retry(&self, handles: &[String], delay: Duration) -> Result<Vec<Result<()>>>;
+
+    /// Hides messages for `lease` from now on, since the work on them goes on. A handle whose lease
+    /// was lost is no error: somebody else may have the message.
+    ///
+    /// The default can't, and says so item by item: such a message is delivered again when its first
+    /// lease ends, which is harmless. A wrapper must pass this on.
+    async fn extend(&self, handles: &[String], lease: Duration) -> Result<Vec<Result<()>>> {
+        let _ = lease;
+        let error = || Error::new(ErrorKind::Refused, "this queue extends no leases");
+        Ok(handles.iter().map(|_| Err(error())).collect())
+    }
 
     /// Makes dead letters of messages that can never succeed, each with its reason.
     async fn bury(&self, letters: &[(String, String)]) -> Result<Vec<Result<()>>>;

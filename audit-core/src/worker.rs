@@ -24,7 +24,7 @@ use crate::prepare::{Batch, PreparedEvent};
 use crate::queue::{Delivery, EventQueue, MessageKind};
 use crate::scope::TenantScope;
 use crate::search::SearchIndex;
-use crate::store::Mark;
+use crate::store::{LogStore, Mark};
 
 /// How often a worker looks for what another process did.
 const POLL: Duration = Duration::from_millis(100);
@@ -242,8 +242,8 @@ fn pause_after(failures: u32) -> Duration {
 }
 
 /// A closed or deleted tenant's log can't be read now; whatever opens it again makes it grow, and
-/// that brings it back.
-fn is_closed(error: &Error) -> bool {
+/// that brings it back. For whatever follows the logs.
+pub fn is_closed(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::TenantClosed | ErrorKind::TenantDeleted | ErrorKind::UnknownTenant
@@ -259,10 +259,15 @@ struct Followed {
 }
 
 impl Followed {
-    async fn look(&mut self, worker: &Worker) -> Result<()> {
+    /// Asks which tenants grew. One that is told again, and was followed that far, is passed over.
+    async fn look(&mut self, worker: &Worker, cursors: &HashMap<TenantId, u64>) -> Result<()> {
         let grown = worker.log.store.grown_since(self.mark).await?;
         self.mark = grown.mark;
-        self.sizes.extend(grown.tenants);
+        let news = grown
+            .tenants
+            .into_iter()
+            .filter(|(tenant, size)| cursors.get(tenant).is_none_or(|cursor| cursor < size));
+        self.sizes.extend(news);
         Ok(())
     }
 
@@ -305,7 +310,7 @@ async fn follow(mut worker: Worker, consumer: Arc<dyn Consumer>) {
     let mut failures = 0;
     loop {
         worker.bell.borrow_and_update();
-        if let Err(error) = followed.look(&worker).await {
+        if let Err(error) = followed.look(&worker, &cursors).await {
             worker.desk.failed(&worker.name, &error);
             failures += 1;
             if !worker.pause(pause_after(failures)).await {
@@ -392,8 +397,10 @@ async fn feed_index(mut worker: Worker, index: Arc<dyn SearchIndex>) {
             }
             Err(error) => {
                 worker.desk.failed(&worker.name, &error);
-                // Whatever the index says now is where it goes on.
+                // Whatever the index says now is where it goes on, in tenants at rest as well: it
+                // may have been emptied.
                 cursors.clear();
+                followed.mark = Mark::default();
                 failures += 1;
                 if !worker.pause(pause_after(failures)).await {
                     return;
@@ -424,7 +431,7 @@ async fn index_once(
     followed: &mut Followed,
     cursors: &mut HashMap<TenantId, u64>,
 ) -> Result<usize> {
-    followed.look(worker).await?;
+    followed.look(worker, cursors).await?;
     let behind = |(tenant, size): (&TenantId, &u64)| {
         size.saturating_sub(cursors.get(tenant).copied().unwrap_or(0))
     };
@@ -507,7 +514,7 @@ async fn read_ahead(
             return Ok(Reached::End(cursor));
         };
         let earlier = &mut merged.entries[start..];
-        remove_erased(worker, index, &scope, cursor, &entries, earlier).await?;
+        remove_erased(&*worker.log.store, index, &scope, cursor, &entries, earlier).await?;
         cursor = last.seq + 1;
         merged.bytes += entries.iter().map(weight).sum::<usize>();
         merged.entries.extend(entries);
@@ -528,9 +535,13 @@ fn weight(entry: &Entry) -> usize {
 
 /// What an `erase` entry names and the index had before goes from it first, and from the `earlier`
 /// entries that are still on their way to it: those that are read together with that entry were
-/// erased when they were read.
-async fn remove_erased(
-    worker: &Worker,
+/// erased when they were read. For whatever feeds an index: `entries` come next in the scope's log,
+/// and `indexed` is the position up to which (exclusive) the index was given it or will be.
+///
+/// # Errors
+/// What the store and the index answer; some may be removed by then, and it is safe to repeat.
+pub async fn remove_erased(
+    store: &dyn LogStore,
     index: &dyn SearchIndex,
     scope: &TenantScope,
     indexed: u64,
@@ -552,7 +563,7 @@ async fn remove_erased(
             while next <= to && next < indexed {
                 let end = (to + 1).min(indexed).min(next + READ as u64);
                 let seqs: Vec<u64> = (next..end).collect();
-                let current = worker.log.store.at(scope, &seqs).await?;
+                let current = store.at(scope, &seqs).await?;
                 index.remove(scope, &current).await?;
                 for entry in current {
                     if let Ok(at) = earlier.binary_search_by_key(&entry.seq, |e| e.seq) {
@@ -609,9 +620,40 @@ async fn ingest_all(
     queue: &dyn EventQueue,
     deliveries: Vec<Delivery>,
 ) -> Result<()> {
+    let handles: Vec<String> = deliveries.iter().map(|d| d.handle.clone()).collect();
+    let work = append_all(worker, &deliveries);
+    let fates = holding(queue, &handles, work).await;
+    let (mut done, mut later, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+    let mut attempts = 1;
+    for (delivery, decided) in deliveries.into_iter().zip(fates) {
+        match decided {
+            Fate::Done => done.push(delivery.handle),
+            Fate::Dead(reason) => dead.push((delivery.handle, reason)),
+            Fate::Later => {
+                attempts = attempts.max(delivery.attempts);
+                later.push(delivery.handle);
+            }
+        }
+    }
+    // What could not be settled is delivered again when its lease ends.
+    let mut settled = Vec::new();
+    if !dead.is_empty() {
+        settled.extend(queue.bury(&dead).await?);
+    }
+    if !done.is_empty() {
+        settled.extend(queue.ack(&done).await?);
+    }
+    if !later.is_empty() {
+        settled.extend(queue.retry(&later, pause_after(attempts)).await?);
+    }
+    settled.into_iter().collect()
+}
+
+/// Opens what was delivered, appends it, and says what becomes of each.
+async fn append_all(worker: &Worker, deliveries: &[Delivery]) -> Vec<Fate> {
     let mut fates = Vec::with_capacity(deliveries.len());
     let mut batches = Vec::new();
-    for delivery in &deliveries {
+    for delivery in deliveries {
         match open(worker, delivery).await {
             Ok(Opened::Batch(batch)) => {
                 batches.push(batch);
@@ -636,31 +678,35 @@ async fn ingest_all(
         Err(error) => batches.iter().map(|_| Err(error.clone())).collect(),
     }
     .into_iter();
-    let (mut done, mut later, mut dead) = (Vec::new(), Vec::new(), Vec::new());
-    let mut attempts = 1;
-    for (delivery, decided) in deliveries.into_iter().zip(fates) {
-        let decided = decided.unwrap_or_else(|| outcomes.next().map_or(Fate::Later, fate));
-        match decided {
-            Fate::Done => done.push(delivery.handle),
-            Fate::Dead(reason) => dead.push((delivery.handle, reason)),
-            Fate::Later => {
-                attempts = attempts.max(delivery.attempts);
-                later.push(delivery.handle);
+    fates
+        .into_iter()
+        .map(|decided| decided.unwrap_or_else(|| outcomes.next().map_or(Fate::Later, fate)))
+        .collect()
+}
+
+/// Does the work, and extends the leases of what it is about for as long as it takes.
+async fn holding<T>(
+    queue: &dyn EventQueue,
+    handles: &[String],
+    work: impl Future<Output = T>,
+) -> T {
+    let extending = async {
+        loop {
+            tokio::time::sleep(LEASE / 2).await;
+            // A lease that ends has its message delivered again, which its id makes harmless.
+            match queue.extend(handles, LEASE).await {
+                Ok(outcomes) => {
+                    let lost = outcomes.iter().filter(|o| o.is_err()).count();
+                    tracing::debug!(leases = handles.len(), lost, "extended the leases");
+                }
+                Err(error) => tracing::debug!(%error, "the leases were not extended"),
             }
         }
+    };
+    tokio::select! {
+        done = work => done,
+        never = extending => never,
     }
-    // What could not be settled is delivered again when its lease ends.
-    let mut settled = Vec::new();
-    if !dead.is_empty() {
-        settled.extend(queue.bury(&dead).await?);
-    }
-    if !done.is_empty() {
-        settled.extend(queue.ack(&done).await?);
-    }
-    if !later.is_empty() {
-        settled.extend(queue.retry(&later, pause_after(attempts)).await?);
-    }
-    settled.into_iter().collect()
 }
 
 fn fate(outcome: Result<()>) -> Fate {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use audit_core::tlog::merkle::{peak_runs, subtree_root};
 use audit_core::tlog::{Hash, Tree};
 use audit_core::{Error, ErrorKind, Head, Result, TenantId};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -164,17 +165,9 @@ pub(crate) fn tree_at(
     size: u64,
 ) -> Result<Tree> {
     let mut peaks = Vec::new();
-    let mut start = 0;
-    // One peak for each bit of the size, the largest first, each a run of complete subtrees of the
-    // highest level that fits it.
-    for bit in (0..u64::BITS).rev().filter(|bit| size >> bit & 1 == 1) {
-        let leaves = 1_u64 << bit;
-        let level = (bit / TILE.ilog2()) as u8;
-        let unit = TILE.pow(level.into());
-        let nodes = start / unit..(start + leaves) / unit;
+    for (level, nodes) in peak_runs(size) {
         let nodes = hashes(conn, no, tenant, log_size, level, nodes)?;
-        peaks.push(audit_core::tlog::merkle::subtree_root(&nodes));
-        start += leaves;
+        peaks.push(subtree_root(&nodes));
     }
     Tree::from_parts(size, peaks).ok_or_else(|| Error::new(ErrorKind::Internal, "peaks don't fit"))
 }

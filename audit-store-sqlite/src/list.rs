@@ -110,15 +110,8 @@ impl Collected {
         self.entries.len() >= self.wanted
     }
 
-    fn into_page(mut self, page: &PageRequest) -> Page<StoredEntry> {
-        let more = self.is_full();
-        self.entries.truncate(page.limit);
-        let last = self.entries.last().map(|stored| stored.entry.position());
-        let next = match page.order {
-            Order::Ascending => last.or(page.after),
-            Order::Descending => last.filter(|_| more),
-        };
-        Page::new(self.entries, next)
+    fn into_page(self, page: &PageRequest) -> Page<StoredEntry> {
+        Page::cut(self.entries, page, |stored| stored.entry.position())
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use audit_core::{
     Clock, DeadLetter, Delivery, Error, ErrorKind, EventQueue, Message, MessageKind, QueueDepth,
-    Redrive, Result, SystemClock, Timestamp,
+    Redrive, Result, RowHandle, SystemClock, Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -183,7 +183,8 @@ impl SqliteQueue {
                 .into_iter()
                 .map(|(n, attempts, message)| {
                     update.execute(params![n, until, attempts])?;
-                    Ok(Delivery::new(format!("{n}.{attempts}"), message, attempts))
+                    let handle = RowHandle { row: n, attempts };
+                    Ok(Delivery::new(handle.to_string(), message, attempts))
                 })
                 .collect()
         })
@@ -193,8 +194,8 @@ impl SqliteQueue {
     /// Does something to each message whose lease is held still.
     async fn settle<T: Send + 'static>(
         &self,
-        items: Vec<(Result<Lease>, T)>,
-        each: impl Fn(&Connection, Timestamp, Lease, T) -> rusqlite::Result<()> + Send + 'static,
+        items: Vec<(Result<RowHandle>, T)>,
+        each: impl Fn(&Connection, Timestamp, RowHandle, T) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<Vec<Result<()>>> {
         if items.is_empty() {
             return Ok(Vec::new());
@@ -219,16 +220,7 @@ impl EventQueue for SqliteQueue {
     }
 
     async fn send(&self, messages: &[Message]) -> Result<Vec<Result<()>>> {
-        let answers: Vec<Result<()>> = messages
-            .iter()
-            .map(|message| match message.body.len() {
-                0..=Message::MAX_BODY => Ok(()),
-                bytes => Err(Error::field(
-                    "body",
-                    format!("has {bytes} bytes, more than {}", Message::MAX_BODY),
-                )),
-            })
-            .collect();
+        let answers: Vec<Result<()>> = messages.iter().map(Message::check).collect();
         let good: Vec<Message> = messages
             .iter()
             .zip(&answers)
@@ -265,20 +257,14 @@ impl EventQueue for SqliteQueue {
     }
 
     async fn ack(&self, handles: &[String]) -> Result<Vec<Result<()>>> {
-        let items = handles
-            .iter()
-            .map(|handle| (Lease::parse(handle), ()))
-            .collect();
-        self.settle(items, |conn, _, lease, ()| lease.delete(conn))
+        let items = handles.iter().map(|handle| (handle.parse(), ())).collect();
+        self.settle(items, |conn, _, lease, ()| delete(conn, lease))
             .await
     }
 
     async fn retry(&self, handles: &[String], delay: Duration) -> Result<Vec<Result<()>>> {
         let delay = delay.min(LONGEST);
-        let items = handles
-            .iter()
-            .map(|handle| (Lease::parse(handle), ()))
-            .collect();
+        let items = handles.iter().map(|handle| (handle.parse(), ())).collect();
         let answers = self
             .settle(items, move |conn, now, lease, ()| {
                 let ready_at = if delay.is_zero() {
@@ -289,7 +275,7 @@ impl EventQueue for SqliteQueue {
                 conn.prepare_cached(
                     "UPDATE messages SET ready_at = ?3, leased = 0 WHERE n = ?1 AND attempts = ?2",
                 )?
-                .execute(params![lease.n, lease.attempts, ready_at])
+                .execute(params![lease.row, lease.attempts, ready_at])
                 .map(|_| ())
             })
             .await?;
@@ -297,18 +283,31 @@ impl EventQueue for SqliteQueue {
         Ok(answers)
     }
 
+    async fn extend(&self, handles: &[String], lease: Duration) -> Result<Vec<Result<()>>> {
+        let length = lease.clamp(Duration::from_millis(1), LONGEST);
+        let items = handles.iter().map(|handle| (handle.parse(), ())).collect();
+        self.settle(items, move |conn, now, lease, ()| {
+            conn.prepare_cached(
+                "UPDATE messages SET ready_at = ?3 WHERE n = ?1 AND attempts = ?2 AND leased = 1",
+            )?
+            .execute(params![lease.row, lease.attempts, later(now, length)])
+            .map(|_| ())
+        })
+        .await
+    }
+
     async fn bury(&self, letters: &[(String, String)]) -> Result<Vec<Result<()>>> {
         let items = letters
             .iter()
-            .map(|(handle, reason)| (Lease::parse(handle), reason.clone()))
+            .map(|(handle, reason)| (handle.parse(), reason.clone()))
             .collect();
         self.settle(items, |conn, now, lease, reason| {
             conn.prepare_cached(
                 "INSERT INTO dead_letters (tenant, kind, id, died_at, reason, body)
                  SELECT tenant, kind, id, ?3, ?4, body FROM messages WHERE n = ?1 AND attempts = ?2",
             )?
-            .execute(params![lease.n, lease.attempts, now.as_micros(), reason])?;
-            lease.delete(conn)
+            .execute(params![lease.row, lease.attempts, now.as_micros(), reason])?;
+            delete(conn, lease)
         })
         .await
     }
@@ -388,31 +387,10 @@ impl EventQueue for SqliteQueue {
     }
 }
 
-/// What a handle says: which message, and which of its deliveries.
-#[derive(Debug, Clone, Copy)]
-struct Lease {
-    n: i64,
-    attempts: u32,
-}
-
-impl Lease {
-    fn parse(handle: &str) -> Result<Self> {
-        handle
-            .split_once('.')
-            .and_then(|(n, attempts)| {
-                Some(Self {
-                    n: n.parse().ok()?,
-                    attempts: attempts.parse().ok()?,
-                })
-            })
-            .ok_or_else(|| Error::field("handle", "not one that this queue gave"))
-    }
-
-    fn delete(self, conn: &Connection) -> rusqlite::Result<()> {
-        conn.prepare_cached("DELETE FROM messages WHERE n = ?1 AND attempts = ?2")?
-            .execute(params![self.n, self.attempts])
-            .map(|_| ())
-    }
+fn delete(conn: &Connection, lease: RowHandle) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM messages WHERE n = ?1 AND attempts = ?2")?
+        .execute(params![lease.row, lease.attempts])
+        .map(|_| ())
 }
 
 fn later(now: Timestamp, by: Duration) -> i64 {

@@ -162,6 +162,23 @@ pub fn range_peaks(range: Range<u64>) -> Vec<Range<u64>> {
     peaks
 }
 
+/// The perfect subtrees that a tree of this size is made of, the largest first, each as a run of
+/// complete tiles' roots: the level, and which of the roots of 256^level leaves (at level 0 the leaf
+/// hashes) lie below it. What a log that keeps those roots reads an earlier tree's peaks from.
+#[must_use]
+pub fn peak_runs(size: u64) -> Vec<(u8, Range<u64>)> {
+    root_ranges(size)
+        .into_iter()
+        .map(|leaves| {
+            // A subtree of 2^bits leaves is a run of roots of the highest level that fits it.
+            let bits = (leaves.end - leaves.start).ilog2();
+            let level = bits / 8;
+            let run = leaves.start >> (8 * level)..leaves.end >> (8 * level);
+            (level as u8, run)
+        })
+        .collect()
+}
+
 /// The inclusion proof of a position (`PATH` of RFC 6962 §2.1.1) as the ranges of leaves whose
 /// `MTH` are its hashes, from the leaf upwards. `None` unless `index < size`; empty for a tree of
 /// one leaf.

@@ -144,10 +144,7 @@ impl EventQueue for MemoryQueue {
         let outcomes = messages
             .iter()
             .map(|message| {
-                if message.body.len() > Message::MAX_BODY {
-                    let limit = format!("longer than {} bytes", Message::MAX_BODY);
-                    return Err(Error::field("body", limit).with_event_id(message.id));
-                }
+                message.check()?;
                 if state.items.len() + state.dead.len() >= self.capacity {
                     return Err(Error::new(ErrorKind::Unavailable, "the queue is full")
                         .with_event_id(message.id));
@@ -204,6 +201,17 @@ impl EventQueue for MemoryQueue {
         }
         drop(state);
         self.arrived.notify_waiters();
+        Ok(vec![Ok(()); handles.len()])
+    }
+
+    async fn extend(&self, handles: &[String], lease: Duration) -> Result<Vec<Result<()>>> {
+        let until = Some(Instant::now() + lease.min(LONGEST));
+        let mut state = self.lock();
+        for handle in handles {
+            if let Some(i) = state.find(handle) {
+                state.items[i].hidden_until = until;
+            }
+        }
         Ok(vec![Ok(()); handles.len()])
     }
 

@@ -214,6 +214,9 @@ impl EventQueue for Durable {
     async fn retry(&self, handles: &[String], delay: Duration) -> Result<Vec<Result<()>>> {
         self.0.retry(handles, delay).await
     }
+    async fn extend(&self, handles: &[String], lease: Duration) -> Result<Vec<Result<()>>> {
+        self.0.extend(handles, lease).await
+    }
     async fn bury(&self, letters: &[(String, String)]) -> Result<Vec<Result<()>>> {
         self.0.bury(letters).await
     }

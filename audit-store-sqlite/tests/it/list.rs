@@ -1,12 +1,12 @@
 //! Lists, compared with a filter and a sort over everything.
 
+use audit_conformance::random::Random;
 use audit_core::{
     Batch, Entry, Erasure, Filter, LogStore, Order, PageRequest, Position, Prune, SearchIndex,
     Sort, Timestamp,
 };
 
 use crate::fixture::{Fixture, basis, scope, tenant};
-use crate::random::Random;
 
 /// Appends events of the small world, the clock going on in between.
 async fn append(fixture: &Fixture, random: &mut Random, n: usize) {

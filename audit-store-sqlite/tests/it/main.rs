@@ -13,6 +13,5 @@ mod log;
 mod outbox;
 mod prune;
 mod queue;
-mod random;
 mod search;
 mod snapshot;

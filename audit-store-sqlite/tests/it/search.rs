@@ -1,5 +1,6 @@
 //! The index: what it finds, what it forgets, and how it comes back.
 
+use audit_conformance::random::Random;
 use audit_core::text::Query;
 use audit_core::{
     Entry, ErrorKind, EventId, Fields, Filter, Order, SearchIndex, SearchRequest, TenantScope,
@@ -9,7 +10,6 @@ use audit_store_sqlite::SqliteIndex;
 use uuid::Uuid;
 
 use crate::fixture::{scope, tenant};
-use crate::random::Random;
 
 /// A log of the small world, without a store.
 fn log(random: &mut Random, owner: u128, n: u64) -> Vec<Entry> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use audit_tlog::leaf::{leaf_hash, node_hash};
 use audit_tlog::merkle::{
-    consistency_nodes, consistency_proof, inclusion_nodes, inclusion_proof, join_peaks,
+    consistency_nodes, consistency_proof, inclusion_nodes, inclusion_proof, join_peaks, peak_runs,
     range_peaks, root, root_ranges, subtree_root, verify_consistency, verify_inclusion,
 };
 use audit_tlog::{Hash, ProofFault, Tree};
@@ -275,5 +275,27 @@ proptest! {
         prop_assert!(
             verify_consistency(index, &Hash([1; 32]), size, &Hash([2; 32]), &proof).is_err()
         );
+    }
+}
+
+#[test]
+fn runs_of_tile_roots_are_the_peaks() {
+    assert_eq!(peak_runs(0), []);
+    assert_eq!(
+        peak_runs(5 * 65_536 + 2 * 256 + 3),
+        [
+            (2, 0..4),
+            (2, 4..5),
+            (1, 1_280..1_282),
+            (0, 328_192..328_194),
+            (0, 328_194..328_195)
+        ]
+    );
+    for size in 0..700 {
+        let leaves = peak_runs(size).into_iter().map(|(level, run)| {
+            let below = 8 * u32::from(level);
+            run.start << below..run.end << below
+        });
+        assert_eq!(leaves.collect::<Vec<_>>(), root_ranges(size));
     }
 }

@@ -1,4 +1,4 @@
-//! Random numbers that are the same in every run, and what tests make of them.
+//! A small world of events, and queries that find some of them: random, and the same in every run.
 
 use audit_core::text::Query;
 use audit_core::{
@@ -6,21 +6,25 @@ use audit_core::{
 };
 
 /// An xorshift generator.
-pub(crate) struct Random(u64);
+#[derive(Debug)]
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// The same numbers for the same seed.
+    pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
+    /// A number from 0 to `n`, exclusive.
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 11) % n
     }
 
-    pub(crate) fn one_in(&mut self, n: u64) -> bool {
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 
@@ -36,7 +40,7 @@ impl Random {
 
     /// An event of a small world, about the time `now`: most happened just before, some long ago or
     /// in the future, many at the same instant.
-    pub(crate) fn event(&mut self, now: Timestamp) -> Event {
+    pub fn event(&mut self, now: Timestamp) -> Event {
         let resource_type = self.pick(&["invoice", "doc", "Straße"]);
         let mut event = Event::new(
             self.pick(ActionType::ALL),
@@ -86,11 +90,11 @@ impl Random {
     }
 
     /// A time of 2026, on the second.
-    pub(crate) fn time(&mut self) -> Timestamp {
+    pub fn time(&mut self) -> Timestamp {
         let start = Timestamp::parse("2026-01-01T00:00:00Z")
-            .unwrap()
+            .expect("valid")
             .as_micros();
-        Timestamp::from_micros(start + self.below(365 * 86_400) as i64 * 1_000_000).unwrap()
+        Timestamp::from_micros(start + self.below(365 * 86_400) as i64 * 1_000_000).expect("valid")
     }
 
     fn range(&mut self, times: &[Timestamp]) -> TimeRange {
@@ -103,7 +107,7 @@ impl Random {
     }
 
     /// A query of words and phrases that the events above may have.
-    pub(crate) fn query(&mut self) -> Query {
+    pub fn query(&mut self) -> Query {
         let parts: Vec<String> = (0..=self.below(2))
             .map(|_| match self.below(8) {
                 0 => format!("\"w{} w{}\"", self.skewed(40), self.skewed(40)),
@@ -116,11 +120,11 @@ impl Random {
                 _ => format!("w{}", self.skewed(45)),
             })
             .collect();
-        Query::parse(&parts.join(" ")).unwrap()
+        Query::parse(&parts.join(" ")).expect("valid")
     }
 
     /// A filter of up to a few conditions; `times` are instants that matter, `size` is the log's.
-    pub(crate) fn filter(&mut self, times: &[Timestamp], size: u64) -> Filter {
+    pub fn filter(&mut self, times: &[Timestamp], size: u64) -> Filter {
         let mut filter = Filter::new();
         for _ in 0..self.below(4) {
             filter = match self.below(15) {
