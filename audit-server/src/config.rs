@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 /// A value that is never printed.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
@@ -64,9 +64,17 @@ fn refuse(name: &'static str, detail: impl Into<String>) -> ConfigError {
 #[serde(deny_unknown_fields, default)]
 struct Raw {
     bind: Option<String>,
-    store_url: Option<String>,
+    store_url: Option<Secret>,
+    store_reader_url: Option<Secret>,
+    store_writer_url: Option<Secret>,
+    store_maintainer_url: Option<Secret>,
+    allow_superuser: Option<bool>,
     queue_url: Option<String>,
-    search_url: Option<String>,
+    sqs_endpoint: Option<String>,
+    search_url: Option<Secret>,
+    search_prefix: Option<String>,
+    search_layout: Option<String>,
+    ca_file: Option<PathBuf>,
     jwt_secret: Option<Secret>,
     jwt_public_key: Option<String>,
     jwks_url: Option<String>,
@@ -92,14 +100,54 @@ const VARIABLES: &[(&str, &str, &str)] = &[
     (
         "store_url",
         "sqlite://audit-data/audit.db",
-        "where the log is kept; memory: for trying out",
+        "where the log is kept; postgres://…, or memory: for trying out",
+    ),
+    (
+        "store_reader_url",
+        "",
+        "PostgreSQL: the login that reads one tenant",
+    ),
+    ("store_writer_url", "", "PostgreSQL: the login that appends"),
+    (
+        "store_maintainer_url",
+        "",
+        "PostgreSQL: the login that erases and prunes",
+    ),
+    (
+        "allow_superuser",
+        "false",
+        "PostgreSQL: admit a login that no permission binds",
     ),
     (
         "queue_url",
         "store:",
-        "where events wait that were acknowledged early; memory: for none",
+        "where events wait that were acknowledged early; an SQS queue's URL, memory: for none",
     ),
-    ("search_url", "store:", "the full-text index"),
+    (
+        "sqs_endpoint",
+        "",
+        "where SQS is asked, when that isn't the queue URL's host",
+    ),
+    (
+        "search_url",
+        "store:",
+        "the full-text index; http(s)://… of OpenSearch",
+    ),
+    (
+        "search_prefix",
+        "audit",
+        "what the names of OpenSearch's indexes begin with",
+    ),
+    (
+        "search_layout",
+        "shared",
+        "one index of OpenSearch, or per-tenant",
+    ),
+    (
+        "ca_file",
+        "",
+        "authorities (PEM) that vouch for store, queue and search",
+    ),
     (
         "jwt_secret",
         "",
@@ -179,9 +227,30 @@ pub fn help() -> String {
 pub enum StoreUrl {
     /// An SQLite file; everything else of the embedded set-up lies beside it.
     Sqlite(PathBuf),
+    /// A PostgreSQL database.
+    Postgres(Postgres),
     /// In memory: gone with the process. For trying things out.
     Memory,
 }
+
+/// How a PostgreSQL database is reached. The addresses have passwords in them and are not printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Postgres {
+    /// Of everything that has no address of its own.
+    pub url: Secret,
+    /// Of the login that reads.
+    pub reader_url: Option<Secret>,
+    /// Of the login that appends.
+    pub writer_url: Option<Secret>,
+    /// Of the login that erases and prunes.
+    pub maintainer_url: Option<Secret>,
+    /// Whether a superuser is admitted.
+    pub allow_superuser: bool,
+}
+
+/// Where a server that has no folder in its store keeps the secret and token of the first start.
+const DATA_FOLDER: &str = "audit-data";
 
 impl StoreUrl {
     fn parse(url: &str) -> Result<Self, ConfigError> {
@@ -191,17 +260,28 @@ impl StoreUrl {
         match url.strip_prefix("sqlite://") {
             Some("") => Err(refuse("AUDIT_STORE_URL", "sqlite:// is followed by a path")),
             Some(path) => Ok(Self::Sqlite(PathBuf::from(path))),
+            None if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+                Ok(Self::Postgres(Postgres {
+                    url: Secret::new(url),
+                    reader_url: None,
+                    writer_url: None,
+                    maintainer_url: None,
+                    allow_superuser: false,
+                }))
+            }
             None => Err(refuse(
                 "AUDIT_STORE_URL",
-                "sqlite://<path> or memory: is expected; this build has no other store",
+                "sqlite://<path>, postgres://… or memory: is expected",
             )),
         }
     }
 
-    /// The folder of the data; none in memory.
+    /// The folder of the data, which with a database holds only what the first start makes; none in
+    /// memory.
     pub fn folder(&self) -> Option<&Path> {
         match self {
             Self::Memory => None,
+            Self::Postgres(_) => Some(Path::new(DATA_FOLDER)),
             Self::Sqlite(path) => Some(match path.parent() {
                 Some(parent) if parent != Path::new("") => parent,
                 _ => Path::new("."),
@@ -211,13 +291,37 @@ impl StoreUrl {
 }
 
 /// Where events wait that were acknowledged before they were appended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QueueUrl {
     /// In the store: durable, where the store is.
     Store,
+    /// An SQS queue.
+    Sqs {
+        /// Its URL.
+        url: String,
+        /// Where SQS is asked, when that isn't the URL's host.
+        endpoint: Option<String>,
+    },
     /// None: such requests are answered when the event is appended.
     Memory,
+}
+
+/// Where full text is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SearchUrl {
+    /// In the store.
+    Store,
+    /// In OpenSearch.
+    OpenSearch {
+        /// Its URL, which may have a password in it.
+        url: Secret,
+        /// What the names of its indexes begin with; by default the crate's own.
+        prefix: Option<String>,
+        /// Whether each tenant has an index of its own.
+        per_tenant: bool,
+    },
 }
 
 /// Which work this process does.
@@ -248,6 +352,10 @@ pub struct Settings {
     pub store: StoreUrl,
     /// Where acknowledged events wait.
     pub queue: QueueUrl,
+    /// Where full text is found.
+    pub search: SearchUrl,
+    /// Authorities that vouch for store, queue and search.
+    pub ca_file: Option<PathBuf>,
     /// The shared secret of tokens.
     pub jwt_secret: Option<Secret>,
     /// The public key of tokens, PEM, or the path of a file with it.
@@ -343,15 +451,7 @@ impl Settings {
                 )
             })
         }
-        match raw.search_url.as_deref() {
-            None | Some("store:") => {}
-            Some(_) => {
-                return Err(refuse(
-                    "AUDIT_SEARCH_URL",
-                    "store: is expected; this build has no other index",
-                ));
-            }
-        }
+        let (store, queue, search) = (store(&raw)?, queue(&raw)?, search(&raw)?);
         let roles = match raw.roles {
             None => Roles {
                 api: true,
@@ -386,21 +486,10 @@ impl Settings {
                 "AUDIT_BIND",
                 raw.bind.as_deref().unwrap_or("127.0.0.1:8000"),
             )?,
-            store: StoreUrl::parse(
-                raw.store_url
-                    .as_deref()
-                    .unwrap_or("sqlite://audit-data/audit.db"),
-            )?,
-            queue: match raw.queue_url.as_deref() {
-                None | Some("store:") => QueueUrl::Store,
-                Some("memory:") => QueueUrl::Memory,
-                Some(_) => {
-                    return Err(refuse(
-                        "AUDIT_QUEUE_URL",
-                        "store: or memory: is expected; this build has no other queue",
-                    ));
-                }
-            },
+            store,
+            queue,
+            search,
+            ca_file: raw.ca_file,
             jwt_secret: raw.jwt_secret,
             jwt_public_key: raw.jwt_public_key,
             jwks_url: raw.jwks_url,
@@ -450,6 +539,83 @@ impl Settings {
     pub fn names_token_keys(&self) -> bool {
         self.jwt_secret.is_some() || self.jwt_public_key.is_some() || self.jwks_url.is_some()
     }
+}
+
+fn store(raw: &Raw) -> Result<StoreUrl, ConfigError> {
+    let url = raw.store_url.as_ref().map(Secret::reveal);
+    let mut store = StoreUrl::parse(url.unwrap_or("sqlite://audit-data/audit.db"))?;
+    if let StoreUrl::Postgres(postgres) = &mut store {
+        postgres.reader_url = raw.store_reader_url.clone();
+        postgres.writer_url = raw.store_writer_url.clone();
+        postgres.maintainer_url = raw.store_maintainer_url.clone();
+        postgres.allow_superuser = raw.allow_superuser.unwrap_or(false);
+        return Ok(store);
+    }
+    for (name, is_set) in [
+        ("AUDIT_STORE_READER_URL", raw.store_reader_url.is_some()),
+        ("AUDIT_STORE_WRITER_URL", raw.store_writer_url.is_some()),
+        (
+            "AUDIT_STORE_MAINTAINER_URL",
+            raw.store_maintainer_url.is_some(),
+        ),
+    ] {
+        if is_set {
+            return Err(refuse(name, "only a postgres:// store has logins"));
+        }
+    }
+    Ok(store)
+}
+
+fn queue(raw: &Raw) -> Result<QueueUrl, ConfigError> {
+    match raw.queue_url.as_deref() {
+        None | Some("store:") => Ok(QueueUrl::Store),
+        Some("memory:") => Ok(QueueUrl::Memory),
+        Some(url) if !is_web(url) => Err(refuse(
+            "AUDIT_QUEUE_URL",
+            "store:, memory: or the http(s) URL of an SQS queue is expected",
+        )),
+        Some(_) if !cfg!(feature = "sqs") => Err(refuse(
+            "AUDIT_QUEUE_URL",
+            "this build has no SQS: build it with --features sqs",
+        )),
+        Some(url) => Ok(QueueUrl::Sqs {
+            url: url.to_owned(),
+            endpoint: raw.sqs_endpoint.clone(),
+        }),
+    }
+}
+
+fn search(raw: &Raw) -> Result<SearchUrl, ConfigError> {
+    let per_tenant = match raw.search_layout.as_deref() {
+        None | Some("shared") => false,
+        Some("per-tenant") => true,
+        Some(_) => {
+            return Err(refuse(
+                "AUDIT_SEARCH_LAYOUT",
+                "shared or per-tenant is expected",
+            ));
+        }
+    };
+    match raw.search_url.as_ref().map(Secret::reveal) {
+        None | Some("store:") => Ok(SearchUrl::Store),
+        Some(url) if !is_web(url) => Err(refuse(
+            "AUDIT_SEARCH_URL",
+            "store: or the http(s) URL of OpenSearch is expected",
+        )),
+        Some(_) if !cfg!(feature = "opensearch") => Err(refuse(
+            "AUDIT_SEARCH_URL",
+            "this build has no OpenSearch: build it with --features opensearch",
+        )),
+        Some(url) => Ok(SearchUrl::OpenSearch {
+            url: Secret::new(url),
+            prefix: raw.search_prefix.clone(),
+            per_tenant,
+        }),
+    }
+}
+
+fn is_web(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
 }
 
 fn seconds(name: &'static str, value: Option<u64>, default: u64) -> Result<Duration, ConfigError> {
@@ -513,6 +679,10 @@ mod tests {
         for (name, value) in [
             ("AUDIT_BIND", "8000"),
             ("AUDIT_STORE_URL", "mysql://x"),
+            ("AUDIT_STORE_READER_URL", "postgres://reader@host/audit"),
+            ("AUDIT_QUEUE_URL", "redis://host"),
+            ("AUDIT_SEARCH_URL", "search:9200"),
+            ("AUDIT_SEARCH_LAYOUT", "own"),
             ("AUDIT_ROLES", "cook"),
             ("AUDIT_RATE_LIMIT", "0"),
             ("AUDIT_TRUSTED_PROXIES", "10.0.0.0/33"),
@@ -524,6 +694,8 @@ mod tests {
         let settings =
             with(&[("AUDIT_JWT_SECRET", "hunter2hunter2hunter2hunter2hunter2")]).unwrap();
         assert!(!format!("{settings:?}").contains("hunter2"));
+        let store = with(&[("AUDIT_STORE_URL", "postgres://audit:hunter2@host/audit")]).unwrap();
+        assert!(!format!("{store:?}").contains("hunter2"));
         assert!(settings.names_token_keys());
         assert_eq!(settings.bind, "127.0.0.1:8000".parse().unwrap());
     }

@@ -8,7 +8,7 @@ use audit_core::{Clock as _, Role, SystemClock, TenantId, Timestamp};
 use audit_server::auth::jwt::{self, Demands, Verifiers};
 use audit_server::config::{self, LogFormat, Settings, StoreUrl};
 use audit_server::server::Bound;
-use audit_server::storage::Storage;
+use audit_server::storage::{self, Storage};
 use audit_server::{docs, first_start};
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -40,8 +40,14 @@ enum Command {
         #[arg(long)]
         yaml: bool,
     },
-    /// Open the store, which brings its schema up to date, and close it again.
-    Migrate,
+    /// Bring the store's schema up to date, and make the queues that are missing. Safe to repeat, and
+    /// for several processes at once.
+    Migrate {
+        /// Print the SQL that makes a login for each purpose, with which PostgreSQL itself keeps
+        /// readers from writing and writers from changing, and change nothing.
+        #[arg(long)]
+        print_logins: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -128,16 +134,16 @@ async fn run(cli: Cli) -> Result<(), Exit> {
     match cli.command {
         Some(Command::Openapi { yaml }) => print(&if yaml { docs::yaml() } else { docs::json() }),
         Some(Command::Token(args)) => token(&load(cli.config.as_deref())?, &args),
-        Some(Command::Migrate) => {
+        Some(Command::Migrate { print_logins: true }) => {
+            print(&format!("{}\n", storage::login_statements().trim_end()))
+        }
+        Some(Command::Migrate { .. }) => {
             let settings = load(cli.config.as_deref())?;
-            open(&settings)
-                .await?
-                .log
-                .log_store()
-                .ping()
+            make_data_folder(&settings)?;
+            storage::migrate(&settings)
                 .await
-                .map_err(Exit::failure)?;
-            print("the store is up to date\n")
+                .map_err(|error| Exit::failure(with_cause(&error)))?;
+            print("store and queue are up to date\n")
         }
         Some(Command::Serve) | None => serve(load(cli.config.as_deref())?).await,
     }
@@ -205,21 +211,27 @@ fn token(settings: &Settings, args: &TokenArgs) -> Result<(), Exit> {
     print(&format!("{token}\n"))
 }
 
-async fn open(settings: &Settings) -> Result<Storage, Exit> {
-    if let Some(folder) = settings.store.folder() {
-        first_start::make_folder(folder).map_err(Exit::failure)?;
+fn make_data_folder(settings: &Settings) -> Result<(), Exit> {
+    match (&settings.store, settings.store.folder()) {
+        // With tokens that are signed elsewhere, a database leaves nothing to be kept here.
+        (StoreUrl::Postgres(_), _) if settings.names_token_keys() => Ok(()),
+        (_, Some(folder)) => first_start::make_folder(folder).map_err(Exit::failure),
+        (_, None) => Ok(()),
     }
-    let (store, queue) = (settings.store.clone(), settings.queue);
-    tokio::task::spawn_blocking(move || Storage::open(&store, queue))
-        .await
-        .map_err(Exit::failure)?
-        .map_err(|error| {
-            let cause = std::error::Error::source(&error).map(|c| format!(": {c}"));
-            Exit::failure(format!(
-                "the store can't be opened: {error}{}",
-                cause.unwrap_or_default()
-            ))
-        })
+}
+
+fn with_cause(error: &audit_core::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+async fn open(settings: &Settings) -> Result<Storage, Exit> {
+    make_data_folder(settings)?;
+    Storage::open(settings).await.map_err(|error| {
+        Exit::failure(format!("the store can't be opened: {}", with_cause(&error)))
+    })
 }
 
 /// The keys that tokens may be signed with.

@@ -1,12 +1,16 @@
 //! The parts behind the log, as the settings name them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use audit_core::{AuditLog, CredentialStore, MemoryIndex, MemoryQueue, MemoryStore};
+use audit_core::{
+    AuditLog, CredentialStore, Error, ErrorKind, EventQueue, MemoryIndex, MemoryQueue, MemoryStore,
+    Result, SearchIndex,
+};
+use audit_store_postgres::{PostgresOptions, PostgresStore};
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 
-use crate::config::{QueueUrl, StoreUrl};
+use crate::config::{Postgres, QueueUrl, SearchUrl, Settings, StoreUrl};
 
 /// The log and the credentials beside it.
 #[derive(Debug, Clone)]
@@ -18,40 +22,254 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Opens what the settings name. Files are made where there are none. It blocks.
+    /// Opens what the settings name. SQLite's files are made where there are none; a database has to
+    /// be [migrated](migrate) before.
     ///
     /// # Errors
-    /// What the store answers, with the cause.
-    pub fn open(store: &StoreUrl, queue: QueueUrl) -> audit_core::Result<Self> {
-        match store {
-            StoreUrl::Memory => Ok(Self::in_memory()),
-            StoreUrl::Sqlite(path) => Self::sqlite(path, queue),
+    /// What the parts answer, with the cause.
+    pub async fn open(settings: &Settings) -> Result<Self> {
+        let queue = other_queue(settings).await?;
+        let search = other_index(settings)?;
+        match &settings.store {
+            StoreUrl::Memory => {
+                let store = Arc::new(MemoryStore::new());
+                let log = AuditLog::builder(Arc::clone(&store))
+                    .queue(queue.unwrap_or_else(|| Arc::new(MemoryQueue::new())))
+                    .search(search.unwrap_or_else(|| Arc::new(MemoryIndex::new())))
+                    .build();
+                Ok(Self {
+                    log,
+                    credentials: store,
+                })
+            }
+            StoreUrl::Sqlite(path) => {
+                let path = path.clone();
+                tokio::task::spawn_blocking(move || Self::sqlite(&path, queue, search))
+                    .await
+                    .map_err(|e| {
+                        Error::new(ErrorKind::Internal, "opening the store panicked").with_source(e)
+                    })?
+            }
+            StoreUrl::Postgres(postgres) => {
+                let options = postgres_options(postgres, settings.ca_file.as_deref());
+                let store = Arc::new(PostgresStore::connect(options).await?);
+                let log = AuditLog::builder(Arc::clone(&store))
+                    .queue(queue.unwrap_or_else(|| Arc::new(store.queue())))
+                    .search(search.unwrap_or_else(|| Arc::new(store.search_index())))
+                    .outbox(Arc::new(store.outbox()))
+                    .build();
+                Ok(Self {
+                    log,
+                    credentials: store,
+                })
+            }
         }
     }
 
-    /// Everything in memory: gone with the process.
-    pub fn in_memory() -> Self {
-        let store = Arc::new(MemoryStore::new());
+    /// It blocks.
+    fn sqlite(
+        path: &Path,
+        queue: Option<Arc<dyn EventQueue>>,
+        search: Option<Arc<dyn SearchIndex>>,
+    ) -> Result<Self> {
+        let store = Arc::new(SqliteStore::open(path, SqliteOptions::new())?);
+        let queue = match queue {
+            Some(queue) => queue,
+            None => Arc::new(store.queue()?),
+        };
         let log = AuditLog::builder(Arc::clone(&store))
-            .queue(Arc::new(MemoryQueue::new()))
-            .search(Arc::new(MemoryIndex::new()))
+            .queue(queue)
+            .search(search.unwrap_or_else(|| store.search_index()))
             .build();
-        Self {
+        Ok(Self {
             log,
             credentials: store,
+        })
+    }
+}
+
+/// Brings the store up to date, and makes the queues that are missing. Safe to repeat, and for
+/// several processes at once.
+///
+/// # Errors
+/// What the parts answer, with the cause.
+pub async fn migrate(settings: &Settings) -> Result<()> {
+    if let StoreUrl::Postgres(postgres) = &settings.store {
+        let options = postgres_options(postgres, settings.ca_file.as_deref());
+        audit_store_postgres::migrate(&options).await?;
+    }
+    make_queues(settings).await?;
+    Storage::open(settings).await?.log.log_store().ping().await
+}
+
+/// The SQL that makes a login for each purpose in PostgreSQL.
+pub fn login_statements() -> String {
+    audit_store_postgres::login_statements()
+}
+
+fn postgres_options(postgres: &Postgres, ca_file: Option<&Path>) -> PostgresOptions {
+    let mut options =
+        PostgresOptions::new(postgres.url.reveal()).allow_superuser(postgres.allow_superuser);
+    options.snapshots = crate::api::export::MAX_EXPORTS;
+    if let Some(url) = &postgres.reader_url {
+        options = options.reader_url(url.reveal());
+    }
+    if let Some(url) = &postgres.writer_url {
+        options = options.writer_url(url.reveal());
+    }
+    if let Some(url) = &postgres.maintainer_url {
+        options = options.maintainer_url(url.reveal());
+    }
+    if let Some(file) = ca_file {
+        options = options.root_certificate(file);
+    }
+    options
+}
+
+/// The queue, when it isn't the store's own.
+async fn other_queue(settings: &Settings) -> Result<Option<Arc<dyn EventQueue>>> {
+    match &settings.queue {
+        QueueUrl::Store => Ok(None),
+        QueueUrl::Memory => Ok(Some(Arc::new(MemoryQueue::new()))),
+        QueueUrl::Sqs { url, endpoint } => {
+            sqs::open(url, endpoint.as_deref(), settings.ca_file.clone())
+                .await
+                .map(Some)
         }
     }
+}
 
-    fn sqlite(path: &Path, queue: QueueUrl) -> audit_core::Result<Self> {
-        let store = Arc::new(SqliteStore::open(path, SqliteOptions::new())?);
-        let builder = AuditLog::builder(Arc::clone(&store)).search(store.search_index());
-        let builder = match queue {
-            QueueUrl::Store => builder.queue(Arc::new(store.queue()?)),
-            QueueUrl::Memory => builder.queue(Arc::new(MemoryQueue::new())),
-        };
-        Ok(Self {
-            log: builder.build(),
-            credentials: store,
-        })
+/// Makes the queues that are missing.
+///
+/// # Errors
+/// What the queue's server answers.
+pub async fn make_queues(settings: &Settings) -> Result<()> {
+    match &settings.queue {
+        QueueUrl::Store | QueueUrl::Memory => Ok(()),
+        QueueUrl::Sqs { url, endpoint } => {
+            sqs::make(url, endpoint.as_deref(), settings.ca_file.clone()).await
+        }
+    }
+}
+
+/// The index, when it isn't the store's own.
+fn other_index(settings: &Settings) -> Result<Option<Arc<dyn SearchIndex>>> {
+    match &settings.search {
+        SearchUrl::Store => Ok(None),
+        SearchUrl::OpenSearch {
+            url,
+            prefix,
+            per_tenant,
+        } => opensearch::open(
+            url.reveal(),
+            prefix.as_deref(),
+            *per_tenant,
+            settings.ca_file.as_deref(),
+        )
+        .map(Some),
+    }
+}
+
+#[cfg(feature = "sqs")]
+mod sqs {
+    use audit_queue_sqs::{SqsOptions, SqsQueue};
+
+    use super::{Arc, EventQueue, PathBuf, Result};
+
+    async fn queue(
+        url: &str,
+        endpoint: Option<&str>,
+        ca_file: Option<PathBuf>,
+    ) -> Result<SqsQueue> {
+        let mut options = SqsOptions::new(url)?;
+        if let Some(endpoint) = endpoint {
+            options = options.endpoint(endpoint);
+        }
+        if let Some(file) = ca_file {
+            options = options.ca_file(file);
+        }
+        SqsQueue::open(options).await
+    }
+
+    pub(super) async fn open(
+        url: &str,
+        endpoint: Option<&str>,
+        ca_file: Option<PathBuf>,
+    ) -> Result<Arc<dyn EventQueue>> {
+        Ok(Arc::new(queue(url, endpoint, ca_file).await?))
+    }
+
+    pub(super) async fn make(
+        url: &str,
+        endpoint: Option<&str>,
+        ca_file: Option<PathBuf>,
+    ) -> Result<()> {
+        queue(url, endpoint, ca_file).await?.create().await
+    }
+}
+
+/// The settings refuse what this build doesn't have; whoever sets them by hand is told here.
+#[cfg(not(feature = "sqs"))]
+mod sqs {
+    use super::{Arc, Error, ErrorKind, EventQueue, PathBuf, Result};
+
+    fn refusal() -> Error {
+        Error::new(ErrorKind::Refused, "this build has no SQS")
+    }
+
+    pub(super) async fn open(
+        _: &str,
+        _: Option<&str>,
+        _: Option<PathBuf>,
+    ) -> Result<Arc<dyn EventQueue>> {
+        Err(refusal())
+    }
+
+    pub(super) async fn make(_: &str, _: Option<&str>, _: Option<PathBuf>) -> Result<()> {
+        Err(refusal())
+    }
+}
+
+#[cfg(feature = "opensearch")]
+mod opensearch {
+    use audit_search_opensearch::{Layout, OpenSearchIndex, OpenSearchOptions};
+
+    use super::{Arc, Path, Result, SearchIndex};
+
+    pub(super) fn open(
+        url: &str,
+        prefix: Option<&str>,
+        per_tenant: bool,
+        ca_file: Option<&Path>,
+    ) -> Result<Arc<dyn SearchIndex>> {
+        let mut options = OpenSearchOptions::new(url)?;
+        if let Some(prefix) = prefix {
+            options = options.prefix(prefix)?;
+        }
+        if per_tenant {
+            options = options.layout(Layout::PerTenant);
+        }
+        if let Some(file) = ca_file {
+            options = options.ca_file(file)?;
+        }
+        Ok(Arc::new(OpenSearchIndex::open(options)?))
+    }
+}
+
+/// The settings refuse what this build doesn't have; whoever sets them by hand is told here.
+#[cfg(not(feature = "opensearch"))]
+mod opensearch {
+    use super::{Arc, Error, ErrorKind, Path, Result, SearchIndex};
+
+    pub(super) fn open(
+        _: &str,
+        _: Option<&str>,
+        _: bool,
+        _: Option<&Path>,
+    ) -> Result<Arc<dyn SearchIndex>> {
+        Err(Error::new(
+            ErrorKind::Refused,
+            "this build has no OpenSearch",
+        ))
     }
 }

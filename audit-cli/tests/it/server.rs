@@ -44,9 +44,7 @@ impl Server {
                     _ => None,
                 })
                 .unwrap();
-                let (url, queue) = (settings.store.clone(), settings.queue);
-                let storage = tokio::task::spawn_blocking(move || Storage::open(&url, queue)).await;
-                let storage = storage.unwrap().unwrap();
+                let storage = Storage::open(&settings).await.unwrap();
                 let tenant = first_start::tenant(&storage.log).await.unwrap();
                 let tokens = Verifiers::none()
                     .secret(SECRET, &Demands::default(), true)

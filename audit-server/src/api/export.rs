@@ -31,7 +31,7 @@ const PIECE: usize = 64 * 1024;
 
 /// The most exports that run at once. Each holds a snapshot, and some megabytes while its client
 /// reads slowly.
-const MAX_EXPORTS: usize = 16;
+pub(crate) const MAX_EXPORTS: usize = 16;
 /// The most of them in one tenant, so that no tenant keeps the others from exporting.
 const MAX_TENANT_EXPORTS: usize = 4;
 /// When to try again.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::tlog::json::write_string;
+use audit_core::{TenantId, TenantScope};
 use poem_openapi::{ApiResponse, OpenApi};
 
 use crate::api::schema::{self, JsonBody, Tag};
@@ -13,7 +14,7 @@ use crate::problem::{Probing, Refused};
 /// Whether the server is up.
 pub(crate) struct HealthApi(pub(crate) Arc<App>);
 
-/// How long the store may take to answer.
+/// How long each part may take to answer.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(ApiResponse)]
@@ -25,10 +26,11 @@ pub(crate) enum LiveAnswer {
 
 #[derive(ApiResponse)]
 pub(crate) enum ReadyAnswer {
-    /// Everything is there.
+    /// Events are recorded and entries read. `degraded` when the queue or the index is away, which
+    /// `missing` then names.
     #[oai(status = 200)]
     Ready(JsonBody<schema::Health>),
-    /// Something is away; `missing` names it.
+    /// The store or a worker is away; `missing` names what.
     #[oai(status = 503)]
     Missing(JsonBody<schema::Health>),
 }
@@ -56,6 +58,52 @@ impl HealthApi {
         }
         missing
     }
+
+    /// What is away without keeping an event from being recorded or an entry from being read.
+    async fn degraded(&self) -> Vec<String> {
+        let queue = async {
+            match self.0.log().queue() {
+                Some(queue) => queue.depth().await.is_ok(),
+                None => true,
+            }
+        };
+        // Nobody's tenant: the answer says only that there is one.
+        let nobody = TenantScope::trusted(TenantId::new(uuid::Uuid::nil()), "readiness");
+        let search = async {
+            match self.0.log().search() {
+                Some(index) => index.indexed_through(&nobody).await.is_ok(),
+                None => true,
+            }
+        };
+        let (queue, search) = futures_util::join!(
+            tokio::time::timeout(PING_TIMEOUT, queue),
+            tokio::time::timeout(PING_TIMEOUT, search),
+        );
+        let mut missing = Vec::new();
+        if !queue.unwrap_or(false) {
+            missing.push("queue".to_owned());
+        }
+        if !search.unwrap_or(false) {
+            missing.push("search".to_owned());
+        }
+        missing
+    }
+}
+
+fn body(status: &str, missing: &[String]) -> JsonBody<schema::Health> {
+    let mut body = format!("{{\"status\":\"{status}\"");
+    if !missing.is_empty() {
+        body.push_str(",\"missing\":[");
+        for (i, part) in missing.iter().enumerate() {
+            if i > 0 {
+                body.push(',');
+            }
+            write_string(&mut body, part);
+        }
+        body.push(']');
+    }
+    body.push('}');
+    JsonBody::new(body)
 }
 
 #[OpenApi]
@@ -75,7 +123,7 @@ impl HealthApi {
 
     /// Whether everything is there
     ///
-    /// Asks the store and looks at the workers.
+    /// Asks the store, the queue and the index, and looks at the workers.
     #[oai(
         path = "/health/ready",
         method = "get",
@@ -83,20 +131,18 @@ impl HealthApi {
         tag = "Tag::Operations"
     )]
     async fn ready(&self) -> Result<ReadyAnswer, Refused<Probing>> {
-        let missing = self.missing().await;
-        if missing.is_empty() {
-            return Ok(ReadyAnswer::Ready(JsonBody::new(
-                "{\"status\":\"ok\"}".into(),
-            )));
-        }
-        let mut body = String::from("{\"status\":\"unavailable\",\"missing\":[");
-        for (i, part) in missing.iter().enumerate() {
-            if i > 0 {
-                body.push(',');
-            }
-            write_string(&mut body, part);
-        }
-        body.push_str("]}");
-        Ok(ReadyAnswer::Missing(JsonBody::new(body)))
+        let (mut missing, degraded) = futures_util::join!(self.missing(), self.degraded());
+        let is_ready = missing.is_empty();
+        missing.extend(degraded);
+        let status = match (is_ready, missing.is_empty()) {
+            (true, true) => "ok",
+            (true, false) => "degraded",
+            (false, _) => "unavailable",
+        };
+        let body = body(status, &missing);
+        Ok(match is_ready {
+            true => ReadyAnswer::Ready(body),
+            false => ReadyAnswer::Missing(body),
+        })
     }
 }

@@ -789,7 +789,7 @@ pub(crate) struct Redriven {
 /// How the server is.
 #[derive(Debug, Object)]
 pub(crate) struct Health {
-    /// `ok`, or `unavailable`.
+    /// `ok`, `degraded` or `unavailable`.
     status: String,
     /// What is away; absent when nothing is.
     #[oai(skip_serializing_if_is_none)]

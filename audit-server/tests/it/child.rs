@@ -11,6 +11,7 @@ pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) token: String,
     folder: PathBuf,
+    engines: Vec<(&'static str, String)>,
     port: u16,
 }
 
@@ -33,6 +34,8 @@ pub(crate) fn settings(command: &mut Command, folder: &Path, port: u16) {
             "AUDIT_STORE_URL",
             format!("sqlite://{}/audit.db", folder.display()),
         )
+        // Where a server on other engines keeps its token.
+        .current_dir(folder)
         .env("AUDIT_RATE_LIMIT", "off")
         .env("AUDIT_LOG", "warn")
         .stdin(Stdio::null())
@@ -71,6 +74,31 @@ impl Server {
         Self::wait(command(folder, port).spawn().unwrap(), folder, port).await
     }
 
+    /// Starts a server on these engines, as a stack's settings name them, with its own files in
+    /// `folder`.
+    pub(crate) async fn start_on(folder: &Path, engines: Vec<(&'static str, String)>) -> Self {
+        let port = free_port();
+        let mut child = command(folder, port)
+            .envs(engines.iter().cloned())
+            .spawn()
+            .unwrap();
+        let url = format!("http://127.0.0.1:{port}");
+        ready(&mut child, &url).await;
+        let token = match engines.is_empty() {
+            true => folder.join("token"),
+            false => folder.join("audit-data/token"),
+        };
+        let token = std::fs::read_to_string(token).unwrap().trim().to_owned();
+        Self {
+            child,
+            url,
+            token,
+            folder: folder.to_owned(),
+            engines,
+            port,
+        }
+    }
+
     /// Takes over a child that was started with [`settings`], and waits until it is ready.
     pub(crate) async fn wait(mut child: Child, folder: &Path, port: u16) -> Self {
         let url = format!("http://127.0.0.1:{port}");
@@ -84,6 +112,7 @@ impl Server {
             url,
             token,
             folder: folder.to_owned(),
+            engines: Vec::new(),
             port,
         }
     }
@@ -92,7 +121,10 @@ impl Server {
     pub(crate) async fn kill_and_restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = command(&self.folder, self.port).spawn().unwrap();
+        self.child = command(&self.folder, self.port)
+            .envs(self.engines.iter().cloned())
+            .spawn()
+            .unwrap();
         ready(&mut self.child, &self.url).await;
     }
 

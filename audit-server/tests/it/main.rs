@@ -1,5 +1,7 @@
-//! The server over HTTP: a real one, on a port of its own, with SQLite in a folder of its own.
+//! The server over HTTP: a real one, on a port of its own, with engines of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+// The drivers of the engines nest their futures deeply.
+#![recursion_limit = "256"]
 
 mod child;
 mod concurrency;
@@ -11,6 +13,7 @@ mod matrix;
 mod process;
 mod recording;
 mod service;
+mod stack;
 mod stream_resume;
 mod streams;
 mod tokens;

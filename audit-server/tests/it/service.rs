@@ -15,6 +15,8 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::stack::Stack;
+
 pub(crate) const SECRET: &str = "a secret for tests, of at least 32 bytes";
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -25,7 +27,7 @@ pub(crate) struct Service {
     pub(crate) http: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<Result<(), ServeError>>>,
-    _folder: tempfile::TempDir,
+    _stack: Stack,
 }
 
 /// What a server answered.
@@ -106,8 +108,7 @@ impl Service {
 
     /// That admits tokens of these keys.
     pub(crate) async fn trusting(tokens: Verifiers, settings: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("audit.db").display());
+        let stack = Stack::make().await;
         let settings = Settings::read(None, |name| {
             let given = settings
                 .iter()
@@ -115,13 +116,12 @@ impl Service {
                 .map(|(_, v)| (*v).to_owned());
             given.or_else(|| match name {
                 "AUDIT_BIND" => Some("127.0.0.1:0".into()),
-                "AUDIT_STORE_URL" => Some(url.clone()),
-                _ => None,
+                _ => stack.setting(name),
             })
         })
         .unwrap();
-        let storage = Storage::open(&settings.store, settings.queue).unwrap();
-        Self::on(storage, folder, settings, tokens).await
+        let storage = Storage::open(&settings).await.unwrap();
+        Self::on(storage, stack, settings, tokens).await
     }
 
     /// On a store whose file can't grow past so many pages.
@@ -140,15 +140,10 @@ impl Service {
         let tokens = Verifiers::none()
             .secret(SECRET.as_bytes(), &Demands::default(), true)
             .unwrap();
-        Self::on(storage, folder, settings.unwrap(), tokens).await
+        Self::on(storage, Stack::Embedded(folder), settings.unwrap(), tokens).await
     }
 
-    async fn on(
-        storage: Storage,
-        folder: tempfile::TempDir,
-        settings: Settings,
-        tokens: Verifiers,
-    ) -> Self {
+    async fn on(storage: Storage, stack: Stack, settings: Settings, tokens: Verifiers) -> Self {
         let bound = Bound::bind(settings, storage.clone(), tokens)
             .await
             .unwrap();
@@ -166,7 +161,7 @@ impl Service {
                 .unwrap(),
             stop: Some(stop),
             task: Some(task),
-            _folder: folder,
+            _stack: stack,
         }
     }
 

@@ -1,0 +1,132 @@
+//! Building an index anew from the logs while it is used.
+
+use std::collections::BTreeMap;
+
+use audit_core::store::Mark;
+use audit_core::worker::{is_closed, remove_erased};
+use audit_core::{LogStore, Result, SearchIndex, TenantId, TenantScope};
+
+use crate::index::OpenSearchIndex;
+use crate::options::Layout;
+
+/// Entries that are read at once.
+const READ: usize = 2_000;
+/// A pass that found no more entries than this is the last one before the swap.
+const FEW: usize = 1_000;
+/// The most passes before the swap; what is left then is caught up after it.
+const PASSES: usize = 10;
+
+impl OpenSearchIndex {
+    /// Builds every index anew from the logs, into a new one, and puts that in the place of the old
+    /// one, which is deleted: after a change of the cluster's settings, for documents that it refused
+    /// before, and so that nothing of what was erased is left on its disks.
+    ///
+    /// Recording, indexing and searching go on meanwhile:
+    /// - Searches are answered by the old index until the swap, then by the new one. At the swap
+    ///   `indexed_through` may fall back by what was recorded last; it has caught up when this
+    ///   returns.
+    /// - Nothing is lost: an indexer that was writing to the old index gets a retryable error, asks
+    ///   how far the new one is and goes on from there. What was erased or pruned meanwhile is out of
+    ///   the new index too, since the log says so.
+    /// - One that fails or is broken off changes nothing that a search sees. The next one goes on
+    ///   where it ended, and several at once do the same work.
+    ///
+    /// A tenant whose log can't be read, because it is suspended or deleted, is left out, and is
+    /// indexed from the beginning when it can be read again. Without an index one is made and filled.
+    ///
+    /// # Errors
+    /// What the store and the cluster answer; [`Refused`](audit_core::ErrorKind::Refused) when the
+    /// names of the indexes are taken by something else.
+    pub async fn reindex(&self, store: &dyn LogStore) -> Result<()> {
+        let generations = &self.shared.generations;
+        if generations.layout() == Layout::Shared {
+            return self.rebuild(store, None).await;
+        }
+        for tenant in sizes(store).await?.into_keys() {
+            self.rebuild(store, Some(tenant)).await?;
+        }
+        Ok(())
+    }
+
+    /// Rebuilds the shared index, or one tenant's.
+    async fn rebuild(&self, store: &dyn LogStore, only: Option<TenantId>) -> Result<()> {
+        let generations = &self.shared.generations;
+        let live = only.map_or_else(|| generations.shared(), |tenant| generations.live(tenant));
+        if let Some(old) = generations.look(&live, &live).await? {
+            let new = generations.successor(&live, &old).await?;
+            let target = self.on(new.generation.clone());
+            for _ in 0..PASSES {
+                if target.catch_up(store, only).await? <= FEW {
+                    break;
+                }
+            }
+            generations.replace(&live, &old, &new).await?;
+        }
+        generations.tidy(&live).await?;
+        // Its entries of the last moment were told to the old index only, and nobody speaks of a
+        // tenant again that has nothing new.
+        self.another().catch_up(store, only).await.map(|_| ())
+    }
+
+    /// Indexes what the logs have by now and the index hasn't. Returns how many entries.
+    async fn catch_up(&self, store: &dyn LogStore, only: Option<TenantId>) -> Result<usize> {
+        let sizes = match only {
+            None => sizes(store).await?,
+            Some(tenant) => {
+                let scope = TenantScope::trusted(tenant, "reindex");
+                match store.head(&scope).await {
+                    Ok(head) => [(tenant, head.size())].into(),
+                    Err(error) if is_closed(&error) => BTreeMap::new(),
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let mut indexed = 0;
+        for (tenant, size) in sizes {
+            match self.catch_up_with(store, tenant, size).await {
+                Ok(entries) => indexed += entries,
+                Err(error) if is_closed(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(indexed)
+    }
+
+    /// Up to a size: a log that goes on growing has no end.
+    async fn catch_up_with(
+        &self,
+        store: &dyn LogStore,
+        tenant: TenantId,
+        size: u64,
+    ) -> Result<usize> {
+        let scope = TenantScope::trusted(tenant, "reindex");
+        let mut cursor = self.indexed_through(&scope).await?;
+        let mut indexed = 0;
+        while cursor < size {
+            let entries = store.read(&scope, cursor, READ).await?;
+            let Some(last) = entries.last() else {
+                break;
+            };
+            remove_erased(store, self, &scope, cursor, &entries, &mut []).await?;
+            cursor = last.seq + 1;
+            indexed += entries.len();
+            self.index(&entries).await?;
+        }
+        Ok(indexed)
+    }
+}
+
+/// Every tenant that has an entry, with the size of its log.
+async fn sizes(store: &dyn LogStore) -> Result<BTreeMap<TenantId, u64>> {
+    let mut all = BTreeMap::new();
+    let mut mark = Mark::default();
+    loop {
+        let grown = store.grown_since(mark).await?;
+        let known = all.len();
+        all.extend(grown.tenants);
+        if all.len() == known || grown.mark == mark {
+            return Ok(all);
+        }
+        mark = grown.mark;
+    }
+}

@@ -1,0 +1,62 @@
+//! With the workers of a log, from recording to searching.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit_core::memory::MemoryStore;
+use audit_core::{AuditLog, Basis, Clock, Event, PageRequest, Recorder, SystemClock, Timestamp};
+use audit_search_opensearch::Layout;
+
+use crate::cluster::{Cluster, filter, find, scope, tenant, until};
+
+#[tokio::test]
+async fn what_is_recorded_is_found_what_is_erased_or_pruned_leaves_the_index() {
+    for layout in [Layout::Shared, Layout::PerTenant] {
+        let cluster = Cluster::new(layout);
+        let index = cluster.index();
+        let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+            .search(Arc::new(index.another()))
+            .build();
+        let workers = log.start();
+        let mut ids = Vec::new();
+        for n in 0..6 {
+            let event = Event::view("doc", format!("d{n}")).reason("needle in a haystack");
+            ids.push(log.recorder(tenant(1)).record(event).await.unwrap().id);
+        }
+        let reader = log.tenant(scope(1));
+        let listed = async |q: &str| {
+            let page = reader
+                .list(&filter(q), &PageRequest::first())
+                .await
+                .unwrap();
+            page.items.len()
+        };
+        until("the needles are found", async || {
+            listed("needle").await == 6
+        })
+        .await;
+        let basis: Basis = "gdpr-17".parse().unwrap();
+        reader
+            .erase(ids[1..3].to_vec(), None, basis.clone(), None)
+            .await
+            .unwrap();
+        until("the index has forgotten", async || {
+            find(&index, 1, "needle").await == [5, 4, 3, 0]
+        })
+        .await;
+        // All that is there now, so up to the `erase` entry.
+        let now = SystemClock.now().as_micros() + 1;
+        reader
+            .prune(Timestamp::from_micros(now).unwrap(), basis, None, false)
+            .await
+            .unwrap();
+        until("the pruned documents are gone", async || {
+            index.count(&scope(1), 0..7).await.unwrap() == 0
+        })
+        .await;
+        let event = Event::view("doc", "d9").reason("needle");
+        log.recorder(tenant(1)).record(event).await.unwrap();
+        until("it goes on", async || listed("needle").await == 1).await;
+        assert!(workers.shutdown(Duration::from_secs(5)).await);
+    }
+}

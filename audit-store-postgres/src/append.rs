@@ -1,0 +1,638 @@
+//! Appending: the heads of a call's tenants are locked, and the sealed rows written, in one
+//! transaction with few round trips and none for each event.
+//!
+//! A head that another transaction holds is passed over, so that one busy tenant doesn't stall the
+//! others of the call: the rest is tried again, waiting for one tenant at a time. A transaction waits
+//! for at most one head, and only while it holds none, so that no two wait for each other.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use audit_core::prepare::Content;
+use audit_core::tenant::TenantStatus;
+use audit_core::tlog::{Hash, Timestamp};
+use audit_core::{
+    Batch, Error, ErrorKind, EventId, Head, Known, Permission, Receipt, Result, Row, Sealing,
+    Tally, TenantId, seal,
+};
+use chrono::{DateTime, Datelike as _, Utc};
+use sqlx_core::query::query;
+use sqlx_postgres::PgConnection;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::copy::{COPY_EVENTS, Rows};
+use crate::fault::{CHECK_VIOLATION, LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION, from_sqlx, sqlstate};
+use crate::head::{self, completed, unknown_tenant};
+use crate::pool::{Role, Tx, begin_statement};
+use crate::store::PostgresStore;
+use crate::{TimeSource, row, tenants};
+
+/// How long a transaction waits for one head before another tenant's is looked at.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// How often a transaction is made again that failed for a reason that is gone the next time: a
+/// partition that was missing, a tenant that another process created.
+const ATTEMPTS: usize = 3;
+
+type Outcomes = Vec<Option<Result<Vec<Receipt>>>>;
+
+/// Batches that are still to be appended, by tenant, as places in the call's list.
+type Pending = BTreeMap<TenantId, Vec<usize>>;
+
+impl PostgresStore {
+    pub(crate) async fn append_all(&self, batches: &[Batch]) -> Result<Vec<Result<Vec<Receipt>>>> {
+        let mut outcomes: Outcomes = Vec::with_capacity(batches.len());
+        let mut pending = Pending::new();
+        for (i, batch) in batches.iter().enumerate() {
+            let refusal = admit(batch).err();
+            if refusal.is_none() {
+                pending.entry(batch.tenant()).or_default().push(i);
+            }
+            outcomes.push(refusal.map(Err));
+        }
+        if let Err(error) = self
+            .append_pending(batches, &mut pending, &mut outcomes)
+            .await
+        {
+            let is_all =
+                pending.values().map(Vec::len).sum::<usize>() + refused(&outcomes) == batches.len();
+            if is_all {
+                return Err(error);
+            }
+            // Others of the call are committed and have their receipts.
+            for i in pending.into_values().flatten() {
+                outcomes[i] = Some(Err(error.clone()));
+            }
+        }
+        outcomes
+            .into_iter()
+            .map(|outcome| {
+                outcome.ok_or_else(|| Error::new(ErrorKind::Internal, "a batch was not answered"))
+            })
+            .collect()
+    }
+
+    /// Appends all that is pending, and takes out of it what is answered.
+    async fn append_pending(
+        &self,
+        batches: &[Batch],
+        pending: &mut Pending,
+        outcomes: &mut Outcomes,
+    ) -> Result<()> {
+        let deadline = Instant::now() + self.options().lock_timeout;
+        let mut failed = 0;
+        let mut waits_for = match pending.keys().next() {
+            Some(only) if pending.len() == 1 => Some(*only),
+            _ => None,
+        };
+        while !pending.is_empty() {
+            let round = self.append_round(batches, pending, waits_for).await;
+            match round {
+                Ok(done) => {
+                    for (i, outcome) in done {
+                        outcomes[i] = Some(outcome);
+                    }
+                    pending.retain(|_, members| {
+                        members.retain(|i| outcomes[*i].is_none());
+                        !members.is_empty()
+                    });
+                }
+                Err(error) if sqlstate(&error) == Some(LOCK_NOT_AVAILABLE) => {}
+                Err(error) if is_gone_next_time(&error) && failed < ATTEMPTS => {
+                    failed += 1;
+                    self.months().clear();
+                }
+                Err(error) => return Err(error),
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            // The next one after the tenant that was waited for, in turn.
+            waits_for = match waits_for {
+                None => pending.keys().next(),
+                Some(last) => pending
+                    .range(last..)
+                    .map(|(tenant, _)| tenant)
+                    .find(|tenant| **tenant != last)
+                    .or_else(|| pending.keys().next()),
+            }
+            .copied();
+        }
+        match pending.keys().next() {
+            None => Ok(()),
+            Some(tenant) => Err(Error::new(
+                ErrorKind::Unavailable,
+                "other transactions hold the tenant's log",
+            )
+            .with_tenant(*tenant)),
+        }
+    }
+
+    /// One transaction over the tenants whose heads are to be had. Answers what it decided.
+    async fn append_round(
+        &self,
+        batches: &[Batch],
+        pending: &Pending,
+        waits_for: Option<TenantId>,
+    ) -> Result<Vec<(usize, Result<Vec<Receipt>>)>> {
+        let mut done = Vec::new();
+        let patience = match pending.len() {
+            1 => self.options().lock_timeout,
+            _ => SLICE,
+        };
+        let mut tx = self.begin_append(Role::Writer, None, patience).await?;
+        let mut heads = BTreeMap::new();
+        if let Some(tenant) = waits_for
+            && let Some(found) = lock_head(&mut tx, tenant).await?
+        {
+            heads.insert(tenant, found);
+        }
+        let others: Vec<Uuid> = pending
+            .keys()
+            .filter(|tenant| waits_for != Some(**tenant))
+            .map(|tenant| tenant.into_uuid())
+            .collect();
+        if !others.is_empty() {
+            heads.extend(lock_free_heads(&mut tx, &others).await?);
+        }
+        let missing: Vec<TenantId> = pending
+            .keys()
+            .filter(|tenant| !heads.contains_key(tenant))
+            .copied()
+            .collect();
+        if !missing.is_empty() {
+            let unknown = unknown_of(&mut tx, &missing).await?;
+            let creates =
+                |tenant: &TenantId| pending[tenant].iter().any(|i| batches[*i].creates_tenant());
+            let (create, refuse): (Vec<_>, Vec<_>) = unknown.into_iter().partition(creates);
+            for tenant in refuse {
+                let refused = pending[&tenant].iter();
+                done.extend(refused.map(|i| (*i, Err(unknown_tenant(tenant)))));
+            }
+            for tenant in create {
+                let members = &pending[&tenant];
+                let first = members.iter().position(|i| batches[*i].creates_tenant());
+                let too_early = &members[..first.unwrap_or(members.len())];
+                done.extend(too_early.iter().map(|i| (*i, Err(unknown_tenant(tenant)))));
+                tenants::create_unnamed(&mut tx, tenant, &self.options().time).await?;
+                if let Some(found) = lock_head(&mut tx, tenant).await? {
+                    heads.insert(tenant, found);
+                }
+            }
+        }
+
+        let mut work = Vec::with_capacity(heads.len());
+        let mut places = Vec::with_capacity(heads.len());
+        for (tenant, (status, head)) in heads {
+            let mut chosen = Vec::new();
+            for &i in &pending[&tenant] {
+                if done.iter().any(|(answered, _)| *answered == i) {
+                    continue;
+                }
+                match status.admit_write(tenant) {
+                    Ok(()) => chosen.push(i),
+                    Err(refusal) => done.push((i, Err(refusal))),
+                }
+            }
+            if !chosen.is_empty() {
+                work.push((head, chosen.iter().map(|i| &batches[*i]).collect()));
+                places.push(chosen);
+            }
+        }
+        if work.is_empty() {
+            tx.rollback().await.map_err(from_sqlx)?;
+            return Ok(done);
+        }
+        let sealed = self.seal_all(&mut tx, &work).await?;
+        let months = sealed.months.clone();
+        tx.commit().await.map_err(from_sqlx)?;
+        self.months().extend(months);
+        for (chosen, outcomes) in places.into_iter().zip(sealed.outcomes) {
+            done.extend(chosen.into_iter().zip(outcomes));
+        }
+        Ok(done)
+    }
+
+    /// Begins a transaction that locks heads. Statements that look ids up run over index scans, also
+    /// before the tables have statistics and for any number of ids; since their plans don't depend on
+    /// values, they are made once.
+    pub(crate) async fn begin_append(
+        &self,
+        role: Role,
+        tenant: Option<TenantId>,
+        lock_timeout: Duration,
+    ) -> Result<Tx> {
+        let begin = begin_statement(role, tenant);
+        let sql = format!(
+            "{begin}SET LOCAL lock_timeout = {}; SET LOCAL enable_seqscan = off; \
+             SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; \
+             SET LOCAL plan_cache_mode = force_generic_plan",
+            lock_timeout.as_millis().max(1)
+        );
+        self.pools()
+            .pool(role)
+            .begin_with(sql)
+            .await
+            .map_err(from_sqlx)
+    }
+
+    /// Seals batches, by tenant, under the locks of their heads and writes the rows, whatever the
+    /// tenants' status. The inner errors are those of single batches; after the outer one the
+    /// transaction must not commit.
+    pub(crate) async fn seal_all(
+        &self,
+        conn: &mut PgConnection,
+        work: &[(Head, Vec<&Batch>)],
+    ) -> Result<Sealed> {
+        let (now, known) = look_up(conn, work).await?;
+        let now = match &self.options().time {
+            TimeSource::Database => now,
+            TimeSource::Clock(clock) => clock.now(),
+        };
+        let mut sealed = Sealed::default();
+        let mut written = Written::default();
+        let bytes = work
+            .iter()
+            .flat_map(|(_, batches)| batches)
+            .map(|batch| batch.size_hint() + 256 * batch.events().len())
+            .sum();
+        let mut rows = Rows::with_capacity(bytes);
+        let nothing = HashMap::new();
+        for (head, batches) in work {
+            let known = known.get(&head.tenant).unwrap_or(&nothing);
+            match seal(batches, head, now, known) {
+                Ok(sealing) => {
+                    written.add(head, &sealing, &mut rows);
+                    sealed.heads.push(sealing.head);
+                    sealed.outcomes.push(sealing.outcomes);
+                }
+                Err(refusal) => {
+                    let refused = batches.iter().map(|_| Err(refusal.clone()));
+                    sealed.outcomes.push(refused.collect());
+                }
+            }
+        }
+        if written.ids.seqs.is_empty() {
+            return Ok(sealed);
+        }
+        for (month, at) in &written.months {
+            if !self.months().contains(month) {
+                make_partitions(conn, *at).await?;
+            }
+        }
+        sealed.months = written.months.keys().copied().collect();
+        copy(conn, rows).await?;
+        written.write(conn).await?;
+        Ok(sealed)
+    }
+}
+
+/// What was sealed and written, to be given out after the commit.
+#[derive(Default)]
+pub(crate) struct Sealed {
+    /// The results of the batches, by tenant, in the order of the work.
+    pub(crate) outcomes: Vec<Vec<Result<Vec<Receipt>>>>,
+    /// The advanced heads of those tenants whose clock did not refuse.
+    pub(crate) heads: Vec<Head>,
+    /// The months of which there is a partition once this is committed.
+    pub(crate) months: BTreeSet<i32>,
+}
+
+impl Sealed {
+    /// The receipts of the only tenant's batches.
+    ///
+    /// # Errors
+    /// The first one of a batch.
+    pub(crate) fn into_receipts(self) -> Result<Vec<Receipt>> {
+        let mut receipts = Vec::new();
+        for outcome in self.outcomes.into_iter().flatten() {
+            receipts.extend(outcome?);
+        }
+        Ok(receipts)
+    }
+}
+
+fn admit(batch: &Batch) -> Result<()> {
+    batch.scope().require(Permission::Record)?;
+    match batch
+        .events()
+        .iter()
+        .find(|event| event.kind().is_control())
+    {
+        None => Ok(()),
+        Some(event) => Err(Error::new(
+            ErrorKind::Refused,
+            "control entries are written by the log itself, with the act that they are about",
+        )
+        .with_event_id(event.id())),
+    }
+}
+
+/// Whether a transaction failed for a reason that is gone when it is made again: a partition was
+/// missing, which is then made, or another process took a key first.
+pub(crate) fn is_gone_next_time(error: &Error) -> bool {
+    matches!(sqlstate(error), Some(UNIQUE_VIOLATION | CHECK_VIOLATION))
+}
+
+fn refused(outcomes: &Outcomes) -> usize {
+    outcomes
+        .iter()
+        .filter(|outcome| matches!(outcome, Some(Err(_))))
+        .count()
+}
+
+/// Locks a tenant's head, and waits for it. None when there is no such tenant.
+///
+/// # Errors
+/// That the lock was not had in time.
+pub(crate) async fn lock_head(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+) -> Result<Option<(TenantStatus, Head)>> {
+    let sql = format!(
+        "SELECT {} FROM audit.heads WHERE tenant_id = $1 FOR UPDATE",
+        head::COLUMNS
+    );
+    let found = query(&sql)
+        .bind(tenant.into_uuid())
+        .fetch_optional(conn)
+        .await
+        .map_err(from_sqlx)?;
+    found.as_ref().map(head::decode).transpose()
+}
+
+/// Locks those of the heads that nobody else holds.
+async fn lock_free_heads(
+    conn: &mut PgConnection,
+    tenants: &[Uuid],
+) -> Result<Vec<(TenantId, (TenantStatus, Head))>> {
+    let sql = format!(
+        "SELECT {} FROM audit.heads WHERE tenant_id = ANY ($1)
+         ORDER BY tenant_id FOR UPDATE SKIP LOCKED",
+        head::COLUMNS
+    );
+    let found = query(&sql)
+        .bind(tenants)
+        .fetch_all(conn)
+        .await
+        .map_err(from_sqlx)?;
+    found
+        .iter()
+        .map(|r| head::decode(r).map(|(status, head)| (head.tenant, (status, head))))
+        .collect()
+}
+
+/// Which of the tenants don't exist.
+async fn unknown_of(conn: &mut PgConnection, tenants: &[TenantId]) -> Result<Vec<TenantId>> {
+    let ids: Vec<Uuid> = tenants.iter().map(|tenant| tenant.into_uuid()).collect();
+    let found = query("SELECT tenant_id FROM audit.heads WHERE tenant_id = ANY ($1)")
+        .bind(&ids)
+        .fetch_all(conn)
+        .await
+        .map_err(from_sqlx)?;
+    let existing = found
+        .iter()
+        .map(|r| row::tenant_id(r, 0))
+        .collect::<Result<BTreeSet<_>>>()?;
+    Ok(tenants
+        .iter()
+        .filter(|tenant| !existing.contains(tenant))
+        .copied()
+        .collect())
+}
+
+/// What `ids` says of the batches' ids, by tenant, and the database's clock.
+///
+/// One index look-up for each id: `OFFSET 0` keeps the planner from making a join of it, which it
+/// would plan for as many ids as it thinks that an array has.
+async fn look_up(
+    conn: &mut PgConnection,
+    work: &[(Head, Vec<&Batch>)],
+) -> Result<(Timestamp, HashMap<TenantId, HashMap<EventId, Known>>)> {
+    let (mut tenants, mut ids) = (Vec::new(), Vec::new());
+    for (head, batches) in work.iter().filter(|(head, _)| head.size() > 0) {
+        for event in batches.iter().flat_map(|batch| batch.events()) {
+            tenants.push(head.tenant.into_uuid());
+            ids.push(event.id().into_uuid());
+        }
+    }
+    let found = query(
+        "SELECT NULL, NULL, NULL, clock_timestamp(), NULL, NULL, NULL
+         UNION ALL
+         SELECT k.tenant_id, k.id, k.seq, k.created_at, k.leaf_hash, k.content_key, k.content_tag
+         FROM unnest($1::uuid[], $2::uuid[]) AS w (tenant_id, id)
+         CROSS JOIN LATERAL (
+             SELECT * FROM audit.ids i WHERE i.tenant_id = w.tenant_id AND i.id = w.id OFFSET 0
+         ) k",
+    )
+    .bind(&tenants)
+    .bind(&ids)
+    .fetch_all(conn)
+    .await
+    .map_err(from_sqlx)?;
+    let pruned_below: HashMap<TenantId, u64> = work
+        .iter()
+        .map(|(head, _)| (head.tenant, head.pruned_below))
+        .collect();
+    let mut now = None;
+    let mut known: HashMap<TenantId, HashMap<EventId, Known>> = HashMap::new();
+    for r in &found {
+        let created_at = row::time(row::get(r, 3)?)?;
+        let Some(tenant) = row::get::<Option<Uuid>>(r, 0)?.map(TenantId::new) else {
+            now = Some(created_at);
+            continue;
+        };
+        let seq = row::position(r, 2)?;
+        let content = row::optional_bytes(r, 5)?.zip(row::optional_bytes(r, 6)?);
+        let known_id = Known {
+            seq,
+            created_at,
+            leaf_hash: row::hash(r, 4)?,
+            // What is pruned has nothing to compare by, whether it is swept yet or not.
+            content: content
+                .filter(|_| pruned_below.get(&tenant).is_some_and(|below| seq >= *below))
+                .map(|(key, tag)| Content { key, tag }),
+        };
+        let id = EventId::new(row::get(r, 1)?);
+        known.entry(tenant).or_default().insert(id, known_id);
+    }
+    let now = now.ok_or_else(|| Error::new(ErrorKind::Internal, "the database told no time"))?;
+    Ok((now, known))
+}
+
+/// Months since year 0.
+fn month(at: DateTime<Utc>) -> i32 {
+    at.year() * 12 + at.month0() as i32
+}
+
+/// Makes the partition of a month and the next one, unless they are there.
+async fn make_partitions(conn: &mut PgConnection, at: DateTime<Utc>) -> Result<()> {
+    query("SELECT audit.make_partition($1), audit.make_partition($1 + interval '1 month')")
+        .bind(at)
+        .execute(conn)
+        .await
+        .map(drop)
+        .map_err(from_sqlx)
+}
+
+async fn copy(conn: &mut PgConnection, rows: Rows) -> Result<()> {
+    let mut copy = conn.copy_in_raw(COPY_EVENTS).await.map_err(from_sqlx)?;
+    copy.send(rows.finish()).await.map_err(from_sqlx)?;
+    copy.finish().await.map(drop).map_err(from_sqlx)
+}
+
+/// What an append writes beside the rows, as columns of one statement.
+#[derive(Default)]
+struct Written {
+    months: BTreeMap<i32, DateTime<Utc>>,
+    ids: Ids,
+    heads: Heads,
+    counters: Counters,
+    subtrees: Subtrees,
+}
+
+#[derive(Default)]
+struct Ids {
+    tenants: Vec<Uuid>,
+    ids: Vec<Uuid>,
+    seqs: Vec<i64>,
+    created_at: Vec<DateTime<Utc>>,
+    leaf_hashes: Vec<Vec<u8>>,
+    keys: Vec<Vec<u8>>,
+    tags: Vec<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Heads {
+    tenants: Vec<Uuid>,
+    sizes: Vec<i64>,
+    peaks: Vec<Vec<u8>>,
+    created_at: Vec<DateTime<Utc>>,
+}
+
+#[derive(Default)]
+struct Counters {
+    tenants: Vec<Uuid>,
+    days: Vec<i32>,
+    action_types: Vec<&'static str>,
+    severities: Vec<&'static str>,
+    outcomes: Vec<&'static str>,
+    counts: Vec<i64>,
+}
+
+#[derive(Default)]
+struct Subtrees {
+    tenants: Vec<Uuid>,
+    levels: Vec<i16>,
+    idxs: Vec<i64>,
+    roots: Vec<Vec<u8>>,
+}
+
+impl Written {
+    /// Adds what was sealed over a head.
+    fn add(&mut self, before: &Head, sealing: &Sealing<'_>, rows: &mut Rows) {
+        if sealing.rows.is_empty() {
+            return;
+        }
+        let tenant = before.tenant.into_uuid();
+        let mut tally = Tally::default();
+        for row in &sealing.rows {
+            rows.push(before.tenant, row);
+            self.add_id(tenant, row);
+            let f = row.event.fields();
+            tally.add(
+                row.created_at.utc_day(),
+                f.action_type,
+                f.severity,
+                f.outcome,
+            );
+        }
+        for c in tally.counters() {
+            self.counters.tenants.push(tenant);
+            self.counters.days.push(c.day);
+            self.counters.action_types.push(c.action_type.as_str());
+            self.counters.severities.push(c.severity.as_str());
+            self.counters.outcomes.push(c.outcome.as_str());
+            self.counters.counts.push(c.count as i64);
+        }
+        let leaves: Vec<Hash> = sealing.rows.iter().map(|row| row.leaf_hash).collect();
+        for subtree in completed(&before.tree, &leaves) {
+            self.subtrees.tenants.push(tenant);
+            self.subtrees.levels.push(subtree.level.into());
+            self.subtrees.idxs.push(row::signed(subtree.idx));
+            self.subtrees.roots.push(subtree.root.0.to_vec());
+        }
+        let head = &sealing.head;
+        let created_at = row::instant(head.created_at);
+        self.months.insert(month(created_at), created_at);
+        self.heads.tenants.push(tenant);
+        self.heads.sizes.push(row::signed(head.size()));
+        self.heads.peaks.push(head.tree.to_bytes());
+        self.heads.created_at.push(created_at);
+    }
+
+    fn add_id(&mut self, tenant: Uuid, row: &Row<'_>) {
+        let content = row.event.content();
+        self.ids.tenants.push(tenant);
+        self.ids.ids.push(row.event.id().into_uuid());
+        self.ids.seqs.push(row::signed(row.seq));
+        self.ids.created_at.push(row::instant(row.created_at));
+        self.ids.leaf_hashes.push(row.leaf_hash.0.to_vec());
+        self.ids.keys.push(content.key.to_vec());
+        self.ids.tags.push(content.tag.to_vec());
+    }
+
+    async fn write(&self, conn: &mut PgConnection) -> Result<()> {
+        query(
+            "WITH new_ids AS (
+                 INSERT INTO audit.ids
+                     (tenant_id, id, seq, created_at, leaf_hash, content_key, content_tag)
+                 SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::timestamptz[],
+                     $5::bytea[], $6::bytea[], $7::bytea[])
+             ),
+             new_heads AS (
+                 UPDATE audit.heads h SET size = n.size, peaks = n.peaks,
+                     created_at = n.created_at, changed = pg_current_xact_id()
+                 FROM unnest($8::uuid[], $9::bigint[], $10::bytea[], $11::timestamptz[])
+                     AS n (tenant_id, size, peaks, created_at)
+                 WHERE h.tenant_id = n.tenant_id
+             ),
+             new_counters AS (
+                 INSERT INTO audit.counters AS c
+                     (tenant_id, day, action_type, severity, outcome, count)
+                 SELECT * FROM unnest($12::uuid[], $13::integer[], $14::text[], $15::text[],
+                     $16::text[], $17::bigint[])
+                 ON CONFLICT (tenant_id, day, action_type, severity, outcome)
+                     DO UPDATE SET count = c.count + excluded.count
+             )
+             INSERT INTO audit.subtrees (tenant_id, level, idx, root)
+             SELECT * FROM unnest($18::uuid[], $19::smallint[], $20::bigint[], $21::bytea[])",
+        )
+        .bind(&self.ids.tenants)
+        .bind(&self.ids.ids)
+        .bind(&self.ids.seqs)
+        .bind(&self.ids.created_at)
+        .bind(&self.ids.leaf_hashes)
+        .bind(&self.ids.keys)
+        .bind(&self.ids.tags)
+        .bind(&self.heads.tenants)
+        .bind(&self.heads.sizes)
+        .bind(&self.heads.peaks)
+        .bind(&self.heads.created_at)
+        .bind(&self.counters.tenants)
+        .bind(&self.counters.days)
+        .bind(&self.counters.action_types)
+        .bind(&self.counters.severities)
+        .bind(&self.counters.outcomes)
+        .bind(&self.counters.counts)
+        .bind(&self.subtrees.tenants)
+        .bind(&self.subtrees.levels)
+        .bind(&self.subtrees.idxs)
+        .bind(&self.subtrees.roots)
+        .execute(conn)
+        .await
+        .map(drop)
+        .map_err(from_sqlx)
+    }
+}

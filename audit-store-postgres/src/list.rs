@@ -1,0 +1,260 @@
+//! Lists and scans: one statement that follows an index in its order, with every condition that SQL
+//! can compare; what it can't (full text, related resources) is compared on the entries themselves,
+//! batch by batch.
+
+use std::ops::Range;
+
+use audit_core::filter::FilterField;
+use audit_core::{
+    Entry, Filter, Head, Order, Page, PageRequest, Position, Result, Sort, StoredEntry,
+};
+use sqlx_core::executor::Executor as _;
+use sqlx_core::query_builder::QueryBuilder;
+use sqlx_postgres::{PgConnection, Postgres};
+
+use crate::fault::from_sqlx;
+use crate::row;
+
+/// Entries that are compared in one batch where SQL can't compare them.
+const BATCH: usize = 256;
+
+/// What raw JSON there is in an entry, without reading it.
+const RAW_BYTES: &str = "coalesce(octet_length(before_state), 0) \
+    + coalesce(octet_length(after_state), 0) + coalesce(octet_length(metadata), 0)";
+
+/// One page of the tenant that the transaction named, of which `head` was read in it.
+pub(crate) async fn list(
+    conn: &mut PgConnection,
+    head: &Head,
+    filter: &Filter,
+    page: &PageRequest,
+) -> Result<Page<StoredEntry>> {
+    let mut page = *page;
+    page.limit = page.limit.clamp(1, PageRequest::MAX_LIMIT);
+    let wanted = page.limit + 1;
+    let batch = if is_compared_in_sql(filter) {
+        wanted
+    } else {
+        BATCH
+    };
+    let seqs = present(head, filter);
+    if may_sort(filter, page.sort) {
+        conn.execute("SET LOCAL enable_sort = on; SET LOCAL enable_bitmapscan = on")
+            .await
+            .map_err(from_sqlx)?;
+    }
+    let mut found: Vec<StoredEntry> = Vec::new();
+    let mut after = page.after;
+    while !seqs.is_empty() && found.len() < wanted {
+        let mut sql = QueryBuilder::new("SELECT ");
+        sql.push(row::COLUMNS).push(" FROM audit.tenant_events");
+        push_range(&mut sql, head, &seqs);
+        push_filter(&mut sql, filter);
+        push_place(&mut sql, page.sort, page.order, after);
+        push_order(&mut sql, page.sort, page.order);
+        sql.push(" LIMIT ").push_bind(batch as i64);
+        let rows = sql.build().fetch_all(&mut *conn).await.map_err(from_sqlx)?;
+        for r in &rows {
+            let stored = row::stored_entry(r, 0, head.tenant)?;
+            after = Some(stored.entry.position());
+            if found.len() < wanted && filter.matches(&stored.entry) {
+                found.push(stored);
+            }
+        }
+        if rows.len() < batch {
+            break;
+        }
+    }
+    Ok(Page::cut(found, &page, |stored| stored.entry.position()))
+}
+
+/// Which entries are looked at, oldest first.
+pub(crate) struct Window {
+    /// Their positions.
+    pub(crate) seqs: Range<u64>,
+    /// The most that are read.
+    pub(crate) entries: usize,
+    /// No further one is read when so much raw JSON was.
+    pub(crate) bytes: i64,
+}
+
+/// What a window holds.
+pub(crate) struct Found {
+    pub(crate) entries: Vec<Entry>,
+    /// The first position that was not looked at.
+    pub(crate) next: u64,
+}
+
+/// Reads the first entries of a window that match. Leaves are not recomputed.
+pub(crate) async fn window(
+    conn: &mut PgConnection,
+    head: &Head,
+    filter: &Filter,
+    window: Window,
+) -> Result<Found> {
+    let end = window.seqs.end;
+    let mut entries = Vec::new();
+    if window.seqs.is_empty() || window.entries == 0 {
+        return Ok(Found {
+            entries,
+            next: window.seqs.start.max(end),
+        });
+    }
+    let mut sql = QueryBuilder::new("SELECT ");
+    sql.push(row::COLUMNS).push(" FROM (SELECT *, sum(");
+    sql.push(RAW_BYTES)
+        .push(") OVER (ORDER BY created_at, seq) - (");
+    sql.push(RAW_BYTES);
+    sql.push(") AS bytes_before FROM (SELECT * FROM audit.tenant_events");
+    push_range(&mut sql, head, &window.seqs);
+    push_filter(&mut sql, filter);
+    push_order(&mut sql, Sort::Seq, Order::Ascending);
+    sql.push(" LIMIT ").push_bind(window.entries as i64);
+    sql.push(") first) sized WHERE bytes_before < ")
+        .push_bind(window.bytes);
+    let rows = sql.build().fetch_all(conn).await.map_err(from_sqlx)?;
+    let (mut bytes, mut last) = (0, window.seqs.start);
+    let everything = filter.is_empty();
+    for r in &rows {
+        let entry = row::stored_entry(r, 0, head.tenant)?.into_entry();
+        let f = &entry.fields;
+        let raw = [&f.before_state, &f.after_state, &f.metadata];
+        bytes += raw
+            .into_iter()
+            .flatten()
+            .map(|j| j.as_str().len() as i64)
+            .sum::<i64>();
+        last = entry.seq;
+        if everything || filter.matches(&entry) {
+            entries.push(entry);
+        }
+    }
+    let is_cut = rows.len() == window.entries || bytes >= window.bytes;
+    let next = if is_cut { last + 1 } else { end };
+    Ok(Found { entries, next })
+}
+
+/// The positions that a filter leaves of what is present.
+pub(crate) fn present(head: &Head, filter: &Filter) -> Range<u64> {
+    let start = head.pruned_below.max(filter.from_seq.unwrap_or(0));
+    let end = head.size().min(filter.to_seq.unwrap_or(u64::MAX));
+    start..end.max(start)
+}
+
+fn is_compared_in_sql(filter: &Filter) -> bool {
+    filter.q.is_none() && filter.related_id.is_empty()
+}
+
+/// Whether there may be an index for a condition and none for it in the page's order: then what has
+/// that user or resource may be sorted, if that is thought to be less than walking the tenant's log
+/// in the order.
+fn may_sort(filter: &Filter, sort: Sort) -> bool {
+    match sort {
+        Sort::Seq => filter.user_id.len() > 1 || filter.resource_id.len() > 1,
+        Sort::OccurredAt => !filter.user_id.is_empty() || !filter.resource_id.is_empty(),
+    }
+}
+
+/// The positions, and the times of acceptance that go with them: by these, partitions are pruned.
+fn push_range(sql: &mut QueryBuilder<'_, Postgres>, head: &Head, seqs: &Range<u64>) {
+    sql.push(" WHERE created_at <= ");
+    if seqs.end < head.size() {
+        sql.push("(SELECT created_at FROM audit.tenant_ids WHERE seq = ")
+            .push_bind(row::signed(seqs.end.saturating_sub(1)))
+            .push(") AND seq < ")
+            .push_bind(row::signed(seqs.end));
+    } else {
+        sql.push_bind(row::instant(head.created_at))
+            .push(" AND seq < ")
+            .push_bind(row::signed(head.size()));
+    }
+    if seqs.start > 0 {
+        sql.push(" AND created_at >= (SELECT created_at FROM audit.tenant_ids WHERE seq = ")
+            .push_bind(row::signed(seqs.start))
+            .push(") AND seq >= ")
+            .push_bind(row::signed(seqs.start));
+    }
+}
+
+fn push_filter(sql: &mut QueryBuilder<'_, Postgres>, filter: &Filter) {
+    for condition in filter.conditions() {
+        let column = match condition.field {
+            FilterField::UserId => "user_id",
+            FilterField::SessionId => "session_id",
+            FilterField::ActionType => "action_type",
+            FilterField::Action => "action",
+            FilterField::ResourceType => "resource_type",
+            FilterField::ResourceId => "resource_id",
+            FilterField::Severity => "severity",
+            FilterField::Outcome => "outcome",
+            FilterField::RequestId => "request_id",
+            FilterField::TraceId => "trace_id",
+            FilterField::RelatedId => {
+                sql.push(" AND related_resources IS NOT NULL");
+                continue;
+            }
+            FilterField::IpAddress => {
+                sql.push(" AND ip_address = ANY (")
+                    .push_bind(condition.values)
+                    .push("::text[]::inet[])");
+                continue;
+            }
+        };
+        sql.push(" AND ").push(column);
+        match <[String; 1]>::try_from(condition.values) {
+            Ok([value]) => sql.push(" = ").push_bind(value),
+            Err(values) => sql.push(" = ANY (").push_bind(values).push(")"),
+        };
+    }
+    for (column, range) in [
+        ("occurred_at", filter.occurred),
+        ("created_at", filter.created),
+    ] {
+        if let Some(from) = range.from {
+            sql.push(" AND ")
+                .push(column)
+                .push(" >= ")
+                .push_bind(row::instant(from));
+        }
+        if let Some(to) = range.to {
+            sql.push(" AND ")
+                .push(column)
+                .push(" < ")
+                .push_bind(row::instant(to));
+        }
+    }
+}
+
+/// What lies behind a place. Its time is compared by itself, too, since that prunes partitions.
+fn push_place(
+    sql: &mut QueryBuilder<'_, Postgres>,
+    sort: Sort,
+    order: Order,
+    after: Option<Position>,
+) {
+    let Some(after) = after else { return };
+    let (column, time) = match sort {
+        Sort::Seq => ("created_at", after.created_at),
+        Sort::OccurredAt => ("occurred_at", after.occurred_at),
+    };
+    let comparison = match order {
+        Order::Ascending => ">",
+        Order::Descending => "<",
+    };
+    sql.push(format_args!(" AND {column} {comparison}= "))
+        .push_bind(row::instant(time))
+        .push(format_args!(" AND ({column}, seq) {comparison} ("))
+        .push_bind(row::instant(time))
+        .push(", ")
+        .push_bind(row::signed(after.seq))
+        .push(")");
+}
+
+fn push_order(sql: &mut QueryBuilder<'_, Postgres>, sort: Sort, order: Order) {
+    sql.push(match (sort, order) {
+        (Sort::Seq, Order::Ascending) => " ORDER BY created_at, seq",
+        (Sort::Seq, Order::Descending) => " ORDER BY created_at DESC, seq DESC",
+        (Sort::OccurredAt, Order::Ascending) => " ORDER BY occurred_at, seq",
+        (Sort::OccurredAt, Order::Descending) => " ORDER BY occurred_at DESC, seq DESC",
+    });
+}

@@ -1,0 +1,253 @@
+//! Connections, by what they are for, and transactions that take the role for it.
+
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use audit_core::{Error, ErrorKind, Result, TenantId};
+use sqlx_core::connection::ConnectOptions as _;
+use sqlx_core::error::Error as SqlxError;
+use sqlx_core::query_as::query_as;
+use sqlx_core::transaction::Transaction;
+use sqlx_postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode, Postgres};
+
+use crate::PostgresOptions;
+use crate::fault::from_sqlx;
+
+/// The oldest server that is supported, as in `server_version_num`.
+pub(crate) const OLDEST_SERVER: i32 = 150_000;
+
+/// A transaction that ends with a rollback unless it is committed.
+pub(crate) type Tx = Transaction<'static, Postgres>;
+
+/// What a transaction may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Reads one tenant's log.
+    Reader,
+    /// Appends, and keeps what belongs to no tenant.
+    Writer,
+    /// What the writer may, and erases and prunes.
+    Maintainer,
+}
+
+impl Role {
+    pub(crate) const ALL: [Self; 3] = [Self::Reader, Self::Writer, Self::Maintainer];
+
+    /// The role's name in the database.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Reader => "audit_reader",
+            Self::Writer => "audit_writer",
+            Self::Maintainer => "audit_maintainer",
+        }
+    }
+
+    const fn purpose(self) -> &'static str {
+        match self {
+            Self::Reader => "reader",
+            Self::Writer => "writer",
+            Self::Maintainer => "maintainer",
+        }
+    }
+
+    fn url(self, options: &PostgresOptions) -> &str {
+        let own = match self {
+            Self::Reader => &options.reader_url,
+            Self::Writer => &options.writer_url,
+            Self::Maintainer => &options.maintainer_url,
+        };
+        own.as_ref().unwrap_or(&options.url)
+    }
+}
+
+/// How a reader's transaction is planned: a list follows an index in its order, or is wrong. Without
+/// statistics of a tenant, the planner may think that sorting is cheaper.
+const ORDERED: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off; \
+    SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; ";
+
+/// How a connection to the database is made.
+pub(crate) fn connect_options(url: &str, options: &PostgresOptions) -> Result<PgConnectOptions> {
+    let mut connect = PgConnectOptions::from_str(url).map_err(from_sqlx)?;
+    if let Some(file) = &options.root_certificate {
+        connect = connect.ssl_mode(PgSslMode::VerifyFull).ssl_root_cert(file);
+    }
+    Ok(connect
+        .application_name(&options.application_name)
+        .disable_statement_logging())
+}
+
+/// Milliseconds, as the server's settings take them: 0 would be no limit.
+fn millis(timeout: Duration) -> String {
+    timeout.as_millis().clamp(1, i32::MAX as u128).to_string()
+}
+
+/// A pool for each purpose.
+#[derive(Debug, Clone)]
+pub(crate) struct Pools {
+    reader: PgPool,
+    writer: PgPool,
+    maintainer: PgPool,
+}
+
+impl Pools {
+    /// Opens a pool for each purpose, and checks the server and each login.
+    pub(crate) async fn open(options: &PostgresOptions) -> Result<Self> {
+        let [reader, writer, maintainer] = Role::ALL;
+        let pools = Self {
+            reader: pool(reader, options.readers, options)?,
+            writer: pool(writer, options.writers, options)?,
+            maintainer: pool(maintainer, options.maintainers, options)?,
+        };
+        for role in Role::ALL {
+            check_login(pools.pool(role), options.allow_superuser).await?;
+            pools.begin(role, None).await?;
+        }
+        Ok(pools)
+    }
+
+    /// The connections for a purpose, as the login: its own privileges are those of the roles that
+    /// it was granted.
+    pub(crate) fn pool(&self, role: Role) -> &PgPool {
+        match role {
+            Role::Reader => &self.reader,
+            Role::Writer => &self.writer,
+            Role::Maintainer => &self.maintainer,
+        }
+    }
+
+    /// Begins a transaction in a role, in one round trip, within a tenant for what a tenant's request
+    /// reads.
+    pub(crate) async fn begin(&self, role: Role, tenant: Option<TenantId>) -> Result<Tx> {
+        self.pool(role)
+            .begin_with(begin_statement(role, tenant))
+            .await
+            .map_err(from_sqlx)
+    }
+
+    pub(crate) async fn close(&self) {
+        for role in Role::ALL {
+            self.pool(role).close().await;
+        }
+    }
+}
+
+/// What a transaction of a role begins with.
+pub(crate) fn begin_statement(role: Role, tenant: Option<TenantId>) -> String {
+    let (begin, planned) = match role {
+        Role::Reader => ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", ORDERED),
+        Role::Writer | Role::Maintainer => ("BEGIN", ""),
+    };
+    let mut sql = format!("{begin}; SET LOCAL ROLE {}; {planned}", role.name());
+    if let Some(tenant) = tenant {
+        // Nothing needs to be escaped in a UUID.
+        sql.push_str(&format!("SET LOCAL audit.tenant_id = '{tenant}'; "));
+    }
+    sql
+}
+
+fn pool(role: Role, connections: u32, options: &PostgresOptions) -> Result<PgPool> {
+    let name = format!("{} {}", options.application_name, role.purpose());
+    let statement_timeout = millis(options.statement_timeout);
+    let connect = connect_options(role.url(options), options)?
+        .application_name(&name)
+        .options([
+            ("statement_timeout", statement_timeout.as_str()),
+            // A transaction that this program forgot would hold a tenant's head.
+            ("idle_in_transaction_session_timeout", "60000"),
+            // Plans are made for the values at hand only while that pays.
+            ("plan_cache_mode", "auto"),
+            // What a plan is told to avoid has a cost that would have it compiled.
+            ("jit", "off"),
+            ("timezone", "UTC"),
+        ]);
+    Ok(PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(options.acquire_timeout)
+        .after_connect(move |conn, _| {
+            Box::pin(async move {
+                if role == Role::Reader {
+                    return Ok(());
+                }
+                // A receipt is for what is durable. What is stricter stays.
+                let (kept,): (String,) = query_as(
+                    "SELECT CASE WHEN current_setting('synchronous_commit') = 'remote_apply'
+                         THEN 'remote_apply' ELSE set_config('synchronous_commit', 'on', false) END",
+                )
+                .fetch_one(conn)
+                .await?;
+                if matches!(kept.as_str(), "on" | "remote_apply") {
+                    Ok(())
+                } else {
+                    Err(SqlxError::Configuration(
+                        "the server doesn't take synchronous_commit = on".into(),
+                    ))
+                }
+            })
+        })
+        .connect_lazy_with(connect))
+}
+
+/// How a snapshot's connection is made: as the reader, and idle for as long as a slow client takes.
+pub(crate) fn snapshot_options(options: &PostgresOptions) -> Result<PgConnectOptions> {
+    let name = format!("{} snapshot", options.application_name);
+    // The server ends what outlives its age, should this process hang.
+    let max_age = millis(options.max_snapshot_age + Duration::from_secs(60));
+    Ok(connect_options(Role::Reader.url(options), options)?
+        .application_name(&name)
+        .options([
+            (
+                "statement_timeout",
+                millis(options.statement_timeout).as_str(),
+            ),
+            ("idle_in_transaction_session_timeout", max_age.as_str()),
+            ("jit", "off"),
+            ("timezone", "UTC"),
+        ]))
+}
+
+async fn check_login(pool: &PgPool, allow_superuser: bool) -> Result<()> {
+    let (version, login, unbound): (i32, String, bool) = query_as(
+        "SELECT current_setting('server_version_num')::integer, rolname::text,
+            rolsuper OR rolbypassrls
+         FROM pg_roles WHERE rolname = session_user",
+    )
+    .fetch_one(pool)
+    .await
+    .map_err(from_sqlx)?;
+    check_version(version)?;
+    if unbound && !allow_superuser {
+        return Err(Error::new(
+            ErrorKind::Refused,
+            format!(
+                "the login {login} is a superuser or bypasses row security: no permission binds it. \
+                 Use another one, or allow it (AUDIT_ALLOW_SUPERUSER=true)"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_version(version: i32) -> Result<()> {
+    if version >= OLDEST_SERVER {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Refused,
+        format!(
+            "the server is PostgreSQL {}: 15 or later is needed",
+            version / 10_000
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_before_15_is_refused() {
+        for (version, admitted) in [(140_012, false), (150_000, true), (180_001, true)] {
+            assert_eq!(check_version(version).is_ok(), admitted, "{version}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Pruning: a short transaction that makes a prefix invisible, and steps that remove it.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use audit_core::tlog::Hash;
+use audit_core::{
+    Batch, Control, Counter, Error, ErrorKind, Head, Prune, Pruned, Result, TenantScope,
+};
+use sqlx_core::query::query;
+use sqlx_core::query_as::query_as;
+use sqlx_postgres::{PgConnection, PgRow};
+
+use crate::append::{is_gone_next_time, lock_head};
+use crate::fault::from_sqlx;
+use crate::head::{TILE, readable_head, tree_at, unknown_tenant};
+use crate::pool::{Role, begin_statement};
+use crate::row;
+use crate::store::PostgresStore;
+
+/// How often a prune is worked out again because another came first.
+const ATTEMPTS: usize = 5;
+
+/// Rows that one step removes at most: appends to that tenant wait for its commit.
+const STEP_ROWS: i64 = 500;
+
+/// What a prune will do, worked out without the head's lock. Nothing of it changes later: entries
+/// below a position are never added, and an erasure changes no leaf and no counter.
+#[derive(Debug)]
+struct Plan {
+    /// Where the earlier prune ended.
+    was: u64,
+    below: u64,
+    root: Hash,
+    counters: Vec<Counter>,
+    kept: Kept,
+}
+
+/// Leaf data that must stay, by columns.
+#[derive(Debug, Default)]
+struct Kept {
+    seqs: Vec<i64>,
+    kinds: Vec<&'static str>,
+    data: Vec<String>,
+}
+
+impl PostgresStore {
+    pub(crate) async fn prune_prefix(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned> {
+        for _ in 0..ATTEMPTS {
+            let plan = self.plan_prune(scope, prune).await?;
+            let entries = plan.below - plan.was;
+            if entries == 0 || prune.dry_run {
+                return Ok(Pruned::new(plan.below, entries, None));
+            }
+            match self.try_prune(scope, prune, &plan).await {
+                Ok(Some(done)) => {
+                    self.may_drop().store(true, Ordering::Relaxed);
+                    return Ok(done);
+                }
+                Ok(None) => {}
+                Err(error) if is_gone_next_time(&error) => self.months().clear(),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            "other prunes of the log always came first",
+        )
+        .with_tenant(scope.tenant()))
+    }
+
+    async fn plan_prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Plan> {
+        let tenant = scope.tenant();
+        // It reads all of the prefix, which may be the most of a large log.
+        let begin = begin_statement(Role::Reader, Some(tenant));
+        let mut tx = self
+            .pools()
+            .pool(Role::Reader)
+            .begin_with(format!("{begin}SET LOCAL statement_timeout = '10min'"))
+            .await
+            .map_err(from_sqlx)?;
+        let head = readable_head(&mut tx, tenant).await?;
+        let was = head.pruned_below;
+        let bound = required_from(&mut tx, &head).await?.max(was);
+        let first: Option<(i64,)> = query_as(
+            "SELECT seq FROM audit.tenant_events
+             WHERE created_at >= $1 AND seq >= $2 ORDER BY created_at, seq LIMIT 1",
+        )
+        .bind(row::instant(prune.before))
+        .bind(row::signed(was))
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(from_sqlx)?;
+        let below = match first {
+            Some((first,)) => row::unsigned(first)?.min(bound),
+            None => bound,
+        };
+        let mut plan = Plan {
+            was,
+            below,
+            root: Hash([0; 32]),
+            counters: Vec::new(),
+            kept: Kept::default(),
+        };
+        if below == was || prune.dry_run {
+            return Ok(plan);
+        }
+        plan.root = tree_at(&mut tx, &head, below).await?.root();
+        plan.counters = count(&mut tx, was..below).await?;
+        let straddling = was.max(below / TILE * TILE);
+        let earlier = "AND kind <> 'event' AND kind IN ('key', 'epoch')";
+        for (seqs, only) in [(was..straddling, earlier), (straddling..below, "")] {
+            plan.kept.add(&select(&mut tx, seqs, only).await?, &head)?;
+        }
+        Ok(plan)
+    }
+
+    /// None when the log has changed since the plan was made.
+    async fn try_prune(
+        &self,
+        scope: &TenantScope,
+        prune: &Prune,
+        plan: &Plan,
+    ) -> Result<Option<Pruned>> {
+        let tenant = scope.tenant();
+        let patience = self.options().lock_timeout;
+        let mut tx = self
+            .begin_append(Role::Maintainer, Some(tenant), patience)
+            .await?;
+        let (status, head) = lock_head(&mut tx, tenant)
+            .await?
+            .ok_or_else(|| unknown_tenant(tenant))?;
+        status.admit_read(tenant)?;
+        if head.pruned_below != plan.was || required_from(&mut tx, &head).await? < plan.below {
+            return Ok(None);
+        }
+        let control = Control::Prune {
+            below: plan.below,
+            root: plan.root,
+            before: prune.before,
+            basis: prune.basis.clone(),
+        };
+        let batch = Batch::new(scope.clone(), vec![prune.act.prepare(tenant, &control)]);
+        let sealed = self.seal_all(&mut tx, &[(head, vec![&batch])]).await?;
+        let months = sealed.months.clone();
+        let receipt = sealed
+            .into_receipts()?
+            .pop()
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the prune's entry has no receipt"))?;
+
+        let names = |name: fn(&Counter) -> &'static str| -> Vec<&'static str> {
+            plan.counters.iter().map(name).collect()
+        };
+        query("SELECT audit.prune_below($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
+            .bind(tenant.into_uuid())
+            .bind(row::signed(plan.below))
+            .bind(row::signed(receipt.seq))
+            .bind(plan.counters.iter().map(|c| c.day).collect::<Vec<_>>())
+            .bind(names(|c| c.action_type.as_str()))
+            .bind(names(|c| c.severity.as_str()))
+            .bind(names(|c| c.outcome.as_str()))
+            .bind(
+                plan.counters
+                    .iter()
+                    .map(|c| row::signed(c.count))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(&plan.kept.seqs)
+            .bind(&plan.kept.kinds)
+            .bind(&plan.kept.data)
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        tx.commit().await.map_err(from_sqlx)?;
+        self.months().extend(months);
+        Ok(Some(Pruned::new(
+            plan.below,
+            plan.below - plan.was,
+            Some(receipt),
+        )))
+    }
+
+    /// One step of [`LogStore::sweep`](audit_core::LogStore::sweep): whole partitions first, whose
+    /// rows then need not be removed one by one.
+    pub(crate) async fn sweep_step(&self) -> Result<bool> {
+        if self.may_drop().swap(false, Ordering::Relaxed) {
+            let dropped = self.maintain("SELECT audit.drop_pruned_partition()").await;
+            if !matches!(dropped, Ok(Some(false))) {
+                self.may_drop().store(true, Ordering::Relaxed);
+            }
+            if dropped? == Some(true) {
+                return Ok(true);
+            }
+        }
+        let step = format!("SELECT audit.sweep_step({STEP_ROWS})");
+        Ok(self.maintain(&step).await?.unwrap_or(false))
+    }
+
+    async fn maintain(&self, call: &str) -> Result<Option<bool>> {
+        let patience = self.options().lock_timeout;
+        let mut tx = self.begin_append(Role::Maintainer, None, patience).await?;
+        let (done,): (Option<bool>,) = query_as(call)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        tx.commit().await.map_err(from_sqlx)?;
+        Ok(done)
+    }
+}
+
+/// The first position that a required consumer still needs.
+async fn required_from(conn: &mut PgConnection, head: &Head) -> Result<u64> {
+    let (position,): (Option<i64>,) =
+        query_as("SELECT min(position) FROM audit.tenant_cursors WHERE required")
+            .fetch_one(conn)
+            .await
+            .map_err(from_sqlx)?;
+    let position = position.map(row::unsigned).transpose()?;
+    Ok(position.unwrap_or(u64::MAX).min(head.size()))
+}
+
+/// The times of acceptance that positions have, by which partitions are pruned.
+const WITHIN: &str = "seq >= $1 AND seq < $2
+    AND created_at >= (SELECT created_at FROM audit.tenant_ids WHERE seq = $1)
+    AND created_at <= (SELECT created_at FROM audit.tenant_ids WHERE seq = $2 - 1)";
+
+/// Counts entries as the counters do.
+async fn count(conn: &mut PgConnection, seqs: Range<u64>) -> Result<Vec<Counter>> {
+    let sql = format!(
+        "SELECT floor(extract(epoch FROM created_at) / 86400)::integer, action_type, severity,
+             outcome, count(*)
+         FROM audit.tenant_events WHERE {WITHIN} GROUP BY 1, 2, 3, 4"
+    );
+    let rows = query(&sql)
+        .bind(row::signed(seqs.start))
+        .bind(row::signed(seqs.end))
+        .fetch_all(conn)
+        .await
+        .map_err(from_sqlx)?;
+    rows.iter().map(decode_counter).collect()
+}
+
+/// Decodes day, operation, severity, outcome and count.
+pub(crate) fn decode_counter(r: &PgRow) -> Result<Counter> {
+    Ok(Counter {
+        day: row::get(r, 0)?,
+        action_type: row::name(r, 1)?,
+        severity: row::name(r, 2)?,
+        outcome: row::name(r, 3)?,
+        count: row::position(r, 4)?,
+    })
+}
+
+async fn select(conn: &mut PgConnection, seqs: Range<u64>, only: &str) -> Result<Vec<PgRow>> {
+    if seqs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT {} FROM audit.tenant_events WHERE {WITHIN} {only} ORDER BY created_at, seq",
+        row::COLUMNS
+    );
+    query(&sql)
+        .bind(row::signed(seqs.start))
+        .bind(row::signed(seqs.end))
+        .fetch_all(conn)
+        .await
+        .map_err(from_sqlx)
+}
+
+impl Kept {
+    fn add(&mut self, rows: &[PgRow], head: &Head) -> Result<()> {
+        for r in rows {
+            let stored = row::stored_entry(r, 0, head.tenant)?;
+            self.seqs.push(row::signed(stored.entry.seq));
+            self.kinds.push(stored.entry.kind.as_str());
+            self.data.push(stored.leaf_data());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! Rows, decoded.
+
+use std::str::FromStr;
+
+use audit_core::tlog::{Hash, Kind, Timestamp};
+use audit_core::{
+    Entry, Error, ErrorKind, EventId, Fields, Json, Opening, Result, StoredEntry, TenantId,
+};
+use chrono::{DateTime, Utc};
+use sqlx_core::decode::Decode;
+use sqlx_core::row::Row as _;
+use sqlx_core::types::Type;
+use sqlx_postgres::{PgRow, Postgres};
+use uuid::Uuid;
+
+use crate::fault::{Unreadable, from_sqlx};
+
+/// The columns that [`stored_entry`] reads, in its order.
+pub(crate) const COLUMNS: &str = "seq, created_at, occurred_at, action_type, severity, outcome, \
+    kind, leaf_hash, id, opening, action, ctl, user_id, actor_type, actor_name, on_behalf_of, \
+    resource_type, resource_id, resource_name, related_resources, session_id, request_id, \
+    trace_id, user_agent, host(ip_address), reason, before_state, after_state, metadata";
+
+/// Decodes [`COLUMNS`] by position, the first of them at `at`. The leaf is not recomputed.
+pub(crate) fn stored_entry(row: &PgRow, at: usize, tenant: TenantId) -> Result<StoredEntry> {
+    let mut fields = Fields::new(name(row, at + 3)?);
+    fields.severity = name(row, at + 4)?;
+    fields.outcome = name(row, at + 5)?;
+    fields.action = get(row, at + 10)?;
+    fields.user_id = get(row, at + 12)?;
+    fields.actor_type = optional_name(row, at + 13)?;
+    fields.actor_name = get(row, at + 14)?;
+    fields.on_behalf_of = get(row, at + 15)?;
+    fields.resource_type = get(row, at + 16)?;
+    fields.resource_id = get(row, at + 17)?;
+    fields.resource_name = get(row, at + 18)?;
+    if let Some(related) = get::<Option<&str>>(row, at + 19)? {
+        fields.related_resources = Fields::parse_related(related)?;
+    }
+    fields.session_id = get(row, at + 20)?;
+    fields.request_id = get(row, at + 21)?;
+    fields.trace_id = get(row, at + 22)?;
+    fields.user_agent = get(row, at + 23)?;
+    fields.ip_address = optional_name(row, at + 24)?;
+    fields.reason = get(row, at + 25)?;
+    let json = |column: usize| -> Result<Option<Json>> {
+        Ok(get::<Option<&str>>(row, at + column)?.map(Json::from_stored))
+    };
+    fields.before_state = json(26)?;
+    fields.after_state = json(27)?;
+    fields.metadata = json(28)?;
+
+    let id = EventId::new(get(row, at + 8)?);
+    let created_at = time(get(row, at + 1)?)?;
+    let mut entry = Entry::new(tenant, id, position(row, at)?, created_at, fields);
+    entry.occurred_at = time(get(row, at + 2)?)?;
+    entry.kind = name::<Kind>(row, at + 6)?;
+    entry.leaf_hash = hash(row, at + 7)?;
+    entry.ctl = get(row, at + 11)?;
+    let opening = Opening::from_bytes(get(row, at + 9)?).ok_or_else(|| bad("the opening"))?;
+    Ok(StoredEntry { entry, opening })
+}
+
+/// A stored value that can't be what was written.
+pub(crate) fn bad(what: &'static str) -> Error {
+    Error::new(ErrorKind::Corrupt, "a stored value can't be read").with_source(Unreadable(what))
+}
+
+/// The value of a column.
+pub(crate) fn get<'r, T>(row: &'r PgRow, column: usize) -> Result<T>
+where
+    T: Decode<'r, Postgres> + Type<Postgres>,
+{
+    row.try_get(column).map_err(from_sqlx)
+}
+
+/// A value of a vocabulary, by its name.
+pub(crate) fn name<T: FromStr>(row: &PgRow, column: usize) -> Result<T> {
+    get::<&str>(row, column)?
+        .parse()
+        .map_err(|_| bad("the name"))
+}
+
+fn optional_name<T: FromStr>(row: &PgRow, column: usize) -> Result<Option<T>> {
+    get::<Option<&str>>(row, column)?
+        .map(str::parse)
+        .transpose()
+        .map_err(|_| bad("the name"))
+}
+
+/// A position or a size.
+pub(crate) fn position(row: &PgRow, column: usize) -> Result<u64> {
+    unsigned(get(row, column)?)
+}
+
+/// A position or a size, as it is stored.
+pub(crate) fn unsigned(stored: i64) -> Result<u64> {
+    stored.try_into().map_err(|_| bad("the position"))
+}
+
+/// A position for a statement. Beyond what the database can count there is nothing.
+pub(crate) fn signed(position: u64) -> i64 {
+    i64::try_from(position).unwrap_or(i64::MAX)
+}
+
+/// A hash.
+pub(crate) fn hash(row: &PgRow, column: usize) -> Result<Hash> {
+    Hash::from_slice(get(row, column)?).ok_or_else(|| bad("the hash"))
+}
+
+/// A fixed number of bytes.
+pub(crate) fn bytes<const N: usize>(row: &PgRow, column: usize) -> Result<[u8; N]> {
+    get::<&[u8]>(row, column)?
+        .try_into()
+        .map_err(|_| bad("the bytes"))
+}
+
+/// A fixed number of bytes, or none.
+pub(crate) fn optional_bytes<const N: usize>(
+    row: &PgRow,
+    column: usize,
+) -> Result<Option<[u8; N]>> {
+    get::<Option<&[u8]>>(row, column)?
+        .map(TryInto::try_into)
+        .transpose()
+        .map_err(|_| bad("the bytes"))
+}
+
+/// A tenant's id.
+pub(crate) fn tenant_id(row: &PgRow, column: usize) -> Result<TenantId> {
+    get::<Uuid>(row, column).map(TenantId::new)
+}
+
+/// A time, or none.
+pub(crate) fn optional_time(row: &PgRow, column: usize) -> Result<Option<Timestamp>> {
+    get::<Option<DateTime<Utc>>>(row, column)?
+        .map(time)
+        .transpose()
+}
+
+/// A time as it is read.
+pub(crate) fn time(stored: DateTime<Utc>) -> Result<Timestamp> {
+    Timestamp::from_micros(stored.timestamp_micros()).ok_or_else(|| bad("the time"))
+}
+
+/// A time for a statement.
+pub(crate) fn instant(time: Timestamp) -> DateTime<Utc> {
+    #[allow(clippy::expect_used)] // 1970 to 9999 is within chrono's range
+    DateTime::from_timestamp_micros(time.as_micros()).expect("a time within range")
+}

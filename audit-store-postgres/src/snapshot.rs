@@ -1,0 +1,198 @@
+//! Snapshots: one transaction on a connection of its own, from which scans are served.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use audit_core::{Entry, Error, ErrorKind, Filter, Head, Result, Snapshot, TenantId};
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use sqlx_core::connection::Connection as _;
+use sqlx_core::executor::Executor as _;
+use sqlx_postgres::PgConnection;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use crate::PostgresOptions;
+use crate::fault::from_sqlx;
+use crate::head::readable_head;
+use crate::list::{self, Window};
+use crate::pool::{Role, begin_statement, snapshot_options};
+
+/// Entries in one answer.
+const CHUNK: usize = 1_000;
+
+/// Positions that are looked at for one answer: a filter that few match must not hold up other scans
+/// of the same snapshot.
+const LOOK: u64 = 50_000;
+
+/// No further entry joins an answer that has so much raw JSON.
+const CHUNK_BYTES: i64 = 2 << 20;
+
+/// Scans that may wait for the connection at once.
+const WAITING: usize = 64;
+
+struct Request {
+    range: Range<u64>,
+    filter: Arc<Filter>,
+    reply: oneshot::Sender<Result<Chunk>>,
+}
+
+struct Chunk {
+    entries: Vec<Entry>,
+    /// What is left to scan.
+    rest: Range<u64>,
+}
+
+/// A snapshot of one tenant's log.
+pub(crate) struct PostgresSnapshot {
+    head: Head,
+    requests: mpsc::Sender<Request>,
+}
+
+impl fmt::Debug for PostgresSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresSnapshot")
+            .field("head", &self.head)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PostgresSnapshot {
+    /// Connects, and takes the snapshot. The connection ends with the snapshot's last stream, and at
+    /// the maximum age.
+    pub(crate) async fn take(
+        options: &PostgresOptions,
+        tenant: TenantId,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Self> {
+        let deadline = Instant::now() + options.max_snapshot_age;
+        let connect = snapshot_options(options)?;
+        let mut conn = PgConnection::connect_with(&connect)
+            .await
+            .map_err(from_sqlx)?;
+        let begin = begin_statement(Role::Reader, Some(tenant));
+        conn.execute(begin.as_str()).await.map_err(from_sqlx)?;
+        let head = readable_head(&mut conn, tenant).await?;
+        let (requests, receiver) = mpsc::channel(WAITING);
+        tokio::spawn(serve(conn, head.clone(), deadline, receiver, permit));
+        Ok(Self { head, requests })
+    }
+}
+
+fn ended() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the snapshot has reached its maximum age: go on from the last position with a new one",
+    )
+}
+
+async fn serve(
+    mut conn: PgConnection,
+    head: Head,
+    deadline: Instant,
+    mut requests: mpsc::Receiver<Request>,
+    permit: OwnedSemaphorePermit,
+) {
+    while let Ok(Some(request)) = timeout_at(deadline, requests.recv()).await {
+        let chunk = chunk(&mut conn, &head, request.range, &request.filter);
+        let answer = timeout_at(deadline, chunk).await;
+        let is_over = answer.is_err();
+        // Nobody may be waiting any more.
+        drop(request.reply.send(answer.unwrap_or_else(|_| Err(ended()))));
+        if is_over {
+            break;
+        }
+    }
+    // Without a word to the server when a statement is still under way: it notices.
+    drop(conn);
+    drop(permit);
+}
+
+/// The next entries of `range` that match, oldest first.
+async fn chunk(
+    conn: &mut PgConnection,
+    head: &Head,
+    range: Range<u64>,
+    filter: &Filter,
+) -> Result<Chunk> {
+    let window = Window {
+        seqs: range.start..range.end.min(range.start.saturating_add(LOOK)),
+        entries: CHUNK,
+        bytes: CHUNK_BYTES,
+    };
+    let found = list::window(conn, head, filter, window).await?;
+    Ok(Chunk {
+        entries: found.entries,
+        rest: found.next..range.end,
+    })
+}
+
+/// A scan that goes on: one answer is worked through while the next is made.
+struct Scan {
+    requests: mpsc::Sender<Request>,
+    filter: Arc<Filter>,
+    answer: Option<oneshot::Receiver<Result<Chunk>>>,
+}
+
+impl Scan {
+    fn ask(&mut self, range: Range<u64>) -> Result<()> {
+        self.answer = None;
+        if range.is_empty() {
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        let request = Request {
+            range,
+            filter: Arc::clone(&self.filter),
+            reply,
+        };
+        match self.requests.try_send(request) {
+            Ok(()) => {
+                self.answer = Some(answer);
+                Ok(())
+            }
+            Err(TrySendError::Full(_)) => Err(Error::new(
+                ErrorKind::Unavailable,
+                "too many scans of one snapshot",
+            )),
+            Err(TrySendError::Closed(_)) => Err(ended()),
+        }
+    }
+
+    async fn next(&mut self) -> Option<Result<Vec<Entry>>> {
+        let answer = self.answer.take()?;
+        let entries = match answer.await.unwrap_or_else(|_| Err(ended())) {
+            Ok(Chunk { entries, rest }) => self.ask(rest).map(|()| entries),
+            Err(error) => Err(error),
+        };
+        Some(entries)
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Snapshot for PostgresSnapshot {
+    fn head(&self) -> &Head {
+        &self.head
+    }
+
+    async fn scan(&self, filter: &Filter) -> Result<BoxStream<'static, Result<Entry>>> {
+        let mut scan = Scan {
+            requests: self.requests.clone(),
+            filter: Arc::new(filter.clone()),
+            answer: None,
+        };
+        scan.ask(list::present(&self.head, filter))?;
+        let chunks = stream::unfold(scan, |mut scan| async move {
+            let chunk = scan.next().await?;
+            Some((chunk, scan))
+        });
+        let entries = chunks.flat_map(|chunk| match chunk {
+            Ok(entries) => stream::iter(entries).map(Ok).left_stream(),
+            Err(error) => stream::iter([Err(error)]).right_stream(),
+        });
+        Ok(entries.boxed())
+    }
+}

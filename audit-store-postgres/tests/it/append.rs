@@ -1,0 +1,295 @@
+//! Appends of several processes, and what happens when the database is in the way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit_core::{
+    Batch, ErrorKind, Event, GroupCommit, LogStore, Mark, PreparedEvent, SystemClock, Timestamp,
+};
+use audit_store_postgres::PostgresStore;
+use sqlx_core::connection::Connection as _;
+use sqlx_core::executor::Executor as _;
+use sqlx_core::query_scalar::query_scalar;
+
+use crate::fixture::{Database, ids, scope, tenant};
+
+#[tokio::test]
+async fn a_busy_tenant_does_not_stall_the_others_of_a_call() {
+    let database = Database::with(|options| options.lock_timeout(Duration::from_millis(700))).await;
+    for n in 1..=3 {
+        database.append(&scope(n), 1).await;
+    }
+    let mut holder = database.connect().await;
+    let held = format!(
+        "BEGIN; SELECT FROM audit.heads WHERE tenant_id = '{}' FOR UPDATE",
+        tenant(2)
+    );
+    holder.execute(&*held).await.unwrap();
+    let batches: Vec<_> = (1..=3).map(|n| database.batch(&scope(n), 2)).collect();
+    let outcomes = database.store.append(&batches).await.unwrap();
+    assert_eq!(outcomes[0].as_ref().unwrap()[1].seq, 2);
+    let busy = outcomes[1].as_ref().unwrap_err();
+    assert!(busy.is_retryable(), "{busy:?}");
+    assert_eq!(busy.tenant(), Some(tenant(2)));
+    assert_eq!(outcomes[2].as_ref().unwrap()[1].seq, 2);
+
+    let alone = database.store.append(&batches[1..2]).await.unwrap_err();
+    assert_eq!(alone.kind(), ErrorKind::Unavailable);
+    holder.execute("ROLLBACK").await.unwrap();
+    for outcome in database.store.append(&batches).await.unwrap() {
+        assert_eq!(outcome.unwrap()[0].seq, 1);
+    }
+}
+
+#[tokio::test]
+async fn several_processes_append_to_the_same_new_tenants_at_once() {
+    let database = Database::open().await;
+    let mut tasks = Vec::new();
+    for _ in 0..4 {
+        let store = database.again().await;
+        let batches: Vec<Vec<_>> = (0..5)
+            .map(|_| (1..=4).map(|n| database.batch(&scope(n), 3)).collect())
+            .collect();
+        tasks.push(tokio::spawn(async move {
+            for batches in batches {
+                for outcome in store.append(&batches).await.unwrap() {
+                    outcome.unwrap();
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    for n in 1..=4 {
+        let head = database.store.head(&scope(n)).await.unwrap();
+        assert_eq!(head.size(), 60);
+        let leaves = database.store.hashes(&scope(n), 0, 0..60).await.unwrap();
+        assert_eq!(audit_core::tlog::merkle::root(&leaves), head.tree.root());
+    }
+}
+
+#[tokio::test]
+async fn a_missing_partition_is_made_on_demand() {
+    let database = Database::open().await;
+    for at in [
+        "2031-01-31T23:59:59.999999Z",
+        "2031-02-01T00:00:00Z",
+        "2041-12-01T00:00:00Z",
+    ] {
+        database.clock.set(Timestamp::parse(at).unwrap());
+        database.append(&scope(1), 2).await;
+    }
+    // One that this process has seen goes, as when another one pruned it.
+    let mut admin = database.connect().await;
+    admin
+        .execute("DROP TABLE audit.events_204112")
+        .await
+        .unwrap();
+    database.append(&scope(2), 2).await;
+    let act = database.act(&scope(1));
+    admin
+        .execute("DROP TABLE audit.events_204112")
+        .await
+        .unwrap();
+    let receipts = database.append(&scope(3), 2).await;
+    admin
+        .execute("DROP TABLE audit.events_204201")
+        .await
+        .unwrap();
+    database
+        .clock
+        .set(Timestamp::parse("2042-01-01T00:00:00Z").unwrap());
+    let erasure = audit_core::Erasure::new(ids(&receipts), crate::fixture::basis("x"), act);
+    assert_eq!(
+        database
+            .store
+            .erase(&scope(3), &erasure)
+            .await
+            .unwrap()
+            .entries,
+        2
+    );
+}
+
+#[tokio::test]
+async fn the_next_months_partition_is_made_before_it_begins() {
+    let database = Database::open().await;
+    database
+        .clock
+        .set(Timestamp::parse("2031-01-15T00:00:00Z").unwrap());
+    database.append(&scope(1), 1).await;
+    let mut admin = database.connect().await;
+    let next: bool = query_scalar("SELECT to_regclass('audit.events_203102') IS NOT NULL")
+        .fetch_one(&mut admin)
+        .await
+        .unwrap();
+    assert!(next);
+}
+
+#[tokio::test]
+async fn times_are_the_databases_unless_a_clock_is_given() {
+    let database = Database::open().await;
+    let store = PostgresStore::connect(database.options()).await.unwrap();
+    let mut admin = database.connect().await;
+    let micros = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let before: i64 = query_scalar(micros).fetch_one(&mut admin).await.unwrap();
+    let event = PreparedEvent::new(tenant(1), Event::view("a", "b"), &SystemClock, &[]).unwrap();
+    let batch = audit_core::Batch::new(scope(1), vec![event]).creating_tenant();
+    let receipt = store
+        .append(&[batch])
+        .await
+        .unwrap()
+        .remove(0)
+        .unwrap()
+        .remove(0);
+    let after: i64 = query_scalar(micros).fetch_one(&mut admin).await.unwrap();
+    assert!((before..=after).contains(&receipt.created_at.as_micros()));
+}
+
+#[tokio::test]
+async fn growth_that_commits_late_is_not_missed() {
+    let database = Database::open().await;
+    for n in 1..=2 {
+        database.append(&scope(n), 1).await;
+    }
+    // The first takes its number, and commits after the second was told of.
+    let mut late = database.connect().await;
+    late.execute("BEGIN").await.unwrap();
+    let change = format!(
+        "UPDATE audit.heads SET changed = pg_current_xact_id() WHERE tenant_id = '{}'",
+        tenant(1)
+    );
+    late.execute(&*change).await.unwrap();
+    database.append(&scope(2), 1).await;
+    let first = database.store.grown_since(Mark::default()).await.unwrap();
+    late.execute("COMMIT").await.unwrap();
+    let then = database.store.grown_since(first.mark).await.unwrap();
+    assert!(
+        then.tenants.iter().any(|(grown, _)| *grown == tenant(1)),
+        "{then:?}"
+    );
+    // What is told again is told for as long as any transaction of the cluster is older.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let mut last = then;
+    while !last.tenants.is_empty() {
+        assert!(tokio::time::Instant::now() < deadline);
+        last = database.store.grown_since(last.mark).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_append_whose_connections_are_cut_is_repeated_by_its_ids() {
+    let database = Database::open().await;
+    database.append(&scope(1), 1).await;
+    let batch = database.batch(&scope(1), 3);
+    let mut admin = database.connect().await;
+    admin
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .await
+        .unwrap();
+    let mut receipts = None;
+    for _ in 0..5 {
+        match database.store.append(std::slice::from_ref(&batch)).await {
+            Ok(mut outcomes) => {
+                receipts = Some(outcomes.remove(0).unwrap());
+                break;
+            }
+            Err(error) => assert!(error.is_retryable(), "{error:?}"),
+        }
+    }
+    let receipts = receipts.expect("appended");
+    assert_eq!(
+        receipts.iter().map(|r| r.seq).collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
+    let again = database
+        .store
+        .append(&[batch])
+        .await
+        .unwrap()
+        .remove(0)
+        .unwrap();
+    assert!(again.iter().all(|receipt| receipt.duplicate));
+    admin.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_escaped_wrongly_is_read_as_it_was_written() {
+    let database = Database::open().await;
+    let texts = [
+        "\\N",
+        "\\.",
+        "a\tb\nc\rd\\",
+        "\u{7f}\u{1}\u{10FFFF}",
+        "'\";--",
+        "",
+    ];
+    let events = texts.iter().map(|text| {
+        let event = Event::update("t", "r")
+            .user(*text)
+            .reason(*text)
+            .metadata(&serde_json::json!({"text": text, "list": [*text]}));
+        database.prepare(tenant(1), event)
+    });
+    let batch = audit_core::Batch::new(scope(1), events.collect()).creating_tenant();
+    let receipts = database
+        .store
+        .append(&[batch])
+        .await
+        .unwrap()
+        .remove(0)
+        .unwrap();
+    let found = database
+        .store
+        .get(&scope(1), &ids(&receipts))
+        .await
+        .unwrap();
+    for (found, text) in found.into_iter().zip(texts) {
+        let entry = found.into_entry().unwrap();
+        assert_eq!(entry.fields.user_id.as_deref(), Some(text));
+        assert_eq!(entry.fields.reason.as_deref(), Some(text));
+        let metadata = serde_json::json!({"text": text, "list": [text]}).to_string();
+        assert_eq!(entry.fields.metadata.unwrap().as_str(), metadata);
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_only_the_server_refuses_fails_alone() {
+    let database = Database::open().await;
+    database.append(&scope(1), 1).await;
+    let mut admin = database.connect().await;
+    admin
+        .execute(
+            "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 RAISE EXCEPTION 'not this one' USING ERRCODE = '22021';
+             END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON audit.events
+                 FOR EACH ROW WHEN (NEW.reason = 'bad') EXECUTE FUNCTION public.refuse()",
+        )
+        .await
+        .unwrap();
+    let log = GroupCommit::new(Arc::new(database.store.clone()));
+    let batches: Vec<Batch> = (0..8)
+        .map(|n| {
+            let reason = if n == 5 { "bad" } else { "good" };
+            let event = Event::view("page", "p").reason(reason);
+            Batch::new(
+                scope(n % 2 + 1),
+                vec![database.prepare(tenant(n % 2 + 1), event)],
+            )
+            .creating_tenant()
+        })
+        .collect();
+    let outcomes = log.append(&batches).await.unwrap();
+    for (n, outcome) in outcomes.iter().enumerate() {
+        assert_eq!(outcome.is_err(), n == 5, "{outcome:?}");
+    }
+    let error = outcomes[5].as_ref().unwrap_err();
+    assert!(!error.is_retryable(), "{error:?}");
+    assert_eq!(database.store.head(&scope(1)).await.unwrap().size(), 5);
+    assert_eq!(database.store.head(&scope(2)).await.unwrap().size(), 3);
+}

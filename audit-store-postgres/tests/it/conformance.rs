@@ -1,0 +1,72 @@
+//! The contracts of the log store, its tenants and its credentials.
+
+use std::sync::Arc;
+
+use audit_conformance::{CredentialStoreHarness, LogStoreHarness};
+use audit_core::ManualClock;
+use audit_store_postgres::PostgresStore;
+
+use crate::fixture::shared;
+
+struct Shared {
+    clock: Arc<ManualClock>,
+    store: PostgresStore,
+}
+
+impl Shared {
+    async fn with(clock: Arc<ManualClock>) -> Self {
+        let options = shared().await.clock(clock.clone());
+        let store = PostgresStore::connect(options).await.unwrap();
+        Self { clock, store }
+    }
+}
+
+impl LogStoreHarness for Shared {
+    type Store = PostgresStore;
+    type Tenants = PostgresStore;
+
+    async fn open() -> Self {
+        Self::with(audit_conformance::clock()).await
+    }
+
+    fn store(&self) -> &PostgresStore {
+        &self.store
+    }
+
+    fn tenants(&self) -> &PostgresStore {
+        &self.store
+    }
+
+    fn clock(&self) -> Option<Arc<ManualClock>> {
+        Some(self.clock.clone())
+    }
+
+    /// As another process: nothing of the first one is left.
+    async fn reopen(self) -> Option<Self> {
+        Some(Self::with(self.clock).await)
+    }
+}
+
+impl CredentialStoreHarness for Shared {
+    type Store = PostgresStore;
+
+    async fn open() -> Self {
+        <Self as LogStoreHarness>::open().await
+    }
+
+    fn store(&self) -> &PostgresStore {
+        &self.store
+    }
+}
+
+mod log_store {
+    audit_conformance::log_store!(super::Shared);
+}
+
+mod tenant_store {
+    audit_conformance::tenant_store!(super::Shared);
+}
+
+mod credential_store {
+    audit_conformance::credential_store!(super::Shared);
+}

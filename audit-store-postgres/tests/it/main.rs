@@ -1,0 +1,18 @@
+//! On a real server, whose address is in `AUDIT_TEST_POSTGRES_URL`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // tests
+
+mod append;
+mod conformance;
+mod connect;
+mod cut;
+mod decorated;
+mod fixture;
+mod index;
+mod migrate;
+mod outbox;
+mod plans;
+mod prune;
+mod queue;
+mod roles;
+mod workers;

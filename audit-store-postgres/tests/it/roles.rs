@@ -1,0 +1,214 @@
+//! Isolation in the database: what each role can do with SQL of its own.
+
+use audit_core::{LogStore, PageRequest};
+use audit_store_postgres::{PostgresStore, login_statements};
+use sqlx_core::error::Error;
+use sqlx_core::executor::Executor as _;
+use sqlx_core::query_scalar::query_scalar;
+use sqlx_postgres::PgConnection;
+
+use crate::fixture::{Database, PASSWORD, basis, ids, scope, tenant, url_of};
+
+const DENIED: &str = "42501";
+const CHECK: &str = "23514";
+
+async fn as_role(database: &Database, role: &str) -> PgConnection {
+    let mut conn = database.connect().await;
+    conn.execute(&*format!("SET ROLE {role}")).await.unwrap();
+    conn
+}
+
+async fn refused(conn: &mut PgConnection, sql: &str, code: &str) {
+    let error = conn.execute(sql).await.expect_err(sql);
+    let Error::Database(error) = error else {
+        panic!("{sql}: {error}")
+    };
+    assert_eq!(error.code().unwrap(), code, "{sql}: {error}");
+}
+
+async fn count(conn: &mut PgConnection, sql: &str) -> i64 {
+    query_scalar(sql).fetch_one(conn).await.unwrap()
+}
+
+async fn partition(conn: &mut PgConnection) -> String {
+    query_scalar("SELECT min(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = 'audit.events'::regclass")
+        .fetch_one(conn)
+        .await
+        .unwrap()
+}
+
+const VIEWS: [&str; 6] = [
+    "tenant_events",
+    "tenant_ids",
+    "tenant_head",
+    "tenant_counters",
+    "tenant_subtrees",
+    "tenant_cursors",
+];
+
+#[tokio::test]
+async fn a_reader_sees_the_tenant_that_it_named_and_nothing_without_one() {
+    let database = Database::open().await;
+    for n in [1, 2] {
+        database.append(&scope(n), 300).await;
+        database
+            .store
+            .advance(tenant(n), "c", true, 3)
+            .await
+            .unwrap();
+    }
+    let mut reader = as_role(&database, "audit_reader").await;
+    for view in VIEWS {
+        let all = format!("SELECT count(*) FROM audit.{view}");
+        assert_eq!(count(&mut reader, &all).await, 0, "{view}, unset");
+        reader.execute("BEGIN").await.unwrap();
+        reader
+            .execute(&*format!("SET LOCAL audit.tenant_id = '{}'", tenant(1)))
+            .await
+            .unwrap();
+        assert!(count(&mut reader, &all).await > 0, "{view}");
+        let foreign = format!("{all} WHERE tenant_id <> '{}'", tenant(1));
+        assert_eq!(count(&mut reader, &foreign).await, 0, "{view}");
+        reader.execute("ROLLBACK").await.unwrap();
+        assert_eq!(
+            count(&mut reader, &all).await,
+            0,
+            "{view}, after the transaction"
+        );
+    }
+}
+
+#[tokio::test]
+async fn nobody_but_the_owner_reads_events_or_their_partitions() {
+    let database = Database::open().await;
+    database.append(&scope(1), 3).await;
+    for role in ["audit_reader", "audit_writer", "audit_maintainer"] {
+        let mut conn = as_role(&database, role).await;
+        let partition = partition(&mut conn).await;
+        for table in ["audit.events", partition.as_str()] {
+            refused(&mut conn, &format!("SELECT count(*) FROM {table}"), DENIED).await;
+            refused(&mut conn, &format!("COPY {table} TO STDOUT"), DENIED).await;
+            refused(&mut conn, &format!("DELETE FROM {table}"), DENIED).await;
+            refused(
+                &mut conn,
+                &format!("UPDATE {table} SET action = 'x'"),
+                DENIED,
+            )
+            .await;
+            refused(&mut conn, &format!("TRUNCATE {table}"), DENIED).await;
+            refused(&mut conn, &format!("DROP TABLE {table}"), DENIED).await;
+        }
+    }
+    let mut reader = as_role(&database, "audit_reader").await;
+    for table in [
+        "ids",
+        "heads",
+        "counters",
+        "subtrees",
+        "kept_leaves",
+        "tenants",
+        "api_keys",
+    ] {
+        refused(&mut reader, &format!("SELECT FROM audit.{table}"), DENIED).await;
+    }
+    refused(&mut reader, "SELECT audit.make_partition(now())", DENIED).await;
+}
+
+#[tokio::test]
+async fn a_writer_changes_nothing_that_is_recorded() {
+    let database = Database::open().await;
+    database.append(&scope(1), 3).await;
+    let mut writer = as_role(&database, "audit_writer").await;
+    for view in VIEWS {
+        refused(&mut writer, &format!("SELECT FROM audit.{view}"), DENIED).await;
+    }
+    for denied in [
+        "UPDATE audit.ids SET seq = seq + 1",
+        "DELETE FROM audit.ids",
+        "DELETE FROM audit.heads",
+        "DELETE FROM audit.tenants",
+        "UPDATE audit.heads SET pruned_below = 3",
+        "UPDATE audit.heads SET swept_below = 3",
+        "UPDATE audit.subtrees SET root = ''",
+        "UPDATE audit.tenants SET secret = ''",
+        "SELECT audit.erase_entries(NULL, NULL, NULL, NULL, NULL)",
+        "SELECT audit.sweep_step(1)",
+        "SELECT audit.drop_pruned_partition()",
+        "CREATE TABLE audit.mine ()",
+        "ALTER TABLE audit.heads DISABLE TRIGGER ALL",
+    ] {
+        refused(&mut writer, denied, DENIED).await;
+    }
+}
+
+#[tokio::test]
+async fn no_role_can_shrink_a_head() {
+    let database = Database::open().await;
+    database.append(&scope(1), 3).await;
+    let mut owner = database.connect().await;
+    for (role, column) in [
+        ("audit_writer", "size = size - 1"),
+        (
+            "audit_writer",
+            "created_at = created_at - interval '1 second'",
+        ),
+        ("audit_maintainer", "size = 0"),
+        ("audit_owner", "pruned_below = -1"),
+    ] {
+        owner.execute(&*format!("SET ROLE {role}")).await.unwrap();
+        let sql = format!("UPDATE audit.heads SET {column}");
+        refused(&mut owner, &sql, CHECK).await;
+        owner.execute("RESET ROLE").await.unwrap();
+    }
+    assert_eq!(database.store.head(&scope(1)).await.unwrap().size(), 3);
+}
+
+#[tokio::test]
+async fn a_login_for_each_purpose_is_enough_for_it() {
+    let database = Database::open().await;
+    let mut admin = database.connect().await;
+    // Logins belong to the cluster, and other tests run in it.
+    let own = format!("{}_login", database.name());
+    let sql = login_statements()
+        .replace("_login", &format!("_{own}"))
+        .replace("change me", PASSWORD);
+    admin.execute(&*sql).await.unwrap();
+    let url = |purpose: &str| url_of(&format!("audit_{purpose}_{own}"), database.name());
+    let options = audit_store_postgres::PostgresOptions::new("postgres://nobody@127.0.0.1:1/none")
+        .reader_url(url("reader"))
+        .writer_url(url("writer"))
+        .maintainer_url(url("maintainer"))
+        .connections(2, 2, 1)
+        .clock(database.clock.clone());
+    let store = PostgresStore::connect(options).await.unwrap();
+
+    let batch = database.batch(&scope(1), 5);
+    let receipts = store.append(&[batch]).await.unwrap().remove(0).unwrap();
+    let page = store
+        .list(&scope(1), &audit_core::Filter::new(), &PageRequest::first())
+        .await
+        .unwrap();
+    assert_eq!(page.items.len(), 5);
+    store.snapshot(&scope(1)).await.unwrap();
+    let erasure = audit_core::Erasure::new(
+        ids(&receipts[..1]),
+        basis("gdpr-17"),
+        database.act(&scope(1)),
+    );
+    assert_eq!(store.erase(&scope(1), &erasure).await.unwrap().entries, 1);
+    database.clock.advance_micros(1_000_000);
+    let before = audit_core::Clock::now(&*database.clock);
+    let prune = audit_core::Prune::new(before, basis("retention"), database.act(&scope(1)));
+    assert_eq!(store.prune(&scope(1), &prune).await.unwrap().below, 6);
+    while store.sweep().await.unwrap() {}
+    store.ping().await.unwrap();
+
+    store.close().await;
+    for purpose in ["reader", "writer", "maintainer"] {
+        let login = format!("audit_{purpose}_{own}");
+        let roles =
+            format!("SELECT count(*) FROM pg_auth_members WHERE member = '{login}'::regrole");
+        assert_eq!(count(&mut admin, &roles).await, 1, "{login}");
+        admin.execute(&*format!("DROP ROLE {login}")).await.unwrap();
+    }
+}
