@@ -300,8 +300,8 @@ impl AuditLog {
     ///
     /// # Errors
     /// [`UnknownTenant`](ErrorKind::UnknownTenant), [`TenantDeleted`](ErrorKind::TenantDeleted),
-    /// [`Invalid`](ErrorKind::Invalid) for a bad name or for the status `deleted`, which is not set
-    /// this way.
+    /// [`Invalid`](ErrorKind::Invalid) for a bad name, a reason that is too long, or the status
+    /// `deleted`, which is not set this way.
     pub async fn update_tenant(
         &self,
         id: TenantId,
@@ -318,15 +318,15 @@ impl AuditLog {
                 "a tenant is not deleted by its status",
             ));
         }
-        if update == TenantUpdate::default() {
-            return Ok(Tenant::clone(&*self.cached(id).await?));
-        }
         let change = serde_json::json!({
             "name_changed": update.name.is_some(),
             "status": update.status.map(TenantStatus::as_str),
         });
         let event = tenant_event(id, subject, reason, &change)?;
         let event = PreparedEvent::new(id, event, &*self.inner.clock, &[])?;
+        if update == TenantUpdate::default() {
+            return Ok(Tenant::clone(&*self.cached(id).await?));
+        }
         let tenant = self
             .inner
             .tenants

@@ -384,6 +384,7 @@ async fn feed_index(mut worker: Worker, index: Arc<dyn SearchIndex>) {
     let mut followed = Followed::default();
     let mut cursors: HashMap<TenantId, u64> = HashMap::new();
     let mut failures: u32 = 0;
+    let mut check = Check::new();
     loop {
         worker.bell.borrow_and_update();
         let outcome = index_once(&worker, &*index, &mut followed, &mut cursors).await;
@@ -411,6 +412,14 @@ async fn feed_index(mut worker: Worker, index: Arc<dyn SearchIndex>) {
         if worker.stop.is_cancelled() {
             return;
         }
+        if let Err(error) = check.next(&*index, &mut followed, &mut cursors).await {
+            worker.desk.failed(&worker.name, &error);
+            failures += 1;
+            if !worker.pause(pause_after(failures)).await {
+                return;
+            }
+            continue;
+        }
         let more = !followed.due().is_empty();
         let goes_on = match (more, busy) {
             (true, _) => true,
@@ -420,6 +429,56 @@ async fn feed_index(mut worker: Worker, index: Arc<dyn SearchIndex>) {
         if !goes_on {
             return;
         }
+    }
+}
+
+/// Asks the index, one tenant a second, whether it still has what it was given: it may have been
+/// emptied while nothing was appended.
+struct Check {
+    last: Option<TenantId>,
+    at: Instant,
+}
+
+impl Check {
+    fn new() -> Self {
+        Self {
+            last: None,
+            at: Instant::now(),
+        }
+    }
+
+    async fn next(
+        &mut self,
+        index: &dyn SearchIndex,
+        followed: &mut Followed,
+        cursors: &mut HashMap<TenantId, u64>,
+    ) -> Result<()> {
+        if self.at.elapsed() < Duration::from_secs(1) {
+            return Ok(());
+        }
+        self.at = Instant::now();
+        let after = self.last;
+        let next = cursors.keys().filter(|t| Some(**t) > after).min().copied();
+        let Some(tenant) = next.or_else(|| cursors.keys().min().copied()) else {
+            return Ok(());
+        };
+        self.last = Some(tenant);
+        let through = match index
+            .indexed_through(&TenantScope::trusted(tenant, "indexer"))
+            .await
+        {
+            Ok(through) => through,
+            Err(error) if is_closed(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if let Some(cursor) = cursors.get_mut(&tenant)
+            && through < *cursor
+        {
+            tracing::warn!(%tenant, through, given = *cursor, "the index lost entries: it is given them again");
+            followed.sizes.entry(tenant).or_insert(*cursor);
+            *cursor = through;
+        }
+        Ok(())
     }
 }
 
@@ -612,7 +671,26 @@ async fn ingest(worker: Worker, queue: Arc<dyn EventQueue>) {
 enum Fate {
     Done,
     Dead(String),
-    Later,
+    Later(Error),
+}
+
+/// How often a message is tried whose failure may be the store's and not its own.
+const MAX_ATTEMPTS: u32 = 100;
+
+/// Whether the failure is the event's own: no store, however well, will ever take it. Other failures
+/// that are final, a missing right or a fault within, may be the store's, and would make dead letters
+/// of everything.
+fn is_own_fault(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Malformed
+            | ErrorKind::Invalid
+            | ErrorKind::Conflict
+            | ErrorKind::Forbidden
+            | ErrorKind::UnknownTenant
+            | ErrorKind::TenantClosed
+            | ErrorKind::TenantDeleted
+    )
 }
 
 async fn ingest_all(
@@ -624,36 +702,48 @@ async fn ingest_all(
     let work = append_all(worker, &deliveries);
     let fates = holding(queue, &handles, work).await;
     let (mut done, mut later, mut dead) = (Vec::new(), Vec::new(), Vec::new());
-    let mut attempts = 1;
+    let (mut attempts, mut postponed) = (1, None);
     for (delivery, decided) in deliveries.into_iter().zip(fates) {
         match decided {
             Fate::Done => done.push(delivery.handle),
             Fate::Dead(reason) => dead.push((delivery.handle, reason)),
-            Fate::Later => {
+            Fate::Later(error) => {
                 attempts = attempts.max(delivery.attempts);
                 later.push(delivery.handle);
+                postponed.get_or_insert(error);
             }
         }
     }
     // What could not be settled is delivered again when its lease ends.
     let mut settled = Vec::new();
-    if !dead.is_empty() {
-        settled.extend(queue.bury(&dead).await?);
-    }
+    let went_on = !done.is_empty() || !dead.is_empty();
     if !done.is_empty() {
         settled.extend(queue.ack(&done).await?);
+    }
+    if !dead.is_empty() {
+        settled.extend(queue.bury(&dead).await?);
     }
     if !later.is_empty() {
         settled.extend(queue.retry(&later, pause_after(attempts)).await?);
     }
-    settled.into_iter().collect()
+    match postponed {
+        // Nothing goes on: the worker pauses, rather than use up the deliveries of all that waits.
+        Some(error) if !went_on => Err(error),
+        _ => settled.into_iter().collect(),
+    }
 }
 
 /// Opens what was delivered, appends it, and says what becomes of each.
 async fn append_all(worker: &Worker, deliveries: &[Delivery]) -> Vec<Fate> {
     let mut fates = Vec::with_capacity(deliveries.len());
     let mut batches = Vec::new();
+    // What follows a message that comes again comes again too, so that a tenant's order is kept.
+    let mut waiting: HashMap<TenantId, Error> = HashMap::new();
     for delivery in deliveries {
+        if let Some(error) = waiting.get(&delivery.message.tenant) {
+            fates.push(Some(Fate::Later(error.clone())));
+            continue;
+        }
         match open(worker, delivery).await {
             Ok(Opened::Batch(batch)) => {
                 batches.push(batch);
@@ -665,7 +755,13 @@ async fn append_all(worker: &Worker, deliveries: &[Delivery]) -> Vec<Fate> {
                 worker.desk.edit(&worker.name, |s| s.dropped += 1);
                 fates.push(Some(Fate::Done));
             }
-            Err(error) => fates.push(Some(fate(Err(error)))),
+            Err(error) => {
+                let fate = fate(Err(error), delivery.attempts);
+                if let Fate::Later(error) = &fate {
+                    waiting.insert(delivery.message.tenant, error.clone());
+                }
+                fates.push(Some(fate));
+            }
         }
     }
     // An unknown outcome is every message's own: all of them come again, which their ids make
@@ -680,7 +776,18 @@ async fn append_all(worker: &Worker, deliveries: &[Delivery]) -> Vec<Fate> {
     .into_iter();
     fates
         .into_iter()
-        .map(|decided| decided.unwrap_or_else(|| outcomes.next().map_or(Fate::Later, fate)))
+        .zip(deliveries)
+        .map(|(decided, delivery)| {
+            decided.unwrap_or_else(|| {
+                let missing = || {
+                    Err(Error::new(
+                        ErrorKind::Internal,
+                        "the store answered fewer batches than it was given",
+                    ))
+                };
+                fate(outcomes.next().unwrap_or_else(missing), delivery.attempts)
+            })
+        })
         .collect()
 }
 
@@ -709,10 +816,11 @@ async fn holding<T>(
     }
 }
 
-fn fate(outcome: Result<()>) -> Fate {
+fn fate(outcome: Result<()>, attempts: u32) -> Fate {
     match outcome {
         Ok(()) => Fate::Done,
-        Err(error) if error.is_retryable() => Fate::Later,
+        Err(error) if is_own_fault(&error) => Fate::Dead(error.to_string()),
+        Err(error) if error.is_retryable() || attempts < MAX_ATTEMPTS => Fate::Later(error),
         Err(error) => Fate::Dead(error.to_string()),
     }
 }
@@ -726,7 +834,7 @@ async fn open(worker: &Worker, delivery: &Delivery) -> Result<Opened> {
     let message = &delivery.message;
     if message.kind != MessageKind::Ingest {
         return Err(Error::new(
-            ErrorKind::Refused,
+            ErrorKind::Malformed,
             "no worker here does this kind of work",
         ));
     }
@@ -792,10 +900,13 @@ async fn relay_once(worker: &Worker, outbox: &dyn Outbox) -> Result<usize> {
     let outcomes = worker.log.commit(&batches).await?;
     let mut done = Vec::with_capacity(relayed.len());
     let mut unavailable = None;
+    // Where nothing at all is taken, the fault is more likely the store's than each row's.
+    let takes_some = outcomes.iter().any(Result::is_ok);
     for (row, outcome) in relayed.into_iter().zip(outcomes) {
         match outcome {
             Ok(_) => done.push(row),
             Err(error) if error.is_retryable() => unavailable = Some(error),
+            Err(error) if !takes_some && !is_own_fault(&error) => unavailable = Some(error),
             Err(error) => outbox.park(row, &error.to_string()).await?,
         }
     }

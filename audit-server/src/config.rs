@@ -100,7 +100,7 @@ const VARIABLES: &[(&str, &str, &str)] = &[
     (
         "store_url",
         "sqlite://audit-data/audit.db",
-        "where the log is kept; postgres://…, or memory: for trying out",
+        "where the log is kept; postgres://…, or memory:, for tests, with a secret of your own",
     ),
     (
         "store_reader_url",
@@ -206,6 +206,21 @@ const VARIABLES: &[(&str, &str, &str)] = &[
     ("log", "info", "what is logged, to stderr"),
     ("log_format", "", "json or compact; compact on a terminal"),
 ];
+
+/// Variables of the environment that begin as settings do and are none, so that a misspelt one is told
+/// of. Those of other programs (the command line's, an orchestrator's) may be among them.
+pub fn unknown_variables() -> Vec<String> {
+    let known = |name: &str| {
+        let own = name.strip_prefix("AUDIT_").unwrap_or(name);
+        VARIABLES.iter().any(|(n, ..)| own.eq_ignore_ascii_case(n))
+            || ["CONFIG", "URL", "TOKEN"].contains(&own)
+            || own.starts_with("TEST_")
+    };
+    std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| name.starts_with("AUDIT_") && !known(name))
+        .collect()
+}
 
 /// The settings, their defaults and what they are, one a line, for `--help`.
 pub fn help() -> String {
@@ -551,22 +566,32 @@ fn store(raw: &Raw) -> Result<StoreUrl, ConfigError> {
         postgres.allow_superuser = raw.allow_superuser.unwrap_or(false);
         return Ok(store);
     }
-    for (name, is_set) in [
+    let idle = [
         ("AUDIT_STORE_READER_URL", raw.store_reader_url.is_some()),
         ("AUDIT_STORE_WRITER_URL", raw.store_writer_url.is_some()),
         (
             "AUDIT_STORE_MAINTAINER_URL",
             raw.store_maintainer_url.is_some(),
         ),
-    ] {
-        if is_set {
-            return Err(refuse(name, "only a postgres:// store has logins"));
-        }
-    }
+        ("AUDIT_ALLOW_SUPERUSER", raw.allow_superuser == Some(true)),
+    ];
+    refuse_idle(&idle, "postgres:// in AUDIT_STORE_URL")?;
     Ok(store)
 }
 
+/// What is set for nothing is refused: it looks like a set-up that isn't.
+fn refuse_idle(settings: &[(&'static str, bool)], of: &str) -> Result<(), ConfigError> {
+    match settings.iter().find(|(_, is_set)| *is_set) {
+        Some((name, _)) => Err(refuse(name, format!("has no effect without {of}"))),
+        None => Ok(()),
+    }
+}
+
 fn queue(raw: &Raw) -> Result<QueueUrl, ConfigError> {
+    if !raw.queue_url.as_deref().is_some_and(is_web) {
+        let idle = [("AUDIT_SQS_ENDPOINT", raw.sqs_endpoint.is_some())];
+        refuse_idle(&idle, "an SQS queue in AUDIT_QUEUE_URL")?;
+    }
     match raw.queue_url.as_deref() {
         None | Some("store:") => Ok(QueueUrl::Store),
         Some("memory:") => Ok(QueueUrl::Memory),
@@ -586,6 +611,17 @@ fn queue(raw: &Raw) -> Result<QueueUrl, ConfigError> {
 }
 
 fn search(raw: &Raw) -> Result<SearchUrl, ConfigError> {
+    if !raw
+        .search_url
+        .as_ref()
+        .is_some_and(|url| is_web(url.reveal()))
+    {
+        let idle = [
+            ("AUDIT_SEARCH_PREFIX", raw.search_prefix.is_some()),
+            ("AUDIT_SEARCH_LAYOUT", raw.search_layout.is_some()),
+        ];
+        refuse_idle(&idle, "OpenSearch in AUDIT_SEARCH_URL")?;
+    }
     let per_tenant = match raw.search_layout.as_deref() {
         None | Some("shared") => false,
         Some("per-tenant") => true,
@@ -683,6 +719,8 @@ mod tests {
             ("AUDIT_QUEUE_URL", "redis://host"),
             ("AUDIT_SEARCH_URL", "search:9200"),
             ("AUDIT_SEARCH_LAYOUT", "own"),
+            ("AUDIT_SEARCH_PREFIX", "audit"),
+            ("AUDIT_SQS_ENDPOINT", "http://127.0.0.1:9324"),
             ("AUDIT_ROLES", "cook"),
             ("AUDIT_RATE_LIMIT", "0"),
             ("AUDIT_TRUSTED_PROXIES", "10.0.0.0/33"),

@@ -189,9 +189,21 @@ fn token(settings: &Settings, args: &TokenArgs) -> Result<(), Exit> {
                 "tokens are signed elsewhere: AUDIT_JWT_SECRET is not set",
             ));
         }
-        if let Some(folder) = settings.store.folder() {
-            first_start::make_folder(folder).map_err(Exit::failure)?;
+        if let Some(folder) = settings.store.folder()
+            && !folder.join(first_start::SECRET_FILE).exists()
+        {
+            return Err(Exit::usage(format!(
+                "{} has no secret of a server: start one there first, or set AUDIT_JWT_SECRET",
+                std::path::absolute(folder)
+                    .unwrap_or_else(|_| folder.to_owned())
+                    .display()
+            )));
         }
+    }
+    if args.tenant.is_none() && args.role != Role::Admin {
+        return Err(Exit::usage(
+            "only an admin's token works without a tenant: name one with --tenant",
+        ));
     }
     let secret = shared_secret(settings)?;
     // Checks its length.
@@ -266,6 +278,9 @@ fn verifiers(settings: &Settings) -> Result<Verifiers, Exit> {
 
 async fn serve(settings: Settings) -> Result<(), Exit> {
     start_log(&settings)?;
+    for name in config::unknown_variables() {
+        tracing::warn!(name, "no setting has this name");
+    }
     let mut tokens = verifiers(&settings)?;
     let local = tokens.is_empty();
     if local && !settings.bind.ip().is_loopback() {

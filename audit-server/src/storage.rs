@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use audit_core::{
     AuditLog, CredentialStore, Error, ErrorKind, EventQueue, MemoryIndex, MemoryQueue, MemoryStore,
@@ -72,7 +73,7 @@ impl Storage {
         queue: Option<Arc<dyn EventQueue>>,
         search: Option<Arc<dyn SearchIndex>>,
     ) -> Result<Self> {
-        let store = Arc::new(SqliteStore::open(path, SqliteOptions::new())?);
+        let store = Arc::new(open_when_free(path)?);
         let queue = match queue {
             Some(queue) => queue,
             None => Arc::new(store.queue()?),
@@ -85,6 +86,22 @@ impl Storage {
             log,
             credentials: store,
         })
+    }
+}
+
+/// How long a start waits for the process before it to let go of the file: one that was killed may
+/// still be ending.
+const HANDOVER: Duration = Duration::from_secs(3);
+
+fn open_when_free(path: &Path) -> Result<SqliteStore> {
+    let began = Instant::now();
+    loop {
+        match SqliteStore::open(path, SqliteOptions::new()) {
+            Err(error) if error.kind() == ErrorKind::Unavailable && began.elapsed() < HANDOVER => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            outcome => return outcome,
+        }
     }
 }
 

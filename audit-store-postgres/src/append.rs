@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::copy::{COPY_EVENTS, Rows};
 use crate::fault::{CHECK_VIOLATION, LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION, from_sqlx, sqlstate};
 use crate::head::{self, completed, unknown_tenant};
-use crate::pool::{Role, Tx, begin_statement};
+use crate::pool::{Role, Tx, begin, begin_statement};
 use crate::store::PostgresStore;
 use crate::{TimeSource, row, tenants};
 
@@ -223,18 +223,14 @@ impl PostgresStore {
         tenant: Option<TenantId>,
         lock_timeout: Duration,
     ) -> Result<Tx> {
-        let begin = begin_statement(role, tenant);
+        let start = begin_statement(role, tenant);
         let sql = format!(
-            "{begin}SET LOCAL lock_timeout = {}; SET LOCAL enable_seqscan = off; \
+            "{start}SET LOCAL lock_timeout = {}; SET LOCAL enable_seqscan = off; \
              SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; \
              SET LOCAL plan_cache_mode = force_generic_plan",
             lock_timeout.as_millis().max(1)
         );
-        self.pools()
-            .pool(role)
-            .begin_with(sql)
-            .await
-            .map_err(from_sqlx)
+        begin(self.pools().pool(role), sql).await
     }
 
     /// Seals batches, by tenant, under the locks of their heads and writes the rows, whatever the

@@ -50,6 +50,12 @@ fn told(error: &dyn DatabaseError) -> (ErrorKind, &'static str) {
         // Deadlocks and serialization failures.
         (_, "40") => (ErrorKind::Unavailable, "the database is busy"),
         ("25006", _) => (ErrorKind::Unavailable, "the database is read-only"),
+        // A transaction that was broken off, and plans from before a migration: another connection,
+        // or the next try, has neither.
+        ("25P02" | "0A000" | "26000", _) => (
+            ErrorKind::Unavailable,
+            "the connection to the database broke",
+        ),
         ("25P03" | "25P04", _) => (
             ErrorKind::Unavailable,
             "the database gave the transaction up",

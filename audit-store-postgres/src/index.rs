@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::PostgresStore;
 use crate::fault::from_sqlx;
-use crate::pool::{Pools, Role, Tx, begin_statement};
+use crate::pool::{Pools, Role, Tx, begin, begin_statement};
 use crate::row;
 use document::Lexemes;
 
@@ -58,12 +58,8 @@ impl PostgresIndex {
     }
 
     async fn read(&self, tenant: TenantId) -> Result<Tx> {
-        let begin = begin_statement(Role::Reader, Some(tenant));
-        self.pools
-            .pool(Role::Reader)
-            .begin_with(format!("{begin}{PLANNED}"))
-            .await
-            .map_err(from_sqlx)
+        let start = begin_statement(Role::Reader, Some(tenant));
+        begin(self.pools.pool(Role::Reader), format!("{start}{PLANNED}")).await
     }
 
     async fn write(&self) -> Result<Tx> {

@@ -118,10 +118,7 @@ impl Pools {
     /// Begins a transaction in a role, in one round trip, within a tenant for what a tenant's request
     /// reads.
     pub(crate) async fn begin(&self, role: Role, tenant: Option<TenantId>) -> Result<Tx> {
-        self.pool(role)
-            .begin_with(begin_statement(role, tenant))
-            .await
-            .map_err(from_sqlx)
+        begin(self.pool(role), begin_statement(role, tenant)).await
     }
 
     pub(crate) async fn close(&self) {
@@ -129,6 +126,28 @@ impl Pools {
             self.pool(role).close().await;
         }
     }
+}
+
+/// Begins a transaction with this statement. In a task of its own: a caller that goes away before the
+/// answer comes would give a connection back to the pool in the middle of a transaction of which the
+/// driver doesn't know yet.
+pub(crate) async fn begin(pool: &PgPool, sql: String) -> Result<Tx> {
+    let pool = pool.clone();
+    to_its_end(async move { pool.begin_with(sql).await.map_err(from_sqlx) }).await
+}
+
+/// Runs what must not be cut off in the middle of a protocol exchange in a task of its own, so that it
+/// comes to its end although its caller goes away.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work).await.map_err(|error| {
+        Error::new(
+            ErrorKind::Internal,
+            "a call to the database panicked: its outcome is unknown",
+        )
+        .with_source(error)
+    })?
 }
 
 /// What a transaction of a role begins with.

@@ -14,7 +14,7 @@ use sqlx_postgres::{PgConnection, PgRow};
 use crate::append::{is_gone_next_time, lock_head};
 use crate::fault::from_sqlx;
 use crate::head::{TILE, readable_head, tree_at, unknown_tenant};
-use crate::pool::{Role, begin_statement};
+use crate::pool::{Role, begin, begin_statement};
 use crate::row;
 use crate::store::PostgresStore;
 
@@ -72,13 +72,12 @@ impl PostgresStore {
     async fn plan_prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Plan> {
         let tenant = scope.tenant();
         // It reads all of the prefix, which may be the most of a large log.
-        let begin = begin_statement(Role::Reader, Some(tenant));
-        let mut tx = self
-            .pools()
-            .pool(Role::Reader)
-            .begin_with(format!("{begin}SET LOCAL statement_timeout = '10min'"))
-            .await
-            .map_err(from_sqlx)?;
+        let start = begin_statement(Role::Reader, Some(tenant));
+        let mut tx = begin(
+            self.pools().pool(Role::Reader),
+            format!("{start}SET LOCAL statement_timeout = '10min'"),
+        )
+        .await?;
         let head = readable_head(&mut tx, tenant).await?;
         let was = head.pruned_below;
         let bound = required_from(&mut tx, &head).await?.max(was);

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::PostgresStore;
 use crate::fault::from_sqlx;
+use crate::pool::begin;
 
 /// Other processes send no notification: their messages are looked for this often.
 const POLL: Duration = Duration::from_millis(100);
@@ -163,7 +164,7 @@ impl EventQueue for PostgresQueue {
         if good.is_empty() {
             return Ok(answers);
         }
-        let mut transaction = self.pool.begin().await.map_err(from_sqlx)?;
+        let mut transaction = begin(&self.pool, "BEGIN".into()).await?;
         let mut rest = &good[..];
         while !rest.is_empty() {
             let (piece, later) = rest.split_at(fitting(rest));

@@ -74,6 +74,11 @@ impl PostgresSnapshot {
             .map_err(from_sqlx)?;
         let begin = begin_statement(Role::Reader, Some(tenant));
         conn.execute(begin.as_str()).await.map_err(from_sqlx)?;
+        // Locks the events' table to the end: a partition that is dropped would be gone from a
+        // snapshot that hasn't read it yet.
+        conn.execute("SELECT FROM audit.tenant_events LIMIT 0")
+            .await
+            .map_err(from_sqlx)?;
         let head = readable_head(&mut conn, tenant).await?;
         let (requests, receiver) = mpsc::channel(WAITING);
         tokio::spawn(serve(conn, head.clone(), deadline, receiver, permit));

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::fault::from_sqlx;
 use crate::head::{self, readable_head, unknown_tenant};
 use crate::list::{self, Window};
-use crate::pool::{Pools, Role, Tx};
+use crate::pool::{Pools, Role, Tx, to_its_end};
 use crate::snapshot::PostgresSnapshot;
 use crate::{PostgresIndex, PostgresOptions, PostgresOutbox, PostgresQueue, migrate, prune, row};
 
@@ -196,7 +196,8 @@ fn in_order(rows: &[PgRow]) -> Result<Vec<&PgRow>> {
 #[deny(clippy::missing_trait_methods)]
 impl LogStore for PostgresStore {
     async fn append(&self, batches: &[Batch]) -> Result<Vec<Result<Vec<Receipt>>>> {
-        self.append_all(batches).await
+        let (store, batches) = (self.clone(), batches.to_vec());
+        to_its_end(async move { store.append_all(&batches).await }).await
     }
 
     async fn get(&self, scope: &TenantScope, ids: &[EventId]) -> Result<Vec<Lookup>> {
@@ -338,16 +339,19 @@ impl LogStore for PostgresStore {
 
     async fn erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased> {
         scope.require(Permission::Erase)?;
-        self.erase_entries(scope, erasure).await
+        let (store, scope, erasure) = (self.clone(), scope.clone(), erasure.clone());
+        to_its_end(async move { store.erase_entries(&scope, &erasure).await }).await
     }
 
     async fn prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned> {
         scope.require(Permission::Cleanup)?;
-        self.prune_prefix(scope, prune).await
+        let (store, scope, prune) = (self.clone(), scope.clone(), prune.clone());
+        to_its_end(async move { store.prune_prefix(&scope, &prune).await }).await
     }
 
     async fn sweep(&self) -> Result<bool> {
-        self.sweep_step().await
+        let store = self.clone();
+        to_its_end(async move { store.sweep_step().await }).await
     }
 
     /// The mark is the oldest transaction that still runs: whatever it or a later one appends has
@@ -359,7 +363,10 @@ impl LogStore for PostgresStore {
             "SELECT NULL, NULL, pg_snapshot_xmin(pg_current_snapshot())::text::bigint
              UNION ALL
              SELECT tenant_id, size, NULL FROM audit.heads
-             WHERE changed >= greatest($1, 1)::text::xid8",
+             -- A database that was put back to an earlier state counts from there again.
+             WHERE changed >= CASE
+                 WHEN pg_snapshot_xmin(pg_current_snapshot()) < greatest($1, 1)::text::xid8
+                 THEN '1'::xid8 ELSE greatest($1, 1)::text::xid8 END",
         )
         .bind(row::signed(since.0))
         .fetch_all(&mut *tx)
@@ -372,7 +379,7 @@ impl LogStore for PostgresStore {
                     let size = row::position(r, 1)?;
                     grown.tenants.push((TenantId::new(tenant), size));
                 }
-                None => grown.mark = since.max(Mark(row::position(r, 2)?)),
+                None => grown.mark = Mark(row::position(r, 2)?),
             }
         }
         Ok(grown)

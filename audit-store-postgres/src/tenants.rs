@@ -14,7 +14,7 @@ use sqlx_postgres::{PgConnection, PgRow};
 use crate::append::{is_gone_next_time, lock_head};
 use crate::fault::from_sqlx;
 use crate::head::unknown_tenant;
-use crate::pool::Role;
+use crate::pool::{Role, to_its_end};
 use crate::store::PostgresStore;
 use crate::{TimeSource, row};
 
@@ -192,12 +192,16 @@ impl TenantStore for PostgresStore {
         if let Some(name) = &update.name {
             Tenant::check_name(name)?;
         }
-        match self.try_update_tenant(id, update, event).await {
-            Err(error) if is_gone_next_time(&error) => {
-                self.months().clear();
-                self.try_update_tenant(id, update, event).await
+        let (store, update, event) = (self.clone(), update.clone(), event.clone());
+        to_its_end(async move {
+            match store.try_update_tenant(id, &update, &event).await {
+                Err(error) if is_gone_next_time(&error) => {
+                    store.months().clear();
+                    store.try_update_tenant(id, &update, &event).await
+                }
+                outcome => outcome,
             }
-            outcome => outcome,
-        }
+        })
+        .await
     }
 }

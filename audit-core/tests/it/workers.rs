@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use audit_core::memory::{MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
 use audit_core::{
-    Act, AuditLog, Basis, Consumer, DeadLetter, Delivery, Entry, Erasure, Error, ErrorKind, Event,
-    EventId, EventQueue, Fields, Filter, Message, Outbox, PageRequest, Query, QueueDepth, Recorder,
-    Redact, Redrive, Result, SearchIndex, SearchRequest, TenantId, TenantScope, TenantStatus,
-    TenantUpdate, Timestamp,
+    Act, AuditLog, Basis, Batch, Consumer, DeadLetter, Delivery, Entry, Erasure, Error, ErrorKind,
+    Event, EventId, EventQueue, Fields, Filter, Hits, LogStore, Message, Outbox, PageRequest,
+    Query, QueueDepth, Recorder, Redact, Redrive, Result, SearchIndex, SearchRequest, TenantId,
+    TenantScope, TenantStatus, TenantUpdate, Timestamp,
 };
 use uuid::Uuid;
 
@@ -389,4 +389,101 @@ async fn a_prune_waits_for_a_required_consumer_that_has_not_come_to_the_tenant_y
         .await
         .unwrap();
     assert_eq!((pruned.entries, pruned.receipt), (0, None));
+}
+
+#[tokio::test]
+async fn what_a_store_refuses_for_its_own_reasons_makes_no_dead_letter() {
+    let store = Arc::new(Faulty::new());
+    let queue = Arc::new(Durable(MemoryQueue::new()));
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .log_store(store.clone())
+        .queue(queue.clone())
+        .build();
+    log.create_tenant(Some(tenant(1)), "one").await.unwrap();
+    store
+        .inner
+        .append(&[Batch::new(TenantScope::trusted(tenant(1), "test"), vec![]).creating_tenant()])
+        .await
+        .unwrap()
+        .remove(0)
+        .unwrap();
+    let handle = log.tenant(TenantScope::trusted(tenant(1), "ann"));
+    let ids = handle
+        .enqueue(vec![Event::view("doc", "d")])
+        .await
+        .unwrap()
+        .unwrap();
+    store.poison.lock().unwrap().insert(ids[0]);
+    let workers = log.start();
+    until("it is tried again", async || {
+        store.appends.load(Ordering::SeqCst) >= 2
+    })
+    .await;
+    assert_eq!(queue.depth().await.unwrap().dead, 0);
+    store.poison.lock().unwrap().clear();
+    until("it is appended", async || handle.get(ids[0]).await.is_ok()).await;
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+/// An index that can be lost.
+#[derive(Debug, Default)]
+struct Losable(Mutex<Arc<MemoryIndex>>);
+
+impl Losable {
+    fn index_now(&self) -> Arc<MemoryIndex> {
+        Arc::clone(&self.0.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl SearchIndex for Losable {
+    async fn index(&self, entries: &[Entry]) -> Result<()> {
+        self.index_now().index(entries).await
+    }
+    async fn search(&self, scope: &TenantScope, request: &SearchRequest) -> Result<Hits> {
+        self.index_now().search(scope, request).await
+    }
+    async fn remove(&self, scope: &TenantScope, current: &[Entry]) -> Result<()> {
+        self.index_now().remove(scope, current).await
+    }
+    async fn indexed_through(&self, scope: &TenantScope) -> Result<u64> {
+        self.index_now().indexed_through(scope).await
+    }
+}
+
+#[tokio::test]
+async fn an_index_that_is_emptied_is_filled_again_although_nothing_is_appended() {
+    let index = Arc::new(Losable::default());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .search(index.clone())
+        .build();
+    for n in 1..=2 {
+        let recorder = log.recorder(tenant(n));
+        recorder.record(Event::view("doc", "d")).await.unwrap();
+    }
+    let workers = log.start();
+    let is_whole = async || {
+        let mut through = 0;
+        for n in 1..=2 {
+            let scope = TenantScope::trusted(tenant(n), "test");
+            through += index.indexed_through(&scope).await.unwrap();
+        }
+        through == 2
+    };
+    until("it is filled", is_whole).await;
+    *index.0.lock().unwrap() = Arc::default();
+    until("it is filled again", is_whole).await;
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_change_of_nothing_still_checks_its_reason() {
+    let log = AuditLog::builder(Arc::new(MemoryStore::new())).build();
+    log.create_tenant(Some(tenant(1)), "one").await.unwrap();
+    let reason = Some("r".repeat(1_025));
+    let refused = log
+        .update_tenant(tenant(1), TenantUpdate::default(), "admin", reason)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
 }
