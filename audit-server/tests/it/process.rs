@@ -130,7 +130,16 @@ fn the_document_and_tokens_are_printed() {
         audit_server::docs::yaml()
     );
     let tenant = "0190a000-0000-7000-8000-000000000001";
-    let token = run(program(folder.path()).args(["token", "--tenant", tenant, "--role", "writer"]));
+    let asked = ["token", "--tenant", tenant, "--role", "writer"];
+    // Where no server has been, a token would be signed with a secret that none knows.
+    let nowhere = run(program(folder.path()).args(asked));
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(!folder.path().join("audit-data").exists());
+    let migrate = run(program(folder.path()).arg("migrate"));
+    assert!(migrate.status.success());
+    let secret = folder.path().join("audit-data/secret");
+    std::fs::write(secret, "a secret of at least 32 bytes, for a test").unwrap();
+    let token = run(program(folder.path()).args(asked));
     assert!(token.status.success());
     assert_eq!(
         String::from_utf8(token.stdout)
@@ -140,8 +149,10 @@ fn the_document_and_tokens_are_printed() {
             .count(),
         3
     );
-    let bad = run(program(folder.path()).args(["token", "--ttl", "soon"]));
-    assert_eq!(bad.status.code(), Some(2));
+    for bad in [["token", "--ttl", "soon"], ["token", "--role", "writer"]] {
+        let bad = run(program(folder.path()).args(bad));
+        assert_eq!(bad.status.code(), Some(2));
+    }
     let migrate = run(program(folder.path()).arg("migrate"));
     assert!(migrate.status.success());
     let mut rest = String::new();
