@@ -276,7 +276,7 @@ pub async fn removed_content_is_not_found<H: SearchIndexHarness>() {
     let tenant = tenant_id();
     let scope = trusted(tenant);
     let mut all = entries(tenant, 0..5);
-    all[2].fields.reason = Some("unmentionable".into());
+    all[2].fields_mut().reason = Some("unmentionable".into());
     harness.index().index(&all).await.expect("indexed");
     let request_raw = |q: &str| request(q, 100);
     let before = harness
@@ -285,7 +285,7 @@ pub async fn removed_content_is_not_found<H: SearchIndexHarness>() {
         .await
         .expect("hits");
     assert_eq!(before.seqs, [2]);
-    all[2].fields.clear(Group::Reason);
+    all[2].fields_mut().clear(Group::Reason);
     all[2].erased = vec![Group::Reason];
     harness
         .index()

@@ -93,7 +93,7 @@ pub async fn an_update_is_an_event_of_the_tenant<H: LogStoreHarness>() {
     let entries = everything(store, id).await;
     assert_eq!(entries.iter().map(|e| e.seq).collect::<Vec<_>>(), [0, 1]);
     assert_eq!(
-        (entries[1].id, &entries[1].fields),
+        (entries[1].id, &*entries[1].fields),
         (event.id(), event.fields())
     );
     assert_eq!(append(store, id, events(1)).await[0].seq, 2);

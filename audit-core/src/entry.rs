@@ -1,5 +1,7 @@
 //! What the log holds: entries as they are read, and the receipts for them.
 
+use std::sync::Arc;
+
 use audit_tlog::leaf::{disclosure_digest_with, leaf_hash, salts};
 use audit_tlog::{Group, Hash, Kind, Leaf, Salt, Seed, Timestamp, json as text};
 
@@ -29,8 +31,8 @@ pub struct Entry {
     pub kind: Kind,
     /// What a control entry says, as exact JSON text.
     pub ctl: Option<String>,
-    /// The content. The fields of erased groups are absent.
-    pub fields: Fields,
+    /// The content, shared between copies of the entry. The fields of erased groups are absent.
+    pub fields: Arc<Fields>,
     /// The hash that it was sealed with.
     pub leaf_hash: Hash,
     /// The groups that were destroyed.
@@ -54,7 +56,7 @@ impl Entry {
             occurred_at: created_at,
             kind: Kind::Event,
             ctl: None,
-            fields,
+            fields: Arc::new(fields),
             leaf_hash: Hash([0; 32]),
             erased: Vec::new(),
         }
@@ -70,10 +72,15 @@ impl Entry {
             occurred_at: event.occurred_at(receipt.created_at),
             kind: event.kind(),
             ctl: event.ctl().map(str::to_owned),
-            fields: event.fields().clone(),
+            fields: event.shared_fields(),
             leaf_hash: receipt.leaf_hash,
             erased: Vec::new(),
         }
+    }
+
+    /// The content, to be changed: in this copy only.
+    pub fn fields_mut(&mut self) -> &mut Fields {
+        Arc::make_mut(&mut self.fields)
     }
 
     /// Its place in a list.
@@ -226,7 +233,7 @@ impl Entry {
             leaf_hash: string("leaf_hash")?
                 .and_then(|h| Hash::from_base64(&h))
                 .ok_or_else(|| bad("leaf_hash"))?,
-            fields,
+            fields: Arc::new(fields),
             erased,
         })
     }
@@ -483,7 +490,7 @@ impl StoredEntry {
             if digests[i].is_none() {
                 salts[i] = None;
             } else if groups.contains(&group) && salts[i].take().is_some() {
-                self.entry.fields.clear(group);
+                self.entry.fields_mut().clear(group);
                 gone.push(group);
             }
         }

@@ -32,7 +32,7 @@ pub struct PreparedEvent {
     id: EventId,
     kind: Kind,
     ctl: Option<String>,
-    fields: Fields,
+    fields: Arc<Fields>,
     occurred_at: Option<Timestamp>,
     accepted_at: Option<Timestamp>,
     seed: Seed,
@@ -159,7 +159,7 @@ impl PreparedEvent {
             id,
             kind,
             ctl,
-            fields,
+            fields: Arc::new(fields),
             occurred_at,
             accepted_at: None,
             content: Content {
@@ -206,6 +206,11 @@ impl PreparedEvent {
         &self.fields
     }
 
+    /// Its content, for the entry that it becomes.
+    pub(crate) fn shared_fields(&self) -> Arc<Fields> {
+        Arc::clone(&self.fields)
+    }
+
     /// The seed that a store keeps with the entry.
     pub fn seed(&self) -> &Seed {
         &self.seed
@@ -240,24 +245,20 @@ impl PreparedEvent {
     /// fields, raw JSON with sorted keys and number tokens as they stand.
     pub fn canonical_request(&self) -> String {
         let mut out = String::with_capacity(self.size_hint());
-        out.push('{');
         if let Some(ctl) = &self.ctl {
-            out.push_str("\"kind\":\"");
+            out.push_str(",\"kind\":\"");
             out.push_str(self.kind.as_str());
             out.push_str("\",\"ctl\":");
             out.push_str(ctl);
-            out.push(',');
         }
         if let Some(at) = self.occurred_at {
-            out.push_str("\"occurred_at\":\"");
+            out.push_str(",\"occurred_at\":\"");
             at.write(&mut out);
-            out.push_str("\",");
+            out.push('"');
         }
-        let mut members = String::with_capacity(self.size_hint());
-        self.fields
-            .write_members(&mut members, text::write_canonical);
-        // The first member always follows: action_type is never absent.
-        out.push_str(&members[1..]);
+        self.fields.write_members(&mut out, text::write_canonical);
+        // Each member has a comma before it, and there is one: action_type is never absent.
+        out.replace_range(..1, "{");
         out.push('}');
         out
     }
@@ -270,7 +271,7 @@ impl PreparedEvent {
             tenant_id: None,
             occurred_at: self.occurred_at,
             action_is_default: false,
-            fields: self.fields.clone(),
+            fields: Fields::clone(&self.fields),
             faults: Vec::new(),
             reserved_action: false,
         }

@@ -420,7 +420,7 @@ pub async fn raw_json_is_kept_byte_for_byte<H: LogStoreHarness>() {
             .expect("found")
             .remove(0);
         let fields = found.into_entry().expect("an entry").fields;
-        for kept in [fields.before_state, fields.after_state, fields.metadata] {
+        for kept in [&fields.before_state, &fields.after_state, &fields.metadata] {
             assert_eq!(kept.as_ref().map(|j| j.as_str()), Some(text));
         }
     }
@@ -470,7 +470,7 @@ pub async fn every_field_is_read_as_it_was_recorded<H: LogStoreHarness>() {
     let found = store.get(&trusted(tenant), &ids).await.expect("found");
     for ((found, prepared), receipt) in found.into_iter().zip(&prepared).zip(&receipts) {
         let entry = found.into_entry().expect("an entry");
-        assert_eq!(entry.fields, *prepared.fields());
+        assert_eq!(*entry.fields, *prepared.fields());
         assert_eq!(entry.occurred_at, prepared.occurred_at(entry.created_at));
         assert_eq!(
             (

@@ -114,7 +114,7 @@ pub async fn the_leaf_is_recomputed_from_what_is_shown<H: LogStoreHarness>() {
         };
         assert_eq!(stored.verify().expect("the leaf that was sealed"), *entry);
         let mut altered = *entry;
-        altered.fields.reason = Some("altered".into());
+        altered.fields_mut().reason = Some("altered".into());
         let stored = StoredEntry {
             entry: altered,
             opening,

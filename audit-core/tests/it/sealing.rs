@@ -59,7 +59,7 @@ fn content_that_vanished_is_corrupt_unless_it_was_erased() {
             let mut row = stored(&prepared(&[]));
             row.erase(erased);
             assert!(row.clone().verify().is_ok());
-            row.entry.fields.clear(vanished);
+            row.entry.fields_mut().clear(vanished);
             let error = row.verify().expect_err("a group without an explanation");
             assert_eq!(
                 error.kind(),
@@ -75,19 +75,19 @@ fn content_that_reappeared_or_changed_is_corrupt() {
     let mut row = stored(&prepared(&[]));
     row.erase(&[Group::Reason]);
     let mut forged = row.clone();
-    forged.entry.fields.reason = Some("why".into());
+    forged.entry.fields_mut().reason = Some("why".into());
     assert_eq!(
         forged.verify().expect_err("forged").kind(),
         ErrorKind::Corrupt
     );
     let mut forged = row.clone();
-    forged.entry.fields.user_id = Some("bob".into());
+    forged.entry.fields_mut().user_id = Some("bob".into());
     assert_eq!(
         forged.verify().expect_err("forged").kind(),
         ErrorKind::Corrupt
     );
     let mut forged = row;
-    forged.entry.fields.before_state = Some(Json::parse("{}").expect("json"));
+    forged.entry.fields_mut().before_state = Some(Json::parse("{}").expect("json"));
     assert_eq!(
         forged.verify().expect_err("forged").kind(),
         ErrorKind::Corrupt

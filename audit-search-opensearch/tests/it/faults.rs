@@ -127,14 +127,14 @@ async fn a_document_that_is_refused_does_not_hold_up_the_others_and_is_a_hit_of_
         request(Method::Put, &settings, Some(body)).await;
 
         let mut all = entries(1, 0..10, "common");
-        all[4].fields.reason = Some("poison".into());
+        all[4].fields_mut().reason = Some("poison".into());
         index.index(&all).await.unwrap();
         assert_eq!(index.indexed_through(&scope(1)).await.unwrap(), 10);
         assert_eq!(find(&index, 1, "common").await.len(), 10);
         assert_eq!(find(&index, 1, "poison").await, [4]);
         assert_eq!(find(&index, 1, "nowhere").await, [4]);
         // What is left of it is taken, once the reason for the refusal is erased.
-        all[4].fields.clear(Group::Reason);
+        all[4].fields_mut().clear(Group::Reason);
         all[4].erased = vec![Group::Reason];
         index.remove(&scope(1), &all[4..5]).await.unwrap();
         assert_eq!(find(&index, 1, "nowhere").await, [0; 0]);
@@ -261,7 +261,7 @@ async fn what_was_read_before_an_erasure_never_replaces_what_was_read_after_it()
     index.index(&all[..5]).await.unwrap();
     let mut left = all[3..8].to_vec();
     for entry in &mut left {
-        entry.fields.clear(Group::Reason);
+        entry.fields_mut().clear(Group::Reason);
         entry.erased = vec![Group::Reason];
     }
     // Also of those that come to the index only later.

@@ -158,7 +158,7 @@ async fn what_is_erased_is_not_kept_as_a_value_either() {
     let index = cluster.index();
     let mut all = [entry(1, 0, Event::view("doc", "d").user("ann").reason("r"))];
     index.index(&all).await.unwrap();
-    all[0].fields.clear(Group::Actor);
+    all[0].fields_mut().clear(Group::Actor);
     all[0].erased = vec![Group::Actor];
     index.remove(&scope(1), &all).await.unwrap();
     let live = cluster.live(tenant(1));

@@ -253,7 +253,7 @@ async fn what_cannot_be_escaped_wrongly_is_read_as_it_was_written() {
         assert_eq!(entry.fields.user_id.as_deref(), Some(text));
         assert_eq!(entry.fields.reason.as_deref(), Some(text));
         let metadata = serde_json::json!({"text": text, "list": [text]}).to_string();
-        assert_eq!(entry.fields.metadata.unwrap().as_str(), metadata);
+        assert_eq!(entry.fields.metadata.as_ref().unwrap().as_str(), metadata);
     }
 }
 

@@ -79,7 +79,7 @@ fn speaking(owner: u128, seq: u64, reason: &str) -> Entry {
 /// What is left of it when its reason is gone.
 fn silenced(entry: &Entry) -> Entry {
     let mut entry = entry.clone();
-    entry.fields.clear(Group::Reason);
+    entry.fields_mut().clear(Group::Reason);
     entry.erased = vec![Group::Reason];
     entry
 }
@@ -221,7 +221,7 @@ async fn what_was_read_before_an_erasure_does_not_come_back() {
     assert_eq!(fixture.find(1, "secret").await, [9, 6, 5, 4, 3, 1, 0]);
     // Nor does an erasure that was less.
     let mut more = left[8].clone();
-    more.fields.clear(Group::Resource);
+    more.fields_mut().clear(Group::Resource);
     more.erased.insert(0, Group::Resource);
     fixture.index.remove(&scope(1), &[more]).await.unwrap();
     fixture

@@ -37,7 +37,7 @@ fn words(entry: &Entry, reason: &str) -> Entry {
     let mut fields = Fields::new(entry.fields.action_type);
     fields.reason = Some(reason.into());
     let mut entry = entry.clone();
-    entry.fields = fields;
+    *entry.fields_mut() = fields;
     entry
 }
 
