@@ -3,15 +3,17 @@
 #![allow(clippy::print_stdout)] // an example shows what it does
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use audit_core::memory::MemoryStore;
+use audit_core::rebuild::rebuild_in_place;
 use audit_core::text::{Token, each_word};
 use audit_core::{
-    AuditLog, Entry, Event, Filter, Hits, Order, PageRequest, Permission, Query, Recorder, Result,
-    SearchIndex, SearchRequest, TenantId, TenantScope,
+    AuditLog, Entry, Event, Filter, Hits, LogStore, Order, PageRequest, Permission, Query,
+    Recorder, Result, SearchIndex, SearchRequest, TenantId, TenantScope,
 };
 
 #[derive(Debug, Default)]
@@ -20,11 +22,13 @@ struct WordIndex(Mutex<HashMap<TenantId, Words>>);
 #[derive(Debug, Default)]
 struct Words {
     positions: HashMap<String, BTreeSet<u64>>,
+    held: BTreeSet<u64>,
     through: u64,
 }
 
 impl Words {
     fn add(&mut self, entry: &Entry) {
+        self.held.insert(entry.seq);
         each_word(&entry.fields, |token| {
             if let Token::Word(word) = token {
                 self.positions
@@ -33,6 +37,15 @@ impl Words {
                     .insert(entry.seq);
             }
         });
+    }
+}
+
+impl Words {
+    fn take_out(&mut self, seq: u64) {
+        self.held.remove(&seq);
+        for positions in self.positions.values_mut() {
+            positions.remove(&seq);
+        }
     }
 }
 
@@ -90,9 +103,7 @@ impl SearchIndex for WordIndex {
         scope.require(Permission::Erase)?;
         if let Some(words) = self.lock().get_mut(&scope.tenant()) {
             for entry in current {
-                for positions in words.positions.values_mut() {
-                    positions.remove(&entry.seq);
-                }
+                words.take_out(entry.seq);
                 words.add(entry);
             }
         }
@@ -105,6 +116,34 @@ impl SearchIndex for WordIndex {
             .lock()
             .get(&scope.tenant())
             .map_or(0, |words| words.through))
+    }
+
+    async fn held(&self, scope: &TenantScope, seqs: Range<u64>) -> Result<Vec<u64>> {
+        scope.require(Permission::Read)?;
+        let tenants = self.lock();
+        let words = tenants.get(&scope.tenant());
+        Ok(words.map_or_else(Vec::new, |words| words.held.range(seqs).copied().collect()))
+    }
+
+    async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
+        scope.require(Permission::Cleanup)?;
+        if let Some(words) = self.lock().get_mut(&scope.tenant()) {
+            for seq in missing
+                .iter()
+                .map(|entry| entry.seq)
+                .chain(surplus.iter().copied())
+            {
+                words.take_out(seq);
+            }
+            for entry in missing {
+                words.add(entry);
+            }
+        }
+        Ok(())
+    }
+
+    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
+        rebuild_in_place(self, store).await
     }
 }
 

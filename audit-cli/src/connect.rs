@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use audit_client::{Client, Retry};
+use audit_core::ErrorKind;
 
 use crate::args::Connection;
 use crate::failure::Failure;
 
 /// Where a server that is started in the same folder keeps its first token.
-const DEFAULT_TOKEN: &str = "audit-data/token";
+pub(crate) const DEFAULT_TOKEN: &str = "audit-data/token";
 
 /// The client that the arguments and the environment name.
 pub(crate) fn client(connection: &Connection, patience: u64) -> Result<Client, Failure> {
@@ -27,6 +28,18 @@ pub(crate) fn client(connection: &Connection, patience: u64) -> Result<Client, F
         .retry(retry)
         .build()
         .map_err(|e| Failure::Usage(e.to_string()))
+}
+
+/// What a refusal means to whoever named no credential.
+pub(crate) fn explain(connection: &Connection, failure: Failure) -> Failure {
+    let refused = match &failure {
+        Failure::Log(error) | Failure::Halted(_, error) => error.kind() == ErrorKind::Forbidden,
+        _ => false,
+    };
+    match token(connection) {
+        Ok(None) if refused => Failure::NoCredential(connection.url.clone()),
+        _ => failure,
+    }
 }
 
 fn token(connection: &Connection) -> Result<Option<String>, Failure> {

@@ -5,6 +5,8 @@ use std::io;
 
 use audit_core::{Error, ErrorKind};
 
+use crate::connect::DEFAULT_TOKEN;
+
 /// A command that came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -19,6 +21,8 @@ pub(crate) enum Outcome {
 pub(crate) enum Failure {
     /// The arguments can't be meant so.
     Usage(String),
+    /// The server at this address wants a credential, and nothing names one.
+    NoCredential(String),
     /// A file of the user's can't be read or written.
     Local(String, io::Error),
     /// Standard output can't be written.
@@ -35,6 +39,7 @@ impl Failure {
         match self {
             Self::Output(_) => 1,
             Self::Usage(_) | Self::Local(..) => 2,
+            Self::NoCredential(_) => 4,
             Self::Log(error) | Self::Halted(_, error) => match error.kind() {
                 ErrorKind::Unavailable
                 | ErrorKind::StorageFull
@@ -55,6 +60,12 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(message) => f.write_str(message),
+            Self::NoCredential(url) => write!(
+                f,
+                "{url} wants a credential, and none is named: set AUDIT_TOKEN, or give --token or --token-file, and \
+                 name another server with AUDIT_URL or --url (a server that was started in this folder \
+                 keeps a token in {DEFAULT_TOKEN})"
+            ),
             Self::Local(what, error) => write!(f, "{what}: {error}"),
             Self::Output(error) => write!(f, "the output can't be written: {error}"),
             Self::Log(error) => f.write_str(&one_line(error)),

@@ -1,6 +1,7 @@
 //! `audit keys`.
 
 use audit_client::{Client, NewKey};
+use futures_util::StreamExt as _;
 use serde::Serialize;
 
 use crate::args::KeysCommand;
@@ -22,21 +23,25 @@ pub(crate) async fn run(
 ) -> Result<Outcome, Failure> {
     match command {
         KeysCommand::List => {
-            let keys = client.keys().await?;
-            if out.json {
-                keys.iter().try_for_each(|key| out.value(key))?;
-            } else {
+            let mut keys = client.all_keys();
+            let mut rows = Vec::new();
+            while let Some(key) = keys.next().await {
+                let key = key?;
+                if out.json {
+                    out.value(&key)?;
+                    continue;
+                }
                 let or_never = |at: &Option<String>| at.clone().unwrap_or_else(|| "never".into());
-                let rows = keys.iter().map(|key| {
-                    vec![
-                        key.id.to_string(),
-                        key.name.clone(),
-                        key.role.clone(),
-                        key.created_at.clone(),
-                        or_never(&key.expires_at),
-                        or_never(&key.last_used_at),
-                    ]
-                });
+                rows.push(vec![
+                    key.id.to_string(),
+                    key.name.clone(),
+                    key.role.clone(),
+                    key.created_at.clone(),
+                    or_never(&key.expires_at),
+                    or_never(&key.last_used_at),
+                ]);
+            }
+            if !out.json {
                 let head = [
                     "ID",
                     "NAME",
@@ -45,7 +50,7 @@ pub(crate) async fn run(
                     "EXPIRES AT",
                     "LAST USED AT",
                 ];
-                out.table(&head, rows.collect())?;
+                out.table(&head, rows)?;
             }
         }
         KeysCommand::Create {

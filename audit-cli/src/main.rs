@@ -57,7 +57,7 @@ fn run(options: Options) -> Result<Outcome, Failure> {
     let out = Out::new(options.json, options.quiet);
     runtime.block_on(async {
         let client = connect::client(&options.connection, options.command.patience())?;
-        match options.command {
+        let outcome = match options.command {
             Command::Record(args) => record::run(&client, out, *args).await,
             Command::Get(args) => search::get(&client, out, args).await,
             Command::Search(args) => search::run(&client, out, *args).await,
@@ -71,6 +71,7 @@ fn run(options: Options) -> Result<Outcome, Failure> {
             Command::Erase(args) => removal::erase(&client, out, args).await,
             Command::DeadLetters(command) => operator::run(&client, out, command).await,
             Command::Health => operator::health(&client, out).await,
-        }
+        };
+        outcome.map_err(|failure| connect::explain(&options.connection, failure))
     })
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use audit_core::{Result, Role, TenantId, Timestamp};
+use futures_util::stream::{self, BoxStream, StreamExt as _};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -93,9 +94,16 @@ struct Create<'a> {
     expires_at: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Listed {
-    data: Vec<ApiKey>,
+/// One page of keys, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct KeyPage {
+    /// The keys.
+    #[serde(rename = "data")]
+    pub items: Vec<ApiKey>,
+    /// Where the next page begins; none at the end.
+    #[serde(default)]
+    pub next_cursor: Option<String>,
 }
 
 impl Client {
@@ -117,15 +125,32 @@ impl Client {
         )
     }
 
-    /// The tenant's keys, oldest first.
+    /// One page of the tenant's keys; `cursor` is the page before's.
     ///
     /// # Errors
     /// What the server refuses.
-    pub async fn keys(&self) -> Result<Vec<ApiKey>> {
-        let answer = self
-            .answer(&Call::new(Method::GET, "api/v1/api-keys"))
-            .await?;
-        parse::<Listed>(&answer.body).map(|listed| listed.data)
+    pub async fn keys(&self, cursor: Option<&str>) -> Result<KeyPage> {
+        let query = cursor.map(|cursor| ("cursor", cursor.to_owned()));
+        let call = Call::new(Method::GET, "api/v1/api-keys").query(query.into_iter().collect());
+        parse(&self.answer(&call).await?.body)
+    }
+
+    /// All keys of the tenant, page by page. The stream ends after the first error.
+    pub fn all_keys(&self) -> BoxStream<'static, Result<ApiKey>> {
+        let client = self.clone();
+        let pages = stream::unfold(Some(None::<String>), move |cursor| {
+            let client = client.clone();
+            async move {
+                match client.keys(cursor?.as_deref()).await {
+                    Ok(page) => {
+                        let next = page.next_cursor.map(Some);
+                        Some((page.items.into_iter().map(Ok).collect::<Vec<_>>(), next))
+                    }
+                    Err(error) => Some((vec![Err(error)], None)),
+                }
+            }
+        });
+        pages.flat_map(stream::iter).boxed()
     }
 
     /// Revokes a key.

@@ -37,7 +37,7 @@ mod transport;
 pub use client::{Builder, Client, Health};
 pub use dead_letters::{DeadLetter, Source};
 pub use export::{Export, ExportFormat};
-pub use keys::{ApiKey, IssuedKey, NewKey};
+pub use keys::{ApiKey, IssuedKey, KeyPage, NewKey};
 pub use list::{EntryPage, ListRequest};
 pub use removal::{ErasureReport, PruneBound, PruneReport, PruneRequest};
 pub use retry::Retry;

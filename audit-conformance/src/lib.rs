@@ -240,6 +240,9 @@ macro_rules! search_index {
             no_tenant_finds_anothers_entries,
             searching_requires_the_permission,
             an_empty_index_says_so,
+            what_is_held_is_told_by_position,
+            a_damaged_index_is_mended,
+            an_index_is_rebuilt_from_the_logs,
         );
     };
 }
@@ -255,6 +258,7 @@ macro_rules! outbox {
             a_parked_row_is_set_aside_with_its_reason,
             parked_rows_are_redriven,
             unknown_rows_are_passed_over,
+            tenants_are_passed_over,
         );
     };
 }

@@ -48,13 +48,13 @@ fn numbers(rows: &[OutboxRow]) -> Vec<i64> {
 pub async fn rows_are_taken_oldest_first_and_stay<H: OutboxHarness>() {
     let harness = H::open().await;
     let outbox = harness.outbox();
-    assert!(outbox.take(10).await.expect("none").is_empty());
+    assert!(outbox.take(10, &[]).await.expect("none").is_empty());
     let all = left(&harness, 5).await;
-    let rows = outbox.take(10).await.expect("rows");
+    let rows = outbox.take(10, &[]).await.expect("rows");
     assert_eq!(content(&rows), all);
     assert!(numbers(&rows).windows(2).all(|w| w[0] < w[1]));
-    assert_eq!(outbox.take(10).await.expect("rows"), rows);
-    assert_eq!(outbox.take(2).await.expect("rows"), rows[..2]);
+    assert_eq!(outbox.take(10, &[]).await.expect("rows"), rows);
+    assert_eq!(outbox.take(2, &[]).await.expect("rows"), rows[..2]);
 }
 
 /// And stay gone.
@@ -62,21 +62,21 @@ pub async fn rows_that_are_done_are_gone<H: OutboxHarness>() {
     let harness = H::open().await;
     let outbox = harness.outbox();
     left(&harness, 4).await;
-    let rows = outbox.take(10).await.expect("rows");
+    let rows = outbox.take(10, &[]).await.expect("rows");
     outbox
         .done(&[rows[0].row, rows[2].row])
         .await
         .expect("done");
-    let rest = outbox.take(10).await.expect("rows");
+    let rest = outbox.take(10, &[]).await.expect("rows");
     assert_eq!(rest, [rows[1].clone(), rows[3].clone()]);
     outbox
         .done(&[rows[0].row])
         .await
         .expect("done twice is no error");
     outbox.done(&[]).await.expect("nothing is no error");
-    assert_eq!(outbox.take(10).await.expect("rows"), rest);
+    assert_eq!(outbox.take(10, &[]).await.expect("rows"), rest);
     outbox.done(&numbers(&rest)).await.expect("done");
-    assert!(outbox.take(10).await.expect("none").is_empty());
+    assert!(outbox.take(10, &[]).await.expect("none").is_empty());
 }
 
 /// It is never dropped, and holds nobody up.
@@ -84,13 +84,13 @@ pub async fn a_parked_row_is_set_aside_with_its_reason<H: OutboxHarness>() {
     let harness = H::open().await;
     let outbox = harness.outbox();
     left(&harness, 3).await;
-    let rows = outbox.take(10).await.expect("rows");
+    let rows = outbox.take(10, &[]).await.expect("rows");
     outbox
         .park(rows[1].row, "action_type: it's not one")
         .await
         .expect("parked");
     outbox.park(rows[0].row, "conflict").await.expect("parked");
-    assert_eq!(outbox.take(10).await.expect("rows"), rows[2..]);
+    assert_eq!(outbox.take(10, &[]).await.expect("rows"), rows[2..]);
     let parked = outbox.parked(10).await.expect("parked");
     assert_eq!(
         parked.iter().map(|p| p.row.clone()).collect::<Vec<_>>(),
@@ -106,7 +106,7 @@ pub async fn parked_rows_are_redriven<H: OutboxHarness>() {
     let harness = H::open().await;
     let outbox = harness.outbox();
     left(&harness, 3).await;
-    let rows = outbox.take(10).await.expect("rows");
+    let rows = outbox.take(10, &[]).await.expect("rows");
     for row in &rows {
         outbox.park(row.row, "conflict").await.expect("parked");
     }
@@ -125,13 +125,13 @@ pub async fn parked_rows_are_redriven<H: OutboxHarness>() {
         1
     );
     assert_eq!(
-        content(&outbox.take(10).await.expect("rows")),
+        content(&outbox.take(10, &[]).await.expect("rows")),
         content(&rows[1..2])
     );
     assert_eq!(outbox.parked(10).await.expect("parked").len(), 2);
     assert_eq!(outbox.redrive(&Redrive::All).await.expect("redriven"), 2);
     assert!(outbox.parked(10).await.expect("parked").is_empty());
-    assert_eq!(outbox.take(10).await.expect("rows").len(), 3);
+    assert_eq!(outbox.take(10, &[]).await.expect("rows").len(), 3);
     assert_eq!(outbox.redrive(&Redrive::All).await.expect("redriven"), 0);
 }
 
@@ -150,5 +150,22 @@ pub async fn unknown_rows_are_passed_over<H: OutboxHarness>() {
         0
     );
     assert!(outbox.parked(10).await.expect("parked").is_empty());
-    assert_eq!(outbox.take(10).await.expect("rows").len(), 1);
+    assert_eq!(outbox.take(10, &[]).await.expect("rows").len(), 1);
+}
+
+/// However many rows they have, and however old these are.
+pub async fn tenants_are_passed_over<H: OutboxHarness>() {
+    let harness = H::open().await;
+    let outbox = harness.outbox();
+    let all = left(&harness, 12).await;
+    let (first, second) = (all[0].0, all[1].0);
+    let others: Vec<_> = all.iter().filter(|row| row.0 == second).cloned().collect();
+    for limit in [3, 6, 100] {
+        let rows = outbox.take(limit, &[first]).await.expect("rows");
+        assert_eq!(content(&rows), others[..limit.min(6)]);
+    }
+    let rows = outbox.take(100, &[first, second]).await.expect("rows");
+    assert!(rows.is_empty());
+    let rows = outbox.take(100, &[tenant_id()]).await.expect("rows");
+    assert_eq!(content(&rows), all);
 }

@@ -2,9 +2,10 @@
 
 use std::future::Future;
 
+use audit_core::memory::MemoryStore;
 use audit_core::{
-    Entry, ErrorKind, Event, Filter, Group, Order, Permission, Permissions, Query, SearchIndex,
-    SearchRequest, TenantId,
+    AuditLog, Entry, ErrorKind, Event, Filter, Group, LogStore, Order, Permission, Permissions,
+    Query, Recorder, SearchIndex, SearchRequest, TenantId,
 };
 
 use crate::fixture::{kind, prepare, seconds_after, tenant_id, time, trusted};
@@ -372,7 +373,12 @@ pub async fn searching_requires_the_permission<H: SearchIndexHarness>() {
         kind(harness.index().indexed_through(&scope).await),
         forbidden
     );
+    assert_eq!(kind(harness.index().held(&scope, 0..1).await), forbidden);
     let scope = trusted(tenant).only(Permission::Read);
+    assert_eq!(
+        kind(harness.index().mend(&scope, &[], &[1]).await),
+        forbidden
+    );
     assert_eq!(
         kind(harness.index().search(&scope, &request("light", 10)).await),
         None
@@ -402,4 +408,95 @@ pub async fn an_empty_index_says_so<H: SearchIndexHarness>() {
             .expect("a position"),
         0
     );
+}
+
+/// In any range; of another tenant nothing.
+pub async fn what_is_held_is_told_by_position<H: SearchIndexHarness>() {
+    let harness = H::open().await;
+    let index = harness.index();
+    let (tenant, other) = (tenant_id(), tenant_id());
+    let mut mixed = entries(tenant, 5..25);
+    mixed.extend(entries(other, 0..3));
+    index.index(&mixed).await.expect("indexed");
+    let scope = trusted(tenant);
+    for seqs in [0..25, 0..5, 7..9, 20..2_000, 25..30, 9..9] {
+        let expected: Vec<u64> = (5..25).filter(|seq| seqs.contains(seq)).collect();
+        let held = index.held(&scope, seqs.clone()).await.expect("positions");
+        assert_eq!(held, expected, "{seqs:?}");
+    }
+    let nobody = trusted(tenant_id());
+    assert_eq!(index.held(&nobody, 0..100).await.expect("none"), [0; 0]);
+}
+
+/// What it lacks comes back, what the log doesn't have goes, and the rest stays as it is.
+pub async fn a_damaged_index_is_mended<H: SearchIndexHarness>() {
+    let harness = H::open().await;
+    let index = harness.index();
+    let (tenant, other) = (tenant_id(), tenant_id());
+    let all = entries(tenant, 0..20);
+    let mut mixed = all.clone();
+    mixed.extend(entries(other, 0..20));
+    index.index(&mixed).await.expect("indexed");
+    let (scope, theirs) = (trusted(tenant), trusted(other));
+    index.mend(&scope, &[], &[3, 4, 19]).await.expect("damaged");
+    index.mend(&scope, &[], &[]).await.expect("nothing to mend");
+    let left: Vec<u64> = (0..19).filter(|seq| ![3, 4].contains(seq)).collect();
+    assert_eq!(index.held(&scope, 0..20).await.expect("positions"), left);
+    assert_eq!(found(index, &all, &request("light", 100)).await, left);
+    assert_eq!(index.indexed_through(&scope).await.expect("a position"), 20);
+    let missing = [all[3].clone(), all[4].clone(), all[19].clone()];
+    // What is there already takes the place of itself.
+    for missing in [&missing[..], &all[2..5]] {
+        index.mend(&scope, missing, &[]).await.expect("mended");
+    }
+    let every: Vec<u64> = (0..20).collect();
+    assert_eq!(index.held(&scope, 0..20).await.expect("positions"), every);
+    assert_eq!(found(index, &all, &request("light", 100)).await, every);
+    assert_eq!(found(index, &all, &request("lamp-3", 100)).await, [3]);
+    assert_eq!(index.held(&theirs, 0..20).await.expect("positions"), every);
+    // It goes on as before.
+    let more = entries(tenant, 20..22);
+    index.index(&more).await.expect("indexed");
+    assert_eq!(found(index, &more, &request("light", 100)).await, [20, 21]);
+    // Whether it is refused or passed over, it reaches nothing.
+    drop(index.mend(&theirs, &all[..1], &[]).await);
+    assert_eq!(index.held(&scope, 0..2).await.expect("positions"), [0, 1]);
+}
+
+/// Also what lost a group meanwhile, and what the index has too much.
+pub async fn an_index_is_rebuilt_from_the_logs<H: SearchIndexHarness>() {
+    let harness = H::open().await;
+    let index = harness.index();
+    let store = std::sync::Arc::new(MemoryStore::new());
+    let log = AuditLog::builder(std::sync::Arc::clone(&store)).build();
+    let (tenant, other) = (tenant_id(), tenant_id());
+    for (owner, n) in [(tenant, 9), (other, 4)] {
+        let events = entries(owner, 0..n).into_iter().map(|entry| {
+            let reason = entry.fields.reason.clone().unwrap_or_default();
+            Event::view("doc", format!("d{}", entry.seq)).reason(reason)
+        });
+        let events = events.collect();
+        log.recorder(owner)
+            .record_all(events)
+            .await
+            .expect("stored");
+    }
+    let scope = trusted(tenant);
+    let all = store.read(&scope, 0, 100).await.expect("entries");
+    // An index that was led astray.
+    let mut wrong = all[..5].to_vec();
+    wrong[2].fields_mut().reason = Some("dark".into());
+    index.index(&wrong).await.expect("indexed");
+    for _ in 0..2 {
+        index.rebuild(&*store).await.expect("rebuilt");
+        let through = index.indexed_through(&scope).await.expect("a position");
+        assert_eq!(through, 9);
+        let held = index.held(&scope, 0..100).await.expect("positions");
+        assert_eq!(held, (0..9).collect::<Vec<_>>());
+        assert_eq!(found(index, &all, &request("light", 100)).await.len(), 9);
+        let dark = index.search(&scope, &request("dark", 100)).await;
+        assert_eq!(dark.expect("hits").seqs, [0; 0]);
+        let theirs = index.indexed_through(&trusted(other)).await;
+        assert_eq!(theirs.expect("a position"), 4);
+    }
 }

@@ -1,12 +1,13 @@
 //! API keys and stream tickets, and where they are kept.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
+use std::str::FromStr;
 
 use async_trait::async_trait;
 use audit_tlog::Timestamp;
 use uuid::Uuid;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::TenantId;
 use crate::scope::{Permissions, Principal, Role, TenantScope};
 
@@ -53,6 +54,14 @@ impl ApiKey {
         }
     }
 
+    /// Where it stands in its tenant's list.
+    pub fn place(&self) -> KeyPlace {
+        KeyPlace {
+            created_at: self.created_at,
+            id: self.id,
+        }
+    }
+
     /// Who asks with it.
     pub fn principal(&self) -> Principal {
         let mut principal = Principal::new(
@@ -62,6 +71,39 @@ impl ApiKey {
         );
         principal.across_tenants = self.role == Role::Admin;
         principal
+    }
+}
+
+/// Where a key stands in its tenant's list, oldest first; keys made in the same microsecond by id. Its
+/// text is `<microseconds>.<id>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyPlace {
+    /// When the key was made.
+    pub created_at: Timestamp,
+    /// Its id.
+    pub id: Uuid,
+}
+
+impl fmt::Display for KeyPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.created_at.as_micros(), self.id)
+    }
+}
+
+impl FromStr for KeyPlace {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) naming `cursor` for any other text.
+    fn from_str(text: &str) -> Result<Self> {
+        text.split_once('.')
+            .and_then(|(micros, id)| {
+                Some(Self {
+                    created_at: Timestamp::from_micros(micros.parse().ok()?)?,
+                    id: id.parse().ok()?,
+                })
+            })
+            .ok_or_else(|| Error::field("cursor", "not one of this list"))
     }
 }
 
@@ -108,8 +150,14 @@ pub trait CredentialStore: Debug + Send + Sync + 'static {
     /// ones are gone; expired ones are returned.
     async fn find_key(&self, secret: &SecretHash) -> Result<Option<ApiKey>>;
 
-    /// The tenant's keys, oldest first.
-    async fn keys(&self, scope: &TenantScope) -> Result<Vec<ApiKey>>;
+    /// The tenant's keys behind `after`, oldest first, at most `limit`. Needs
+    /// [`Permission::Keys`](crate::Permission::Keys).
+    async fn keys(
+        &self,
+        scope: &TenantScope,
+        after: Option<KeyPlace>,
+        limit: usize,
+    ) -> Result<Vec<ApiKey>>;
 
     /// Revokes a key of the tenant; false when it has none of that id.
     async fn revoke_key(&self, scope: &TenantScope, id: Uuid) -> Result<bool>;

@@ -30,6 +30,7 @@ pub mod page;
 mod parse;
 pub mod prepare;
 pub mod queue;
+pub mod rebuild;
 pub mod recorder;
 pub mod retry;
 pub mod scope;
@@ -48,7 +49,7 @@ pub use audit_tlog::{Basis, Control, Group, Hash, Kind, Timestamp};
 pub use authorize::{AccessRequest, ByClaims, ByMembership, ByPolicy, Decision, TenantAuthorizer};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::Consumer;
-pub use credential::{ApiKey, CredentialStore, SecretHash, Ticket};
+pub use credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
 pub use entry::{Entry, Opening, Receipt, StoredEntry};
 pub use error::{Error, ErrorKind, FieldFault, Result};
 pub use event::{ActionType, ActorType, Event, Fields, Outcome, RelatedResource, Severity, limits};
@@ -69,7 +70,7 @@ pub use recorder::Recorder;
 pub use retry::Retry;
 pub use scope::{Permission, Permissions, Principal, Role, TenantScope};
 pub use seal::{Head, Known, Row, Sealing, seal};
-pub use search::{Hits, SearchIndex, SearchRequest};
+pub use search::{Hits, MAX_HELD, SearchIndex, SearchRequest};
 pub use stats::{Bucket, GroupBy, Interval, Stats, StatsRequest};
 pub use store::{
     Counter, Erased, Erasure, ErasurePlan, Grown, LogStore, Lookup, Mark, Prune, Pruned, Snapshot,

@@ -341,8 +341,8 @@ impl AuditLog {
         Ok(tenant)
     }
 
-    /// Starts the workers: the indexer, the consumers, the ingest worker, the outbox relay and the
-    /// sweeper, each where there is something for it to do.
+    /// Starts the workers: the indexer and the reconciler of its index, the consumers, the ingest
+    /// worker, the outbox relay and the sweeper, each where there is something for it to do.
     ///
     /// Call it once for each process that should do this work, within a tokio runtime. Without it,
     /// everything can be recorded and read, but nothing follows the log.
@@ -610,15 +610,37 @@ impl TenantLog {
     /// harmless.
     pub async fn enqueue(&self, events: Vec<Event>) -> Result<Option<Vec<EventId>>> {
         self.scope.require(Permission::Record)?;
+        if !self.log.queue().is_some_and(|queue| queue.is_durable()) {
+            return Ok(None);
+        }
+        let prepared = self.prepare_all(events)?;
+        match self.enqueue_each(&prepared).await? {
+            Some(outcomes) => outcomes.into_iter().collect::<Result<_>>().map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Hands prepared events to the queue, with a result for each in order: its id, or why the queue
+    /// doesn't have it. Needs `record`. None when there is no durable queue; then nothing was queued.
+    ///
+    /// An error that is not [retryable](Error::is_retryable) is the queue's refusal of this event, for
+    /// one that it has no room for: the log may take it still. After another one the queue may have
+    /// it; to send it again under its id is harmless.
+    ///
+    /// # Errors
+    /// What a closed tenant answers, and the queue's own errors when nothing is known of any event.
+    pub async fn enqueue_each(
+        &self,
+        prepared: &[PreparedEvent],
+    ) -> Result<Option<Vec<Result<EventId>>>> {
+        self.scope.require(Permission::Record)?;
         let inner = &self.log.inner;
         let Some(queue) = inner.queue.as_ref().filter(|q| q.is_durable()) else {
             return Ok(None);
         };
-        let prepared = self.prepare_all(events)?;
         let tenant = inner.cached_tenant(self.scope.tenant()).await?;
         tenant.status.admit_write(tenant.id)?;
         let accepted_at = inner.clock.now();
-        let ids: Vec<EventId> = prepared.iter().map(PreparedEvent::id).collect();
         let messages: Vec<_> = prepared
             .iter()
             .map(|event| {
@@ -630,10 +652,17 @@ impl TenantLog {
                 seal_message(tenant.id, &tenant.secret, event.id(), &accepted)
             })
             .collect();
-        for outcome in queue.send(&messages).await? {
-            outcome?;
-        }
-        Ok(Some(ids))
+        let mut outcomes = queue.send(&messages).await?.into_iter();
+        let outcome = |event: &PreparedEvent| match outcomes.next() {
+            Some(Ok(())) => Ok(event.id()),
+            Some(Err(error)) => Err(with_id(error, Some(event.id()))),
+            None => Err(Error::new(
+                ErrorKind::Unavailable,
+                "the queue answered fewer messages than it was given",
+            )
+            .with_event_id(event.id())),
+        };
+        Ok(Some(prepared.iter().map(outcome).collect()))
     }
 
     /// One entry. Needs `read`.

@@ -71,8 +71,10 @@ impl ParkedRow {
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Outbox: Debug + Send + Sync + 'static {
-    /// The oldest rows that are neither done nor parked, at most `limit`. They stay.
-    async fn take(&self, limit: usize) -> Result<Vec<OutboxRow>>;
+    /// The oldest rows that are neither done nor parked, at most `limit`, of all tenants but those
+    /// that are passed over: their rows can't be appended now, however many there are, and hold up
+    /// nobody else's. They stay.
+    async fn take(&self, limit: usize, passing_over: &[TenantId]) -> Result<Vec<OutboxRow>>;
 
     /// Removes rows that are in the log.
     async fn done(&self, rows: &[i64]) -> Result<()>;

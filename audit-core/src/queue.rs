@@ -247,6 +247,15 @@ pub trait EventQueue: Debug + Send + Sync + 'static {
     /// Sends dead letters again, named by their handles. Returns how many.
     async fn redrive(&self, letters: &Redrive<String>) -> Result<u64>;
 
+    /// How many messages this process has removed from the queue because no log can have sent them:
+    /// those without a tenant, kind or id. The log's worker shows them with those that it drops
+    /// itself.
+    ///
+    /// The default is none, for a queue that only the log can write to. A wrapper must pass this on.
+    fn dropped(&self) -> u64 {
+        0
+    }
+
     /// How much is waiting.
     async fn depth(&self) -> Result<QueueDepth>;
 }

@@ -1,6 +1,7 @@
 //! Full-text search: an index that gives positions, never content.
 
 use std::fmt::Debug;
+use std::ops::Range;
 
 use async_trait::async_trait;
 
@@ -9,6 +10,7 @@ use crate::error::Result;
 use crate::filter::Filter;
 use crate::page::Order;
 use crate::scope::TenantScope;
+use crate::store::LogStore;
 
 /// What [`SearchIndex::search`] is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +81,10 @@ impl Hits {
 /// It may lag, lose everything or be wrong: whatever it says, entries are read from the store within
 /// the scope and checked against the filter before anyone sees them. Words come from
 /// [`text`](crate::text), so that all indexes find the same.
+///
+/// An error that concerns one tenant only should [name it](crate::Error::with_tenant): the indexer
+/// then passes that tenant over for a while and goes on with the others. A retryable error that names
+/// none holds up all of them.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait SearchIndex: Debug + Send + Sync + 'static {
@@ -94,6 +100,33 @@ pub trait SearchIndex: Debug + Send + Sync + 'static {
     /// as they are now, to be indexed again with what is left.
     async fn remove(&self, scope: &TenantScope, current: &[Entry]) -> Result<()>;
 
-    /// The position up to which (exclusive) the tenant's log is indexed.
+    /// The position up to which (exclusive) the tenant's log is indexed. Needs `read`.
     async fn indexed_through(&self, scope: &TenantScope) -> Result<u64>;
+
+    /// The positions in a range of which it holds an entry, in ascending order: what the reconciler
+    /// compares with the log. Needs `read`.
+    ///
+    /// A range has [`MAX_HELD`] positions at most. Those above
+    /// [`indexed_through`](Self::indexed_through) may be on their way, or be left out.
+    async fn held(&self, scope: &TenantScope, seqs: Range<u64>) -> Result<Vec<u64>>;
+
+    /// Writes these entries anew, whatever it holds of them, and takes out these positions: what the
+    /// reconciler found to be missing, and to be there although the log has no such entry. Needs
+    /// `cleanup`. Safe to repeat; entries of positions that aren't indexed yet may be passed over.
+    async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()>;
+
+    /// Builds the index anew from the logs while it is used, and returns when it is done: all that
+    /// the logs had when it began is indexed, and nothing else. An operator asks for it.
+    ///
+    /// Recording, indexing and searching go on meanwhile. A tenant whose log can't be read, because it
+    /// is suspended or deleted, is left out. Broken off, it leaves an index that can be used; begun
+    /// again, it does its work once more. [`rebuild_in_place`](crate::rebuild::rebuild_in_place) does
+    /// it for an index that has no better way.
+    ///
+    /// # Errors
+    /// What the store and the index answer.
+    async fn rebuild(&self, store: &dyn LogStore) -> Result<()>;
 }
+
+/// The most positions that [`SearchIndex::held`] is asked for at once.
+pub const MAX_HELD: u64 = 2_000;

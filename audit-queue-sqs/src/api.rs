@@ -23,7 +23,7 @@ use rustls::pki_types::pem::PemObject as _;
 
 use crate::fault::{from_call, from_item, is_lost_lease, is_the_messages};
 use crate::message::{Outgoing, unbuilt};
-use crate::options::SqsOptions;
+use crate::options::{HAS_USER, SqsOptions};
 
 /// The most messages of a call.
 pub(crate) const BATCH: usize = 10;
@@ -43,6 +43,12 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) async fn open(options: &SqsOptions) -> Result<Self> {
+        if options.endpoint.contains('@') {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!("the endpoint {HAS_USER}"),
+            ));
+        }
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .endpoint_url(&options.endpoint)
             .retry_config(
@@ -88,7 +94,8 @@ impl Api {
     /// Sends at most [`BATCH`] messages, which fit into one call, in their order.
     ///
     /// Where SQS refuses the call for the sake of one message, the halves are sent by themselves, so
-    /// that this one alone fails.
+    /// that this one alone fails. When a half then fails for other reasons, what follows it is not
+    /// sent any more, lest it overtake it.
     pub(crate) async fn send(&self, url: &str, messages: &[&Outgoing]) -> Vec<Result<()>> {
         let mut outcomes: Vec<Result<()>> = Vec::with_capacity(messages.len());
         // What is still to be sent, the next part last.
@@ -105,8 +112,11 @@ impl Api {
                     parts.push(middle..part.end);
                     parts.push(part.start..middle);
                 }
-                Err(Whole::Final(error) | Whole::Later(error)) => {
-                    outcomes.extend((0..size).map(|_| Err(error.clone())));
+                Err(Whole::Final(error)) => outcomes.push(Err(error)),
+                Err(Whole::Later(error)) => {
+                    let rest = messages.len() - outcomes.len();
+                    outcomes.extend((0..rest).map(|_| Err(error.clone())));
+                    break;
                 }
             }
         }

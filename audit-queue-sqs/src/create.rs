@@ -5,50 +5,12 @@ use aws_sdk_sqs::error::ProvideErrorMetadata as _;
 use aws_sdk_sqs::types::QueueAttributeName as Attribute;
 
 use crate::api::Api;
+use crate::facts::{Facts, RETENTION, facts};
 use crate::fault::{from_call, is_missing};
-use crate::options::{SqsOptions, name};
+use crate::options::SqsOptions;
 
-/// SQS keeps a message for this long at most: 14 days, in seconds.
-const RETENTION: &str = "1209600";
 /// The most bytes of a message that AWS takes.
 const MESSAGE: &str = "1048576";
-
-/// What a queue says of itself.
-#[derive(Debug, Clone)]
-pub(crate) struct Facts {
-    /// The dead-letter queue of its redrive policy.
-    pub(crate) dead: Option<String>,
-    /// The most bytes of a message.
-    pub(crate) message_bytes: usize,
-}
-
-/// Asks a queue about itself.
-pub(crate) async fn facts(api: &Api, options: &SqsOptions) -> Result<Facts> {
-    let answer = api
-        .client()
-        .get_queue_attributes()
-        .queue_url(&options.url)
-        .attribute_names(Attribute::All)
-        .send()
-        .await
-        .map_err(|error| from_call("GetQueueAttributes", &options.url, error))?;
-    let attribute = |name| answer.attributes()?.get(&name).map(String::as_str);
-    Ok(Facts {
-        dead: attribute(Attribute::RedrivePolicy)
-            .and_then(dead_name)
-            .map(|name| options.sibling(&name)),
-        message_bytes: attribute(Attribute::MaximumMessageSize)
-            .and_then(|bytes| bytes.parse().ok())
-            .unwrap_or(1 << 20),
-    })
-}
-
-/// The name of the dead-letter queue in a redrive policy, which is of the same account and region.
-fn dead_name(policy: &str) -> Option<String> {
-    let policy: serde_json::Value = serde_json::from_str(policy).ok()?;
-    let arn = policy.get("deadLetterTargetArn")?.as_str()?;
-    arn.rsplit(':').next().map(str::to_owned)
-}
 
 /// Makes the queue and its dead-letter queue, each where it is missing, and gives a queue without a
 /// redrive policy one. What is there is left as it is.
@@ -87,7 +49,7 @@ async fn existing(api: &Api, options: &SqsOptions) -> Result<Option<Facts>> {
         .send()
         .await;
     match answer {
-        Ok(_) => facts(api, options).await.map(Some),
+        Ok(_) => facts(api, options, &options.url).await.map(Some),
         Err(error) if error.code().is_some_and(is_missing) => Ok(None),
         Err(error) => Err(from_call("GetQueueUrl", &options.url, error)),
     }
@@ -159,28 +121,12 @@ pub(crate) fn dead_queue_name(name: &str) -> String {
     }
 }
 
-/// A queue without a dead-letter queue is not one that events can be trusted to.
-pub(crate) fn without_dead_letters(url: &str) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        format!(
-            "the queue {url} has no dead-letter queue: give it a redrive policy (SqsQueue::create \
-             does, with a queue {})",
-            dead_queue_name(name(url))
-        ),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_redrive_policy_names_the_dead_letter_queue() {
-        let policy = r#"{"deadLetterTargetArn":"arn:aws:sqs:eu-central-1:123456789012:a-dead.fifo","maxReceiveCount":"7"}"#;
-        assert_eq!(dead_name(policy).as_deref(), Some("a-dead.fifo"));
-        assert_eq!(dead_name("{}"), None);
-        assert_eq!(dead_name("nonsense"), None);
+    fn the_dead_letter_queue_is_of_its_queues_kind() {
         assert_eq!(dead_queue_name("a.fifo"), "a-dead.fifo");
         assert_eq!(dead_queue_name("a"), "a-dead");
     }

@@ -25,19 +25,26 @@
 //! The body is the message's own: ASCII, since SQS refuses some characters that an event may hold.
 //! The message attributes `tenant`, `kind` and `id` say whose it is and what. On a FIFO queue the
 //! group is the tenant, and the deduplication id is a hash of id and body. A message without these
-//! attributes was not sent by this crate: it is removed and counted
-//! ([`SqsQueue::dropped`]). Whether a message with them was written by the log, the log itself checks:
-//! each one carries a MAC.
+//! attributes was not sent by this crate: it is removed and counted, and the log's worker shows the
+//! count. Whether a message with them was written by the log, the log itself checks: each one carries
+//! a MAC.
 //!
 //! # Limits
 //!
 //! A call to SQS takes ten messages. A message may have 1 MiB with its attributes, and so may a call;
 //! a queue's own `MaximumMessageSize`, which older queues may have at 256 KiB, is asked for and kept
-//! to. At most 120,000 messages are under a lease at a time. SQS keeps a message for 14 days at most.
+//! to, and so is its dead-letter queue's: the lower one counts, less 256 bytes for what a dead letter
+//! has besides. At most 120,000 messages are under a lease at a time.
+//!
+//! SQS keeps a message for 14 days at most, and forgets it then. Nothing is sent to a queue that keeps
+//! messages for less than a day, or for longer than its dead-letter queue does: SQS counts from when a
+//! message was first sent, so that a dead letter could be gone before anybody sees it. The error says
+//! which it is and how to change it. Below SQS's own default of four days a warning is logged.
 
 mod api;
 mod create;
 mod dead;
+mod facts;
 mod fault;
 mod held;
 mod message;

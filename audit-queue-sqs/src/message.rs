@@ -16,8 +16,14 @@ const ID: &str = "id";
 const REASON: &str = "reason";
 const DIED_AT: &str = "died_at";
 
+/// The type of every attribute.
+const TYPE: &str = "String";
+
 /// The most characters of a reason.
 const REASON_LENGTH: usize = 1_000;
+
+/// Bytes that a message leaves free when it is sent, for what its dead letter has besides.
+pub(crate) const ROOM: usize = 256;
 
 /// A message on its way out.
 #[derive(Debug, Clone)]
@@ -51,23 +57,34 @@ impl Outgoing {
         })
     }
 
-    /// A dead letter. Each is a group of its own, for a FIFO queue shows a group's next message only
-    /// when the one before is done with.
+    /// A dead letter of at most so many bytes, for which its reason is cut, and the time of its death
+    /// left out: the message matters more. Each is a group of its own, for a FIFO queue shows a
+    /// group's next message only when the one before is done with.
     pub(crate) fn dead(
         message: &Message,
         delivered: &str,
         fifo: bool,
         reason: &str,
         died_at: Timestamp,
+        most: usize,
     ) -> Self {
         let mut outgoing = Self::ordered(message, fifo, message.id.to_string(), || {
             deduplication(&["dead", delivered])
         });
-        let reason: String = reason.chars().take(REASON_LENGTH).map(allowed).collect();
+        outgoing.attributes.push((DIED_AT, died_at.to_string()));
+        if outgoing.size() > most {
+            outgoing.attributes.pop();
+        }
+        let left = most.saturating_sub(outgoing.size() + REASON.len() + TYPE.len());
+        let reason = reason.chars().take(REASON_LENGTH).map(allowed);
+        let reason = reason.scan(0, |bytes, c| {
+            *bytes += c.len_utf8();
+            (*bytes <= left).then_some(c)
+        });
+        let reason: String = reason.collect();
         if !reason.is_empty() {
             outgoing.attributes.push((REASON, reason));
         }
-        outgoing.attributes.push((DIED_AT, died_at.to_string()));
         outgoing
     }
 
@@ -93,7 +110,7 @@ impl Outgoing {
 
     /// Bytes as SQS counts them: the body, and each attribute's name, type and value.
     pub(crate) fn size(&self) -> usize {
-        let attribute = |(name, value): &(&str, String)| name.len() + "String".len() + value.len();
+        let attribute = |(name, value): &(&str, String)| name.len() + TYPE.len() + value.len();
         self.body.len() + self.attributes.iter().map(attribute).sum::<usize>()
     }
 
@@ -102,7 +119,7 @@ impl Outgoing {
         let mut attributes = HashMap::with_capacity(self.attributes.len());
         for (name, value) in &self.attributes {
             let value = MessageAttributeValue::builder()
-                .data_type("String")
+                .data_type(TYPE)
                 .string_value(value)
                 .build()
                 .map_err(unbuilt)?;
@@ -168,7 +185,8 @@ pub(crate) fn attempts(received: &Received) -> u32 {
 }
 
 /// A message of the dead-letter queue. What SQS moved there itself has no reason and no time of
-/// death: then it says so, and has the time when it was sent.
+/// death, and neither has what left no room for them: then it says so, and has the time when it was
+/// sent.
 pub(crate) fn read_dead(received: &Received) -> Option<DeadLetter> {
     let message = read(received)?;
     let died_at = match attribute(received, DIED_AT) {
@@ -180,7 +198,9 @@ pub(crate) fn read_dead(received: &Received) -> Option<DeadLetter> {
     let reason = match (attribute(received, REASON), attribute(received, DIED_AT)) {
         (Some(reason), _) => reason,
         (None, Some(_)) => "no reason was given",
-        (None, None) => "delivered too often without an answer: SQS moved it here",
+        (None, None) => {
+            "delivered too often without an answer: SQS moved it here (or too large for a reason)"
+        }
     };
     let handle = received.message_id()?;
     Some(DeadLetter::new(handle, message, reason, died_at))
@@ -252,14 +272,36 @@ mod tests {
     fn a_reason_that_sqs_would_refuse_is_made_fit() {
         let at = Timestamp::parse("2026-11-24T03:00:00Z").unwrap();
         let reason = format!("a\u{1}b\u{FFFF}{}", "x".repeat(2_000));
-        let outgoing = Outgoing::dead(&message("{}"), "m", false, &reason, at);
+        let outgoing = Outgoing::dead(&message("{}"), "m", false, &reason, at, 1 << 20);
         let letter = read_dead(&received(&outgoing)).unwrap();
         assert!(letter.reason.starts_with("a\u{FFFD}b\u{FFFD}xx"));
         assert_eq!(letter.reason.chars().count(), REASON_LENGTH);
         assert_eq!(letter.died_at, at);
-        let outgoing = Outgoing::dead(&message("{}"), "m", false, "", at);
+        let outgoing = Outgoing::dead(&message("{}"), "m", false, "", at, 1 << 20);
         let letter = read_dead(&received(&outgoing)).unwrap();
         assert_eq!(letter.reason, "no reason was given");
+    }
+
+    #[test]
+    fn a_message_as_large_as_the_queue_takes_can_be_a_dead_letter() {
+        let at = Timestamp::parse("2026-11-24T03:00:00Z").unwrap();
+        let reason = "ü".repeat(2_000);
+        let message = message(&"x".repeat(5_000));
+        let size = Outgoing::new(&message, false).size();
+        for left in 0..3_000 {
+            let most = size + left;
+            let outgoing = Outgoing::dead(&message, "m", false, &reason, at, most);
+            assert!(outgoing.size() <= most, "{left}");
+            let letter = received(&outgoing);
+            assert_eq!(read(&letter).as_ref(), Some(&message), "{left}");
+            if left >= ROOM {
+                let letter = read_dead(&letter).unwrap();
+                assert_eq!(letter.died_at, at);
+                let length = letter.reason.chars().count();
+                assert!(length >= 100.min(left / 2), "{left}: {length}");
+                assert!(reason.starts_with(&letter.reason), "{left}");
+            }
+        }
     }
 
     #[test]

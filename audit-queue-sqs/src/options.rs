@@ -1,5 +1,6 @@
 //! How to reach a queue, and how much to ask of it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use audit_core::{Clock, Error, Result, SystemClock};
 
 /// Which queue, where, and how it is used.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SqsOptions {
     pub(crate) url: String,
     pub(crate) endpoint: String,
@@ -27,9 +28,13 @@ impl SqsOptions {
     /// come from where AWS's own tools take them: environment, profile, container, instance.
     ///
     /// # Errors
-    /// [`Invalid`](audit_core::ErrorKind::Invalid) naming `url` when it isn't one.
+    /// [`Invalid`](audit_core::ErrorKind::Invalid) naming `url` when it isn't one, and when it holds a
+    /// user or a password, which SQS would not use and which errors would show.
     pub fn new(url: impl Into<String>) -> Result<Self> {
         let url = url.into();
+        if url.contains('@') {
+            return Err(Error::field("url", HAS_USER));
+        }
         let (endpoint, name) = split(&url).ok_or_else(|| {
             Error::field(
                 "url",
@@ -51,7 +56,9 @@ impl SqsOptions {
         })
     }
 
-    /// Where requests go, when that isn't the queue URL's own host: a proxy, or a local server.
+    /// Where requests go, when that isn't the queue URL's own host: a proxy, or a local server. As in
+    /// the queue's URL, a user or a password has no place in it:
+    /// [`open`](crate::SqsQueue::open) refuses one.
     #[must_use]
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.endpoint = url.into();
@@ -110,7 +117,8 @@ impl SqsOptions {
     }
 
     /// How long an operation may take, its tries together: 12 s unless this says otherwise. A
-    /// receive may take as much longer as it waits.
+    /// receive may take as much longer as it waits, and a send as much longer as it waited for its
+    /// turn: at most the same time again. What had no turn by then fails, and was not sent.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -137,6 +145,31 @@ impl SqsOptions {
     /// The URL of another queue of the same account and region.
     pub(crate) fn sibling(&self, other: &str) -> String {
         format!("{}{other}", &self.url[..self.url.len() - self.name().len()])
+    }
+}
+
+/// Why a URL is refused whose text must not be shown.
+pub(crate) const HAS_USER: &str =
+    "holds a user or a password; credentials come from where AWS's own tools take them";
+
+impl fmt::Debug for SqsOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // An endpoint with a user is refused, but only when it is used.
+        let endpoint = match self.endpoint.contains('@') {
+            true => "(not shown: it holds a user or a password)",
+            false => &self.endpoint,
+        };
+        f.debug_struct("SqsOptions")
+            .field("url", &self.url)
+            .field("endpoint", &endpoint)
+            .field("region", &self.region)
+            .field("ca_file", &self.ca_file)
+            .field("batch_bytes", &self.batch_bytes)
+            .field("sends", &self.sends)
+            .field("receives", &self.receives)
+            .field("max_receives", &self.max_receives)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -211,6 +244,25 @@ mod tests {
             options.sibling("dead.fifo"),
             "https://sqs.eu-central-1.amazonaws.com/123456789012/dead.fifo"
         );
+    }
+
+    #[test]
+    fn a_user_in_a_url_is_refused_and_not_shown() {
+        for url in [
+            "https://ann:sesame@sqs.eu-central-1.amazonaws.com/123456789012/audit",
+            "https://ann:se/sesame@host/1/audit",
+            "https://sesame@host",
+        ] {
+            let error = SqsOptions::new(url).unwrap_err();
+            assert_eq!(error.fields()[0].field, "url");
+            assert!(
+                !format!("{error} {error:?}").contains("sesame"),
+                "{error:?}"
+            );
+        }
+        let options = SqsOptions::new("https://host/1/audit").unwrap();
+        let options = options.endpoint("http://ann:sesame@host");
+        assert!(!format!("{options:?}").contains("sesame"), "{options:?}");
     }
 
     #[test]

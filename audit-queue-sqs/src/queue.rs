@@ -10,15 +10,17 @@ use audit_core::{DeadLetter, Delivery, Error, EventQueue, Message, QueueDepth, R
 use aws_sdk_sqs::types::{Message as Received, QueueAttributeName};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout_at};
 
 use crate::api::{Api, BATCH, LONGEST_LEASE, LONGEST_WAIT, Receive, cut};
-use crate::create::{create, facts, without_dead_letters};
+use crate::create::create;
 use crate::dead::DeadLetters;
+use crate::facts::Pair;
 use crate::fault::from_call;
 use crate::held::Held;
-use crate::message::{Outgoing, attempts, read};
+use crate::message::{Outgoing, ROOM, attempts, read};
 use crate::options::SqsOptions;
-use crate::send::Lanes;
+use crate::send::{Lanes, no_turn};
 
 /// The most messages of one call of `receive`.
 const MAX_RECEIVED: usize = 1_000;
@@ -41,6 +43,8 @@ pub struct SqsQueue {
     fifo: bool,
     api: Api,
     known: OnceCell<Known>,
+    /// Once the queue keeps messages for long enough.
+    trusted: OnceCell<()>,
     lanes: OnceLock<Lanes>,
     held: Mutex<Held>,
     dropped: AtomicU64,
@@ -49,7 +53,9 @@ pub struct SqsQueue {
 /// What has to be asked of the queue before it is used.
 #[derive(Debug)]
 struct Known {
+    /// The most bytes of a message, and of a dead letter.
     message_bytes: usize,
+    letter_bytes: usize,
     dead: DeadLetters,
 }
 
@@ -75,6 +81,7 @@ impl SqsQueue {
             fifo: options.is_fifo(),
             options,
             known: OnceCell::new(),
+            trusted: OnceCell::new(),
             lanes: OnceLock::new(),
             held: Mutex::default(),
             dropped: AtomicU64::new(0),
@@ -99,29 +106,36 @@ impl SqsQueue {
     ///
     /// # Errors
     /// [`Unavailable`](audit_core::ErrorKind::Unavailable) when SQS can't be reached, when the queue
-    /// is missing, or has no dead-letter queue. The message says which, and what to do about it.
+    /// is missing, has no dead-letter queue, or keeps messages for too short a time. The message says
+    /// which, and what to do about it.
     pub async fn check(&self) -> Result<()> {
-        self.depth().await.map(|_| ())
-    }
-
-    /// How many messages this process has removed because they can't have been sent by this crate:
-    /// those without a tenant, kind or id. The ones that have these and lack the log's MAC are
-    /// counted by the log's worker.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.depth().await?;
+        self.trust().await
     }
 
     async fn known(&self) -> Result<&Known> {
         self.known
             .get_or_try_init(|| async {
-                let facts = facts(&self.api, &self.options).await?;
-                let dead = facts.dead.ok_or_else(|| without_dead_letters(&self.url))?;
+                let pair = Pair::ask(&self.api, &self.options).await?;
+                pair.warn(&self.url);
                 Ok(Known {
-                    message_bytes: facts.message_bytes,
-                    dead: DeadLetters::new(self.api.clone(), Arc::from(dead)),
+                    message_bytes: pair.queue.message_bytes.min(pair.dead.message_bytes),
+                    letter_bytes: pair.dead.message_bytes,
+                    dead: DeadLetters::new(self.api.clone(), Arc::from(pair.dead_url)),
                 })
             })
             .await
+    }
+
+    /// Whether the queue keeps events for long enough; asked again until it does.
+    async fn trust(&self) -> Result<()> {
+        self.trusted
+            .get_or_try_init(|| async {
+                let pair = Pair::ask(&self.api, &self.options).await?;
+                pair.check_retention(&self.url)
+            })
+            .await
+            .copied()
     }
 
     fn lanes(&self) -> &Lanes {
@@ -222,22 +236,37 @@ impl EventQueue for SqsQueue {
     }
 
     /// On a FIFO queue a message of a call is not sent when an earlier one of the same tenant failed
-    /// in a batch before, so that it doesn't overtake it.
+    /// in a batch before, so that it doesn't overtake it. Within a batch of ten SQS itself may take a
+    /// later one of those and not an earlier.
+    ///
+    /// It is answered within twice [`SqsOptions::timeout`]: what waited that long for its turn was not
+    /// sent, and what was under way may have been.
     ///
     /// # Errors
     /// [`Invalid`](audit_core::ErrorKind::Invalid) naming `body` for an item that is empty, not
     /// ASCII, or longer than the queue takes. [`Unavailable`](audit_core::ErrorKind::Unavailable)
-    /// for one that may be sent again.
+    /// for one that may be sent again, and for all while the queue keeps messages for too short a
+    /// time.
     async fn send(&self, messages: &[Message]) -> Result<Vec<Result<()>>> {
         if messages.is_empty() {
             return Ok(Vec::new());
         }
-        let most = self.known().await?.message_bytes;
+        let turn = Instant::now() + self.options.timeout;
+        let ready = async {
+            let known = self.known().await?;
+            self.trust().await.map(|()| known.message_bytes)
+        };
+        let most = timeout_at(turn, ready)
+            .await
+            .unwrap_or_else(|_| Err(no_turn()))?;
         let outgoing = messages
             .iter()
             .map(|message| (message.tenant, fit(message, most, self.fifo)))
             .collect();
-        let outcomes = self.lanes().send(outgoing).await;
+        let outcomes = self
+            .lanes()
+            .send(outgoing, turn, turn + self.options.timeout)
+            .await;
         Ok(messages
             .iter()
             .zip(outcomes)
@@ -317,12 +346,14 @@ impl EventQueue for SqsQueue {
 
     /// The message goes to the dead-letter queue and is then removed: a crash in between leaves it in
     /// both. Of a message whose lease was lost nothing happens: it is delivered again. A reason is
-    /// cut at 1,000 characters, and those that SQS refuses are replaced.
+    /// cut at 1,000 characters, and at what the dead-letter queue takes; those that SQS refuses are
+    /// replaced.
     async fn bury(&self, letters: &[(String, String)]) -> Result<Vec<Result<()>>> {
         if letters.is_empty() {
             return Ok(Vec::new());
         }
-        let dead = &self.known().await?.dead.url;
+        let known = self.known().await?;
+        let dead = &known.dead.url;
         let died_at = self.options.clock.now();
         let mut outcomes: Vec<Result<()>> = vec![Ok(()); letters.len()];
         let mut places = Vec::new();
@@ -336,6 +367,7 @@ impl EventQueue for SqsQueue {
                     self.fifo,
                     reason,
                     died_at,
+                    known.letter_bytes,
                 ));
             }
         }
@@ -375,6 +407,11 @@ impl EventQueue for SqsQueue {
             .await
     }
 
+    /// Those without a tenant, kind or id.
+    fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
     /// What SQS says, and AWS says only roughly, and up to a minute late. Of messages that wait for
     /// the end of a delay only those that this process gave back are told from leased ones.
     async fn depth(&self) -> Result<QueueDepth> {
@@ -398,8 +435,8 @@ fn fit(message: &Message, most: usize, fifo: bool) -> Result<Outgoing> {
         return Err(refuse("must be ASCII text, and not empty".into()));
     }
     let outgoing = Outgoing::new(message, fifo);
-    match outgoing.size() {
-        bytes if bytes > most => Err(refuse(format!(
+    match (outgoing.size(), most.saturating_sub(ROOM)) {
+        (bytes, most) if bytes > most => Err(refuse(format!(
             "has {bytes} bytes with its attributes, and the queue takes {most}"
         ))),
         _ => Ok(outgoing),
@@ -420,15 +457,16 @@ mod tests {
             Message::new(tenant, MessageKind::Ingest, id, body)
         };
         let overhead = Outgoing::new(&message(String::new()), true).size();
-        let most = 256 * 1024;
-        fit(&message("x".repeat(most - overhead)), most, true).unwrap();
+        let takes = 256 * 1024;
+        let most = takes - ROOM;
+        fit(&message("x".repeat(most - overhead)), takes, true).unwrap();
         for body in [
             "x".repeat(most - overhead + 1),
             "x".repeat(Message::MAX_BODY + 1),
             String::new(),
             "é".into(),
         ] {
-            let error = fit(&message(body), most, true).unwrap_err();
+            let error = fit(&message(body), takes, true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid);
             assert_eq!(error.fields()[0].field, "body");
             assert!(error.event_id().is_some());

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use audit_core::{Error, ErrorKind, Result, TenantId};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::api::{Api, BATCH};
 use crate::message::Outgoing;
@@ -16,15 +18,21 @@ const WAITING: usize = 512;
 /// Their bytes, and those under way.
 const WAITING_BYTES: usize = 32 << 20;
 
+/// For how long a lane lets a batch fill while other calls are under way.
+const GATHER: Duration = Duration::from_millis(3);
+
 /// The lanes on which messages are sent, each one call at a time.
 ///
-/// A lane takes what waits, up to a batch, and never waits for more. On a standard queue all lanes
-/// take from one line. On a FIFO queue each has its own, and a tenant's messages are always on the
+/// A lane takes what waits, up to a batch. While no call is under way it never waits for more, so that
+/// a single message goes at once; else it does for a moment, since senders that were answered together
+/// send again together, and ten calls of one message cost ten times as much as one of ten. On a
+/// standard queue all lanes take from one line. On a FIFO queue each has its own, and a tenant's messages are always on the
 /// same one, so that they are sent in the order in which they came.
 #[derive(Debug)]
 pub(crate) struct Lanes {
     lines: Vec<mpsc::Sender<Item>>,
     room: Arc<Semaphore>,
+    ordered: bool,
 }
 
 struct Item {
@@ -33,8 +41,28 @@ struct Item {
     /// Set when an earlier message of the same tenant and the same call wasn't sent: then this one
     /// must not overtake it. Only where order is kept.
     overtakes: Option<Arc<AtomicBool>>,
+    /// When the sender gives up waiting for its turn.
+    turn: Instant,
     answer: oneshot::Sender<Result<()>>,
     _room: OwnedSemaphorePermit,
+}
+
+impl Item {
+    fn is_held_back(&self) -> bool {
+        let flag = self.overtakes.as_ref();
+        flag.is_some_and(|flag| flag.load(Ordering::Acquire))
+    }
+
+    /// Answers, and holds back what follows it when it may be sent again.
+    fn settle(self, outcome: Result<()>) {
+        if let (Err(error), Some(flag)) = (&outcome, &self.overtakes)
+            && error.is_retryable()
+        {
+            flag.store(true, Ordering::Release);
+        }
+        // Nobody may be waiting any more.
+        drop(self.answer.send(outcome));
+    }
 }
 
 impl Lanes {
@@ -48,6 +76,7 @@ impl Lanes {
     ) -> Self {
         let mut senders = Vec::new();
         let mut line = None;
+        let calls = Arc::new(AtomicUsize::new(0));
         for _ in 0..lanes {
             if fifo || line.is_none() {
                 let (sender, receiver) = mpsc::channel(WAITING);
@@ -59,13 +88,16 @@ impl Lanes {
             }
             if let Some(line) = &line {
                 let (api, url, line) = (api.clone(), Arc::clone(url), Arc::clone(line));
+                let calls = Arc::clone(&calls);
                 tokio::spawn(async move {
                     loop {
-                        let batch = line.lock().await.take(batch_bytes).await;
+                        let batch = line.lock().await.take(batch_bytes, &calls).await;
                         if batch.is_empty() {
                             return;
                         }
+                        calls.fetch_add(1, Ordering::Relaxed);
                         send(&api, &url, batch).await;
+                        calls.fetch_sub(1, Ordering::Relaxed);
                     }
                 });
             }
@@ -73,28 +105,41 @@ impl Lanes {
         Self {
             lines: senders,
             room: Arc::new(Semaphore::new(WAITING_BYTES)),
+            ordered: fifo,
         }
     }
 
-    /// Sends what is good of these, and answers each in its place.
+    /// Sends what is good of these, and answers each in its place. What has no turn by `turn` is not
+    /// sent, and what has no answer by `end` may have been.
     pub(crate) async fn send(
         &self,
         messages: Vec<(TenantId, Result<Outgoing>)>,
+        turn: Instant,
+        end: Instant,
     ) -> Vec<Result<()>> {
-        let ordered = self.lines.len() > 1;
         let mut flags: HashMap<TenantId, Arc<AtomicBool>> = HashMap::new();
         let mut answers = Vec::with_capacity(messages.len());
         for (tenant, message) in messages {
-            let overtakes = ordered.then(|| Arc::clone(flags.entry(tenant).or_default()));
+            let overtakes = self
+                .ordered
+                .then(|| Arc::clone(flags.entry(tenant).or_default()));
             answers.push(match message {
-                Ok(message) => self.line_up(tenant, message, overtakes).await,
+                Ok(message) => {
+                    let lined_up = self.line_up(tenant, message, overtakes, turn);
+                    timeout_at(turn, lined_up)
+                        .await
+                        .unwrap_or_else(|_| Err(no_turn()))
+                }
                 Err(error) => Err(error),
             });
         }
         let mut outcomes = Vec::with_capacity(answers.len());
         for answer in answers {
             outcomes.push(match answer {
-                Ok(answer) => answer.await.unwrap_or_else(|_| Err(gone())),
+                Ok(answer) => match timeout_at(end, answer).await {
+                    Ok(answer) => answer.unwrap_or_else(|_| Err(gone())),
+                    Err(_) => Err(unknown()),
+                },
                 Err(error) => Err(error),
             });
         }
@@ -106,6 +151,7 @@ impl Lanes {
         tenant: TenantId,
         message: Outgoing,
         overtakes: Option<Arc<AtomicBool>>,
+        turn: Instant,
     ) -> Result<oneshot::Receiver<Result<()>>> {
         let size = message.size();
         let permits = u32::try_from(size.min(WAITING_BYTES)).unwrap_or(u32::MAX);
@@ -115,6 +161,7 @@ impl Lanes {
             message,
             size,
             overtakes,
+            turn,
             answer,
             _room: room.await.map_err(|_| gone())?,
         };
@@ -134,6 +181,20 @@ fn gone() -> Error {
     Error::new(ErrorKind::Unavailable, "the queue was closed meanwhile")
 }
 
+pub(crate) fn no_turn() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "not sent: too many messages wait for SQS, which is slow or away",
+    )
+}
+
+fn unknown() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "SQS did not answer in time; the message may have been sent",
+    )
+}
+
 /// What waits for a lane.
 struct Line {
     receiver: mpsc::Receiver<Item>,
@@ -142,8 +203,9 @@ struct Line {
 }
 
 impl Line {
-    /// The next batch; an empty one at the end.
-    async fn take(&mut self, bytes: usize) -> Vec<Item> {
+    /// The next batch, which may fill for a moment while there are calls under way; an empty one at
+    /// the end.
+    async fn take(&mut self, bytes: usize, calls: &AtomicUsize) -> Vec<Item> {
         let first = match self.next.take() {
             Some(item) => item,
             None => match self.receiver.recv().await {
@@ -153,8 +215,12 @@ impl Line {
         };
         let mut total = first.size;
         let mut batch = vec![first];
+        let gathered = match calls.load(Ordering::Relaxed) {
+            0 => None,
+            _ => Some(Instant::now() + GATHER),
+        };
         while batch.len() < BATCH
-            && let Ok(item) = self.receiver.try_recv()
+            && let Some(item) = self.more(gathered).await
         {
             total += item.size;
             if total > bytes {
@@ -165,33 +231,36 @@ impl Line {
         }
         batch
     }
+
+    /// One more, if there is one, or there is one until then.
+    async fn more(&mut self, until: Option<Instant>) -> Option<Item> {
+        match (self.receiver.try_recv(), until) {
+            (Ok(item), _) => Some(item),
+            (Err(_), None) => None,
+            (Err(_), Some(until)) => timeout_at(until, self.receiver.recv()).await.ok().flatten(),
+        }
+    }
 }
 
 async fn send(api: &Api, url: &str, batch: Vec<Item>) {
-    let (held_back, batch): (Vec<Item>, Vec<Item>) = batch.into_iter().partition(|item| {
-        let flag = item.overtakes.as_ref();
-        flag.is_some_and(|flag| flag.load(Ordering::Acquire))
-    });
-    for item in held_back {
-        let error = Error::new(
-            ErrorKind::Unavailable,
-            "not sent, because an earlier message of the tenant was not",
-        );
-        answer(item, Err(error));
-    }
-    let messages: Vec<&Outgoing> = batch.iter().map(|item| &item.message).collect();
-    let outcomes = api.send(url, &messages).await;
-    for (item, outcome) in batch.into_iter().zip(outcomes) {
-        if let (Err(error), Some(flag)) = (&outcome, &item.overtakes)
-            && error.is_retryable()
-        {
-            flag.store(true, Ordering::Release);
+    let now = Instant::now();
+    let mut sending = Vec::with_capacity(batch.len());
+    for item in batch {
+        if item.is_held_back() {
+            let error = Error::new(
+                ErrorKind::Unavailable,
+                "not sent, because an earlier message of the tenant was not",
+            );
+            item.settle(Err(error));
+        } else if item.turn <= now || item.answer.is_closed() {
+            item.settle(Err(no_turn()));
+        } else {
+            sending.push(item);
         }
-        answer(item, outcome);
     }
-}
-
-fn answer(item: Item, outcome: Result<()>) {
-    // Nobody may be waiting any more.
-    drop(item.answer.send(outcome));
+    let messages: Vec<&Outgoing> = sending.iter().map(|item| &item.message).collect();
+    let outcomes = api.send(url, &messages).await;
+    for (item, outcome) in sending.into_iter().zip(outcomes) {
+        item.settle(outcome);
+    }
 }

@@ -1,5 +1,6 @@
 //! Many writes in one request, each with an outcome of its own.
 
+use audit_core::tlog::json::write_string;
 use audit_core::{Entry, Result, TenantId};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -23,6 +24,25 @@ pub(crate) enum Fate {
     Later(Option<String>),
 }
 
+/// What an entry's document takes the place of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// Only a document of an earlier version.
+    Earlier,
+    /// One of the same version as well.
+    Same,
+}
+
+impl Over {
+    fn version(self, version: u64) -> String {
+        let kind = match self {
+            Self::Earlier => "external",
+            Self::Same => "external_gte",
+        };
+        format!(",\"version\":{version},\"version_type\":\"{kind}\"")
+    }
+}
+
 /// Writes on their way.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
@@ -40,24 +60,29 @@ impl Lines {
     }
 
     /// An entry's document, under its version.
-    pub(crate) fn entry(&mut self, place: &Place, entry: &Entry) {
-        self.entry_head(place, entry);
+    pub(crate) fn entry(&mut self, place: &Place, entry: &Entry, over: Over) {
+        self.entry_head(place, entry, over);
         document::write(&mut self.text, entry);
     }
 
     /// The document of an entry that the cluster refuses as it is.
-    pub(crate) fn unindexed(&mut self, place: &Place, entry: &Entry) {
-        self.entry_head(place, entry);
+    pub(crate) fn unindexed(&mut self, place: &Place, entry: &Entry, over: Over) {
+        self.entry_head(place, entry, over);
         document::write_unindexed(&mut self.text, entry);
     }
 
-    fn entry_head(&mut self, place: &Place, entry: &Entry) {
+    fn entry_head(&mut self, place: &Place, entry: &Entry, over: Over) {
         let id = document::id(entry.tenant_id, entry.seq);
-        let version = format!(
-            ",\"version\":{},\"version_type\":\"external\"",
-            document::version(entry)
-        );
+        let version = over.version(document::version(entry));
         self.head("index", place, entry.tenant_id, &id, &version);
+        self.text.push('\n');
+    }
+
+    /// Deletes a document, unless a later version of it is there by then.
+    pub(crate) fn delete(&mut self, place: &Place, tenant: TenantId, id: &str, version: u64) {
+        let version = Over::Same.version(version);
+        self.head("delete", place, tenant, id, &version);
+        self.text.push('\n');
     }
 
     /// A tenant's progress, if nobody has changed it since it was read.
@@ -79,7 +104,7 @@ impl Lines {
                 self.head("index", place, tenant, &id, &condition);
             }
         }
-        self.text.push_str("{\"tenant\":\"");
+        self.text.push_str("\n{\"tenant\":\"");
         self.text.push_str(&id);
         self.text.push_str("\",\"through\":");
         self.text.push_str(&through.to_string());
@@ -91,16 +116,15 @@ impl Lines {
         for part in ["{\"", act, "\":{\"_index\":\"", &place.index] {
             self.text.push_str(part);
         }
-        for part in ["\",\"_id\":\"", id, "\""] {
-            self.text.push_str(part);
-        }
+        self.text.push_str("\",\"_id\":");
+        write_string(&mut self.text, id);
         if place.routed {
             self.text.push_str(",\"routing\":\"");
             tenant.write(&mut self.text);
             self.text.push('"');
         }
         self.text.push_str(more);
-        self.text.push_str("}}\n");
+        self.text.push_str("}}");
     }
 
     /// Sends them all and reads what became of each, in order.
@@ -114,6 +138,8 @@ impl Lines {
         let query = [
             // A generation that is gone must not come back as an index without a mapping.
             ("require_alias", "true"),
+            // A shard that is away fails its own writes; the others don't wait for it.
+            ("timeout", "5s"),
             ("filter_path", "items.*.status,items.*.error.type"),
         ];
         let lines = Bytes::from(self.text);
@@ -139,6 +165,7 @@ struct Items {
 enum Item {
     Index(Outcome),
     Create(Outcome),
+    Delete(Outcome),
 }
 
 #[derive(Deserialize)]
@@ -155,12 +182,14 @@ struct Cause {
 
 impl Item {
     fn fate(self) -> Fate {
-        let (Self::Index(outcome) | Self::Create(outcome)) = self;
+        let (Self::Index(outcome) | Self::Create(outcome) | Self::Delete(outcome)) = self;
         let kind = outcome.error.and_then(|cause| cause.kind);
         match outcome.status {
             200..300 => Fate::Done,
             409 => Fate::Conflict,
             400 => Fate::Refused(kind),
+            // Of a document that is to be deleted.
+            404 if kind.is_none() => Fate::Done,
             404 => Fate::Moved,
             _ => Fate::Later(kind),
         }

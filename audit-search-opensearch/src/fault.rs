@@ -98,6 +98,27 @@ impl Fault {
     }
 }
 
+/// Whether the error came from one index or shard, of a cluster that otherwise answers: it is red, is
+/// blocked, can't be made any more, or refused one document.
+pub(crate) fn is_partial(error: &Error) -> bool {
+    let fault = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Fault>());
+    fault.is_some_and(|fault| {
+        let kind = fault.kind.as_deref();
+        // Of a queue that is full, a breaker that is open, or a master that is away all indexes have
+        // their part.
+        !matches!(
+            kind,
+            None | Some(
+                "circuit_breaking_exception"
+                    | "cluster_manager_not_discovered_exception"
+                    | "master_not_discovered_exception"
+                    | "opensearch_security_exception"
+                    | "security_exception"
+            )
+        ) && fault.status != 401
+    })
+}
+
 /// OpenSearch couldn't be reached, or didn't answer to the end.
 pub(crate) fn away(error: opensearch::Error) -> Error {
     let message = match error.is_timeout() {

@@ -8,18 +8,18 @@ use std::task::Poll;
 
 use async_trait::async_trait;
 use audit_core::{
-    Control, Entry, Error, ErrorKind, Filter, Hits, Kind, Permission, Result, SearchIndex,
-    SearchRequest, TenantId, TenantScope,
+    Control, Entry, Error, ErrorKind, Filter, Hits, Kind, LogStore, Order, Permission, Result,
+    SearchIndex, SearchRequest, TenantId, TenantScope,
 };
 use futures_util::poll;
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::bulk::{Fate, Lines};
+use crate::bulk::{Fate, Lines, Over};
 use crate::client::Client;
 use crate::document;
-use crate::fault::{Fault, RETRY_AFTER, moved};
+use crate::fault::{Fault, RETRY_AFTER, is_partial, moved};
 use crate::generation::Generations;
 use crate::options::{Layout, OpenSearchOptions};
 use crate::progress::{self, Place, Progress};
@@ -107,6 +107,24 @@ struct FoundHits {
 #[derive(Deserialize)]
 struct FoundHit {
     sort: [u64; 1],
+}
+
+#[derive(Deserialize)]
+struct Documents {
+    hits: DocumentHits,
+}
+
+#[derive(Deserialize)]
+struct DocumentHits {
+    hits: Vec<Document>,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    #[serde(rename = "_id")]
+    id: String,
+    #[serde(rename = "_version")]
+    version: u64,
 }
 
 impl OpenSearchIndex {
@@ -294,11 +312,14 @@ impl OpenSearchIndex {
             new.push(entry);
         }
         let mut failed = None;
-        for (entry, outcome) in new.iter().zip(self.put(&places, &new).await?) {
+        for (entry, outcome) in new
+            .iter()
+            .zip(self.put(&places, &new, Over::Earlier).await?)
+        {
             // What comes before the first failure is in the index.
             if let (Err(error), Some(goal)) = (outcome, goals.get_mut(&entry.tenant_id)) {
                 goal.to = goal.to.min(entry.seq);
-                failed.get_or_insert(error);
+                failed.get_or_insert(blame(error, entry.tenant_id));
             }
         }
         for entry in new.iter().filter(|entry| entry.kind == Kind::Prune) {
@@ -327,7 +348,8 @@ impl OpenSearchIndex {
         let mut places = BTreeMap::new();
         for tenant in tenants {
             let live = self.shared.generations.live(*tenant);
-            places.insert(*tenant, self.find_or_make(&live).await?);
+            let place = self.find_or_make(&live).await;
+            places.insert(*tenant, place.map_err(|error| blame(error, *tenant))?);
         }
         let known = progress::of_all(&self.shared.client, &places).await?;
         Ok(known.map(|known| (places, known)))
@@ -343,14 +365,48 @@ impl OpenSearchIndex {
         Ok(())
     }
 
-    async fn put_current(&self, tenant: TenantId, current: &[Entry]) -> Result<()> {
+    async fn put_current(&self, tenant: TenantId, current: &[Entry], over: Over) -> Result<()> {
         let live = self.shared.generations.live(tenant);
         let Some(place) = self.find(&live).await? else {
             return Ok(());
         };
         let entries: Vec<&Entry> = current.iter().collect();
-        let outcomes = self.put(&[(tenant, place)].into(), &entries).await?;
+        let outcomes = self.put(&[(tenant, place)].into(), &entries, over).await?;
         outcomes.into_iter().collect()
+    }
+
+    /// Deletes whatever documents there are of these positions, whoever made them. None when the
+    /// generation is gone.
+    async fn take_out(&self, place: &Place, tenant: TenantId, seqs: &[u64]) -> Result<Option<()>> {
+        let client = &self.shared.client;
+        let path = format!("/{}/_search", place.index);
+        let routing = tenant.to_string();
+        let mut query = vec![("allow_partial_search_results", "false")];
+        if place.routed {
+            query.push(("routing", &routing));
+        }
+        for part in seqs.chunks(REQUEST_DOCUMENTS) {
+            let body = query::documents(tenant, part);
+            let answer = client.post(&path, &query, &body).await?;
+            if answer.is_missing_index() {
+                return Ok(None);
+            }
+            let mut lines = Lines::default();
+            for document in answer.json::<Documents>()?.hits.hits {
+                lines.delete(place, tenant, &document.id, document.version);
+            }
+            for fate in lines.send(client).await? {
+                match fate {
+                    // A later version is a writer's who knows better.
+                    Fate::Done | Fate::Conflict => {}
+                    Fate::Moved => return Ok(None),
+                    Fate::Refused(kind) => return Err(Fault::new(400, kind).into_error(None)),
+                    Fate::Later(kind) => return Err(Fault::new(503, kind).into_error(None)),
+                }
+            }
+        }
+        self.refresh(&[(tenant, place.clone())].into()).await?;
+        Ok(Some(()))
     }
 
     /// Writes documents, and makes them found. An outcome for each.
@@ -358,6 +414,7 @@ impl OpenSearchIndex {
         &self,
         places: &BTreeMap<TenantId, Place>,
         entries: &[&Entry],
+        over: Over,
     ) -> Result<Vec<Result<()>>> {
         let client = &self.shared.client;
         let mut fates = Vec::with_capacity(entries.len());
@@ -365,7 +422,7 @@ impl OpenSearchIndex {
         let mut rest = entries;
         loop {
             while in_flight.len() < IN_FLIGHT && !rest.is_empty() {
-                in_flight.push_back(render(places, &mut rest).await.send(client));
+                in_flight.push_back(render(places, &mut rest, over).await.send(client));
                 // Sets out now: the next request is made while the cluster is busy with this one.
                 if let Poll::Ready(Some(sent)) = poll!(in_flight.next()) {
                     fates.extend(sent?);
@@ -376,7 +433,7 @@ impl OpenSearchIndex {
                 None => break,
             }
         }
-        self.put_refused(places, entries, &mut fates).await?;
+        self.put_refused(places, entries, &mut fates, over).await?;
         let mut missing = self.missing(places, entries, &fates).await?;
         let outcomes = fates
             .into_iter()
@@ -404,6 +461,7 @@ impl OpenSearchIndex {
         places: &BTreeMap<TenantId, Place>,
         entries: &[&Entry],
         fates: &mut [Fate],
+        over: Over,
     ) -> Result<()> {
         let mut refused = Vec::new();
         let mut lines = Lines::default();
@@ -415,7 +473,7 @@ impl OpenSearchIndex {
                     reason = kind.as_deref().unwrap_or("none"),
                     "OpenSearch refuses a document; every search will check the entry instead",
                 );
-                lines.unindexed(place, entry);
+                lines.unindexed(place, entry, over);
                 refused.push(at);
             }
         }
@@ -498,8 +556,12 @@ impl OpenSearchIndex {
                         conflicts.insert(tenant, goal);
                     }
                     Fate::Moved => return Err(moved()),
-                    Fate::Refused(kind) => return Err(Fault::new(400, kind).into_error(None)),
-                    Fate::Later(kind) => return Err(Fault::new(503, kind).into_error(None)),
+                    Fate::Refused(kind) => {
+                        return Err(blame(Fault::new(400, kind).into_error(None), tenant));
+                    }
+                    Fate::Later(kind) => {
+                        return Err(blame(Fault::new(503, kind).into_error(None), tenant));
+                    }
                 }
             }
             if conflicts.is_empty() {
@@ -585,6 +647,18 @@ impl OpenSearchIndex {
         if through == 0 {
             return Ok(Some(Hits::default()));
         }
+        self.hits(place, tenant, request, through).await
+    }
+
+    /// The hits below a position in one generation, none when it is gone.
+    async fn hits(
+        &self,
+        place: &Place,
+        tenant: TenantId,
+        request: &SearchRequest,
+        through: u64,
+    ) -> Result<Option<Hits>> {
+        let client = &self.shared.client;
         let path = format!("/{}/_search", place.index);
         let routing = tenant.to_string();
         let mut query = vec![
@@ -611,6 +685,14 @@ impl OpenSearchIndex {
     }
 }
 
+/// Names the tenant, whose shard or index the cluster can't serve while it serves others.
+fn blame(error: Error, tenant: TenantId) -> Error {
+    match is_partial(&error) {
+        true => error.with_tenant(tenant),
+        false => error,
+    }
+}
+
 #[derive(Deserialize)]
 struct Shards {
     failed: u32,
@@ -626,14 +708,14 @@ impl Shards {
 }
 
 /// Makes the next request, of as many entries as it may have.
-async fn render(places: &BTreeMap<TenantId, Place>, rest: &mut &[&Entry]) -> Lines {
+async fn render(places: &BTreeMap<TenantId, Place>, rest: &mut &[&Entry], over: Over) -> Lines {
     let mut lines = Lines::default();
     while let Some((entry, behind)) = rest.split_first() {
         if lines.writes() >= REQUEST_DOCUMENTS || lines.bytes() >= REQUEST_BYTES {
             break;
         }
         if let Some(place) = places.get(&entry.tenant_id) {
-            lines.entry(place, entry);
+            lines.entry(place, entry, over);
         }
         *rest = behind;
         if lines.writes() % YIELD == 0 {
@@ -683,8 +765,10 @@ impl SearchIndex for OpenSearchIndex {
         if current.is_empty() {
             return Ok(());
         }
-        let outcome = self.put_current(tenant, current).await;
-        outcome.inspect_err(|_| self.forget(&[tenant].into()))
+        let outcome = self.put_current(tenant, current, Over::Earlier).await;
+        outcome
+            .inspect_err(|_| self.forget(&[tenant].into()))
+            .map_err(|error| blame(error, tenant))
     }
 
     async fn indexed_through(&self, scope: &TenantScope) -> Result<u64> {
@@ -694,12 +778,60 @@ impl SearchIndex for OpenSearchIndex {
             .read(tenant, |place| async move {
                 progress::of(&self.shared.client, &place, tenant).await
             })
-            .await?;
+            .await
+            .map_err(|error| blame(error, tenant))?;
         let through = progress.flatten().map_or(0, |progress| progress.through);
         // Readers ask too, so this only ever counts up: an indexer is told of a loss by an error.
         let mut told = self.told();
         let known = told.entry(tenant).or_insert(through);
         *known = through.max(*known);
         Ok(through)
+    }
+
+    async fn held(&self, scope: &TenantScope, seqs: Range<u64>) -> Result<Vec<u64>> {
+        scope.require(Permission::Read)?;
+        let tenant = scope.tenant();
+        let limit = usize::try_from(seqs.end.saturating_sub(seqs.start)).unwrap_or(usize::MAX);
+        let filter = Filter::new().from_seq(seqs.start).to_seq(seqs.end);
+        let request = &SearchRequest::new(filter, limit).order(Order::Ascending);
+        let hits = self
+            .read(tenant, |place| async move {
+                self.hits(&place, tenant, request, u64::MAX).await
+            })
+            .await
+            .map_err(|error| blame(error, tenant))?;
+        Ok(hits.unwrap_or_default().seqs)
+    }
+
+    /// A document that the cluster has just deleted can't come back for a minute
+    /// (`index.gc_deletes`), save one that was taken out here: a retryable error says so.
+    async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
+        scope.require(Permission::Cleanup)?;
+        let tenant = scope.tenant();
+        if missing.iter().any(|entry| entry.tenant_id != tenant) {
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                "an entry is another tenant's",
+            ));
+        }
+        if !surplus.is_empty() {
+            self.read(tenant, |place| async move {
+                self.take_out(&place, tenant, surplus).await
+            })
+            .await
+            .map_err(|error| blame(error, tenant))?;
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.put_current(tenant, missing, Over::Same).await;
+        outcome
+            .inspect_err(|_| self.forget(&[tenant].into()))
+            .map_err(|error| blame(error, tenant))
+    }
+
+    /// As [`reindex`](Self::reindex) does.
+    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
+        self.reindex(store).await
     }
 }

@@ -113,8 +113,10 @@ async fn get(
     documents: impl Iterator<Item = (String, TenantId, &Place)>,
     source: &Value,
 ) -> Result<Option<Vec<Found>>> {
+    let mut tenants = Vec::new();
     let wanted: Vec<Value> = documents
         .map(|(id, tenant, place)| {
+            tenants.push(tenant);
             let mut wanted = json!({ "_index": &*place.index, "_id": id, "_source": source });
             if place.routed {
                 wanted["routing"] = tenant.to_string().into();
@@ -130,12 +132,14 @@ async fn get(
         .post("/_mget", &[], &json!({ "docs": wanted }))
         .await?;
     let Many { docs } = answer.json()?;
-    if let Some(error) = docs.iter().find_map(|found| found.error.as_ref()) {
+    let failed = docs.iter().zip(&tenants);
+    let mut failed = failed.filter_map(|(found, tenant)| Some((found.error.as_ref()?, *tenant)));
+    if let Some((error, tenant)) = failed.next() {
         let fault = Fault::new(404, error["type"].as_str().map(str::to_owned));
         return match fault.is_missing_index() {
             true => Ok(None),
             // One shard that is away, say.
-            false => Err(fault.with_status(503).into_error(None)),
+            false => Err(fault.with_status(503).into_error(None).with_tenant(tenant)),
         };
     }
     if docs.len() != expected {

@@ -52,6 +52,20 @@ pub(crate) fn search(tenant: TenantId, request: &SearchRequest, through: u64) ->
     body
 }
 
+/// The names and versions of the documents of a tenant at these positions.
+pub(crate) fn documents(tenant: TenantId, seqs: &[u64]) -> Value {
+    json!({
+        "size": MAX_HITS,
+        "query": { "bool": { "filter": [
+            { "term": { "tenant": tenant.to_string() } },
+            { "terms": { "seq": seqs } },
+        ]}},
+        "version": true,
+        "track_total_hits": false,
+        "_source": false,
+    })
+}
+
 /// The documents of a tenant in the filter's range of positions, and below one.
 pub(crate) fn positions(tenant: TenantId, filter: &Filter, below: u64) -> Value {
     let from = filter.from_seq.unwrap_or(0).min(i64::MAX as u64);

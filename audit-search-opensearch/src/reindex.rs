@@ -1,16 +1,11 @@
 //! Building an index anew from the logs while it is used.
 
-use std::collections::BTreeMap;
-
-use audit_core::store::Mark;
-use audit_core::worker::{is_closed, remove_erased};
-use audit_core::{LogStore, Result, SearchIndex, TenantId, TenantScope};
+use audit_core::rebuild::{fill, sizes};
+use audit_core::{LogStore, Result, TenantId};
 
 use crate::index::OpenSearchIndex;
 use crate::options::Layout;
 
-/// Entries that are read at once.
-const READ: usize = 2_000;
 /// A pass that found no more entries than this is the last one before the swap.
 const FEW: usize = 1_000;
 /// The most passes before the swap; what is left then is caught up after it.
@@ -42,7 +37,7 @@ impl OpenSearchIndex {
         if generations.layout() == Layout::Shared {
             return self.rebuild(store, None).await;
         }
-        for tenant in sizes(store).await?.into_keys() {
+        for (tenant, _) in sizes(store, None).await? {
             self.rebuild(store, Some(tenant)).await?;
         }
         Ok(())
@@ -56,7 +51,7 @@ impl OpenSearchIndex {
             let new = generations.successor(&live, &old).await?;
             let target = self.on(new.generation.clone());
             for _ in 0..PASSES {
-                if target.catch_up(store, only).await? <= FEW {
+                if fill(&target, store, only).await? <= FEW {
                     break;
                 }
             }
@@ -65,68 +60,6 @@ impl OpenSearchIndex {
         generations.tidy(&live).await?;
         // Its entries of the last moment were told to the old index only, and nobody speaks of a
         // tenant again that has nothing new.
-        self.another().catch_up(store, only).await.map(|_| ())
-    }
-
-    /// Indexes what the logs have by now and the index hasn't. Returns how many entries.
-    async fn catch_up(&self, store: &dyn LogStore, only: Option<TenantId>) -> Result<usize> {
-        let sizes = match only {
-            None => sizes(store).await?,
-            Some(tenant) => {
-                let scope = TenantScope::trusted(tenant, "reindex");
-                match store.head(&scope).await {
-                    Ok(head) => [(tenant, head.size())].into(),
-                    Err(error) if is_closed(&error) => BTreeMap::new(),
-                    Err(error) => return Err(error),
-                }
-            }
-        };
-        let mut indexed = 0;
-        for (tenant, size) in sizes {
-            match self.catch_up_with(store, tenant, size).await {
-                Ok(entries) => indexed += entries,
-                Err(error) if is_closed(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(indexed)
-    }
-
-    /// Up to a size: a log that goes on growing has no end.
-    async fn catch_up_with(
-        &self,
-        store: &dyn LogStore,
-        tenant: TenantId,
-        size: u64,
-    ) -> Result<usize> {
-        let scope = TenantScope::trusted(tenant, "reindex");
-        let mut cursor = self.indexed_through(&scope).await?;
-        let mut indexed = 0;
-        while cursor < size {
-            let entries = store.read(&scope, cursor, READ).await?;
-            let Some(last) = entries.last() else {
-                break;
-            };
-            remove_erased(store, self, &scope, cursor, &entries, &mut []).await?;
-            cursor = last.seq + 1;
-            indexed += entries.len();
-            self.index(&entries).await?;
-        }
-        Ok(indexed)
-    }
-}
-
-/// Every tenant that has an entry, with the size of its log.
-async fn sizes(store: &dyn LogStore) -> Result<BTreeMap<TenantId, u64>> {
-    let mut all = BTreeMap::new();
-    let mut mark = Mark::default();
-    loop {
-        let grown = store.grown_since(mark).await?;
-        let known = all.len();
-        all.extend(grown.tenants);
-        if all.len() == known || grown.mark == mark {
-            return Ok(all);
-        }
-        mark = grown.mark;
+        fill(&self.another(), store, only).await.map(|_| ())
     }
 }

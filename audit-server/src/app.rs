@@ -13,7 +13,9 @@ use poem::http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::admin::Reindex;
 use crate::api::export::Running;
+use crate::api::health::Away;
 use crate::auth::Gate;
 
 /// What every handler shares.
@@ -23,8 +25,14 @@ pub(crate) struct App {
     pub(crate) trusted_proxies: Vec<IpNet>,
     pub(crate) heartbeat: Duration,
     pub(crate) send_timeout: Duration,
+    /// How long a request may take to arrive.
+    pub(crate) receive_timeout: Duration,
     /// Cancelled when the server stops: streams close then.
     pub(crate) stopping: CancellationToken,
+    /// The rebuild of the search index.
+    pub(crate) reindex: Reindex,
+    /// What readiness last found away.
+    pub(crate) away: Away,
     /// The exports that run.
     pub(crate) exports: Running,
     /// The streams that are open.

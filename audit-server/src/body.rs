@@ -5,6 +5,7 @@
 
 use std::io::Read;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use audit_core::tlog::json;
 use futures_util::StreamExt as _;
@@ -14,6 +15,7 @@ use poem_openapi::payload::{ParsePayload, Payload};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+use tokio::time::Instant;
 
 use crate::problem::{Problem, ProblemKind};
 
@@ -78,6 +80,23 @@ fn media_type(request: &Request) -> String {
         .to_ascii_lowercase()
 }
 
+/// Bytes of a body for which it may take a second longer.
+const SLOWEST: u32 = 16 * 1024;
+
+/// How fast a body has to arrive: it may pause for so long, and take as long all in all, and a second
+/// more for each [`SLOWEST`] bytes that have come. The route tells it to who reads the body.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace(pub(crate) Duration);
+
+impl Pace {
+    /// Until when the next piece has to come of a body that is read since `began`, of which `arrived`
+    /// bytes have come.
+    fn until(self, began: Instant, arrived: usize) -> Instant {
+        let earned = Duration::from_secs(1) * u32::try_from(arrived).unwrap_or(u32::MAX) / SLOWEST;
+        (began + self.0 + earned).min(Instant::now() + self.0)
+    }
+}
+
 /// Reads the body of a request as text of at most `limit` bytes.
 ///
 /// A longer body is refused as soon as that is known, by its `Content-Length` or on the way.
@@ -96,7 +115,19 @@ pub(crate) async fn read_text(
     let body = body.take().map_err(|_| Problem::body("there is no body"))?;
     let mut stream = Box::pin(body.into_bytes_stream());
     let mut bytes: Vec<u8> = Vec::with_capacity(announced.unwrap_or(0).min(limit));
-    while let Some(chunk) = stream.next().await {
+    let pace = *request
+        .data::<Pace>()
+        .ok_or_else(|| Problem::new(ProblemKind::Internal, ProblemKind::Internal.title()))?;
+    let began = Instant::now();
+    loop {
+        let until = pace.until(began, bytes.len());
+        let Ok(piece) = tokio::time::timeout_at(until, stream.next()).await else {
+            return Err(Problem::new(
+                ProblemKind::TooSlow,
+                "the body of the request was not complete in time",
+            ));
+        };
+        let Some(chunk) = piece else { break };
         let chunk = chunk.map_err(|_| Problem::body("the body ended early"))?;
         if bytes.len() + chunk.len() > limit {
             return Err(too_large(limit));
@@ -474,6 +505,24 @@ mod tests {
                 .status(),
             400
         );
+    }
+
+    #[test]
+    fn a_body_may_pause_for_as_long_as_its_head_and_not_drip_for_ever() {
+        let pace = Pace(Duration::from_secs(30));
+        let long_ago = |seconds| Instant::now() - Duration::from_secs(seconds);
+        let left = |began, arrived| {
+            pace.until(began, arrived)
+                .saturating_duration_since(Instant::now())
+                .as_secs_f64()
+                .round()
+        };
+        assert!((left(long_ago(0), 0) - 30.0).abs() < 1.0);
+        assert!((left(long_ago(20), 0) - 10.0).abs() < 1.0);
+        assert!(left(long_ago(31), 1000) < 1.0);
+        // 1 MiB earns 64 s, and no pause is longer than 30.
+        assert!((left(long_ago(80), MAX_BODY) - 14.0).abs() < 1.0);
+        assert!((left(long_ago(1), MAX_BODY) - 30.0).abs() < 1.0);
     }
 
     #[test]

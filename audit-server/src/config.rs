@@ -89,6 +89,7 @@ struct Raw {
     rate_limit: Option<String>,
     stream_heartbeat: Option<u64>,
     stream_send_timeout: Option<u64>,
+    receive_timeout: Option<u64>,
     shutdown_grace: Option<u64>,
     log: Option<String>,
     log_format: Option<String>,
@@ -201,6 +202,11 @@ const VARIABLES: &[(&str, &str, &str)] = &[
         "stream_send_timeout",
         "10",
         "seconds until a subscriber is too slow",
+    ),
+    (
+        "receive_timeout",
+        "30",
+        "seconds that the head of a request may take, and a pause in its body",
     ),
     ("shutdown_grace", "20", "seconds that a shutdown waits"),
     ("log", "info", "what is logged, to stderr"),
@@ -399,6 +405,9 @@ pub struct Settings {
     pub stream_heartbeat: Duration,
     /// How long a subscriber may take to receive a frame, before it is told to be too slow.
     pub stream_send_timeout: Duration,
+    /// How long the head of a request may take to arrive, and its body may pause. A body may take as
+    /// long in all, and a second more for each 16 KiB that have come.
+    pub receive_timeout: Duration,
     /// How long a shutdown waits for requests, streams and workers.
     pub shutdown_grace: Duration,
     /// What is logged, as `tracing-subscriber` spells it.
@@ -539,6 +548,7 @@ impl Settings {
             rate_limit,
             stream_heartbeat: seconds("AUDIT_STREAM_HEARTBEAT", raw.stream_heartbeat, 15)?,
             stream_send_timeout: seconds("AUDIT_STREAM_SEND_TIMEOUT", raw.stream_send_timeout, 10)?,
+            receive_timeout: seconds("AUDIT_RECEIVE_TIMEOUT", raw.receive_timeout, 30)?,
             shutdown_grace: seconds("AUDIT_SHUTDOWN_GRACE", raw.shutdown_grace, 20)?,
             log: raw.log.unwrap_or_else(|| "info".into()),
             log_format: match raw.log_format.as_deref() {
@@ -587,6 +597,10 @@ fn refuse_idle(settings: &[(&'static str, bool)], of: &str) -> Result<(), Config
     }
 }
 
+/// Why a URL of SQS is refused, which is shown elsewhere and must hold no secret.
+const HAS_USER: &str =
+    "holds a user or a password; credentials come from where AWS's own tools take them";
+
 fn queue(raw: &Raw) -> Result<QueueUrl, ConfigError> {
     if !raw.queue_url.as_deref().is_some_and(is_web) {
         let idle = [("AUDIT_SQS_ENDPOINT", raw.sqs_endpoint.is_some())];
@@ -603,6 +617,15 @@ fn queue(raw: &Raw) -> Result<QueueUrl, ConfigError> {
             "AUDIT_QUEUE_URL",
             "this build has no SQS: build it with --features sqs",
         )),
+        Some(url) if url.contains('@') => Err(refuse("AUDIT_QUEUE_URL", HAS_USER)),
+        Some(_)
+            if raw
+                .sqs_endpoint
+                .as_ref()
+                .is_some_and(|url| url.contains('@')) =>
+        {
+            Err(refuse("AUDIT_SQS_ENDPOINT", HAS_USER))
+        }
         Some(url) => Ok(QueueUrl::Sqs {
             url: url.to_owned(),
             endpoint: raw.sqs_endpoint.clone(),

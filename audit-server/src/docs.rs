@@ -25,9 +25,10 @@ A parameter or field that is not known is refused by name. Times are RFC 3339 an
 Lists are newest first. Every response has an `X-Request-Id`, the request's own where it sent one.";
 
 /// The properties of responses that are null instead of absent.
-const NULLABLE: [(&str, &str); 7] = [
+const NULLABLE: [(&str, &str); 8] = [
     ("EntryPage", "next_cursor"),
     ("TenantPage", "next_cursor"),
+    ("ApiKeys", "next_cursor"),
     ("Pruned", "id"),
     ("ApiKey", "expires_at"),
     ("ApiKey", "last_used_at"),

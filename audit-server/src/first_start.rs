@@ -23,6 +23,8 @@ pub const TENANT_NAME: &str = "default";
 pub const SUBJECT: &str = "local";
 /// For how long it is valid, in microseconds.
 pub const TOKEN_LIFETIME: i64 = 24 * 3600 * 1_000_000;
+/// A minute, in microseconds.
+const MINUTE: i64 = 60 * 1_000_000;
 /// A token with less than this left is replaced, in microseconds.
 const TOKEN_RESERVE: i64 = 3600 * 1_000_000;
 /// More than any of these files holds.
@@ -125,6 +127,35 @@ pub async fn tenant(log: &AuditLog) -> audit_core::Result<TenantId> {
     Ok(log.create_tenant(None, TENANT_NAME).await?.id)
 }
 
+/// The token of the data folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalToken {
+    /// The token itself.
+    pub text: String,
+    /// When it was there already.
+    pub kept: bool,
+    /// From when on it is refused.
+    pub expires_at: Timestamp,
+}
+
+impl LocalToken {
+    /// For how long it is valid, in words: `24 h`, or `kept, 22 h 59 min left`.
+    pub fn validity(&self, now: Timestamp) -> String {
+        let left = (self.expires_at.as_micros() - now.as_micros()).max(0);
+        let minutes = (left + MINUTE / 2) / MINUTE;
+        let (hours, minutes) = (minutes / 60, minutes % 60);
+        let length = match minutes {
+            0 => format!("{hours} h"),
+            _ => format!("{hours} h {minutes} min"),
+        };
+        if self.kept {
+            format!("kept, {length} left")
+        } else {
+            length
+        }
+    }
+}
+
 /// The token of the data folder, made anew when it has expired, or will within the hour.
 ///
 /// # Errors
@@ -135,17 +166,21 @@ pub async fn token(
     demands: &Demands,
     tenant: TenantId,
     now: Timestamp,
-) -> Result<String, FolderFault> {
+) -> Result<LocalToken, FolderFault> {
     let path = folder.join(TOKEN_FILE);
     let verifiers = Verifiers::none()
         .secret(secret.as_bytes(), demands, true)
         .map_err(|e| fault(&folder.join(SECRET_FILE))(io::Error::other(e)))?;
     if let Some(token) = read(&path)? {
         let later = Timestamp::saturating_from_micros(now.as_micros() + TOKEN_RESERVE);
-        if let Ok((principal, _)) = verifiers.principal(&token, later).await
+        if let Ok((principal, Some(expires_at))) = verifiers.principal(&token, later).await
             && principal.tenant == Some(tenant)
         {
-            return Ok(token);
+            return Ok(LocalToken {
+                text: token,
+                kept: true,
+                expires_at,
+            });
         }
     }
     let until = Timestamp::saturating_from_micros(now.as_micros() + TOKEN_LIFETIME);
@@ -159,7 +194,11 @@ pub async fn token(
     )
     .map_err(|e| fault(&path)(io::Error::other(e)))?;
     write(&path, &format!("{token}\n"))?;
-    Ok(token)
+    Ok(LocalToken {
+        text: token,
+        kept: false,
+        expires_at: until,
+    })
 }
 
 #[cfg(test)]
@@ -197,10 +236,15 @@ mod tests {
         let second = token(folder.path(), &secret, &demands, tenant, at(20))
             .await
             .unwrap();
-        assert_eq!(first, second);
+        assert_eq!(first.text, second.text);
+        assert_eq!(first.validity(at(10)), "24 h");
+        assert_eq!(second.validity(at(20)), "kept, 14 h left");
+        let later = Timestamp::from_micros(at(20).as_micros() + 61 * MINUTE).unwrap();
+        assert_eq!(second.validity(later), "kept, 12 h 59 min left");
         let third = token(folder.path(), &secret, &demands, tenant, at(34))
             .await
             .unwrap();
-        assert_ne!(first, third);
+        assert_ne!(first.text, third.text);
+        assert!(!third.kept);
     }
 }

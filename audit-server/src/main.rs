@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use audit_core::{Clock as _, Role, SystemClock, TenantId, Timestamp};
 use audit_server::auth::jwt::{self, Demands, Verifiers};
 use audit_server::config::{self, LogFormat, Settings, StoreUrl};
-use audit_server::server::Bound;
+use audit_server::docs;
+use audit_server::first_start::{self, LocalToken};
+use audit_server::server::{Bound, Listening};
 use audit_server::storage::{self, Storage};
-use audit_server::{docs, first_start};
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -242,7 +243,11 @@ fn with_cause(error: &audit_core::Error) -> String {
 async fn open(settings: &Settings) -> Result<Storage, Exit> {
     make_data_folder(settings)?;
     Storage::open(settings).await.map_err(|error| {
-        Exit::failure(format!("the store can't be opened: {}", with_cause(&error)))
+        let setting = "AUDIT_STORE_URL names another";
+        Exit::failure(format!(
+            "the store can't be opened: {}; {setting}",
+            with_cause(&error)
+        ))
     })
 }
 
@@ -294,6 +299,8 @@ async fn serve(settings: Settings) -> Result<(), Exit> {
             "a store in memory has no folder for a secret: set AUDIT_JWT_SECRET",
         ));
     }
+    // Before anything is made: a server that can't have its address leaves no data folder behind.
+    let listening = Listening::on(&settings).await.map_err(Exit::failure)?;
     let storage = open(&settings).await?;
     let mut welcome = None;
     if let (true, Some(folder)) = (local, settings.store.folder()) {
@@ -315,12 +322,13 @@ async fn serve(settings: Settings) -> Result<(), Exit> {
     // Listened for before anything is announced, so that whoever reads it may stop the server.
     let stop = stop_signal()?;
     let serves_api = settings.roles.api;
-    let bound = Bound::bind(settings, storage, tokens)
-        .await
-        .map_err(Exit::failure)?;
+    let bound = Bound::new(listening, settings, storage, tokens);
     let url = format!("http://{}", bound.address());
     let lines = match &welcome {
-        Some((folder, token)) => greeting(&url, folder, token, std::io::stdout().is_terminal()),
+        Some((folder, token)) => {
+            let terminal = std::io::stdout().is_terminal();
+            greeting(&url, folder, token, SystemClock.now(), terminal)
+        }
         None if serves_api => format!("docs    {url}/docs\n"),
         None => format!("health  {url}/health/ready\n"),
     };
@@ -329,12 +337,18 @@ async fn serve(settings: Settings) -> Result<(), Exit> {
 }
 
 /// What a newcomer needs: where the data is, the docs, and two commands that work as they stand.
-fn greeting(url: &str, folder: &Path, token: &str, terminal: bool) -> String {
+fn greeting(
+    url: &str,
+    folder: &Path,
+    token: &LocalToken,
+    now: Timestamp,
+    terminal: bool,
+) -> String {
     let shown = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let file = folder.join(first_start::TOKEN_FILE);
     // A token is printed to a terminal only: elsewhere it would end in some log.
     let header = if terminal {
-        format!("-H 'Authorization: Bearer {token}'")
+        format!("-H 'Authorization: Bearer {}'", token.text)
     } else {
         let file = file.display().to_string().replace('\'', "'\\''");
         format!("-H \"Authorization: Bearer $(cat '{file}')\"")
@@ -342,7 +356,7 @@ fn greeting(url: &str, folder: &Path, token: &str, terminal: bool) -> String {
     format!(
         "data    {data}
 docs    {url}/docs
-token   {token_file} (24 h)
+token   {token_file} ({validity})
 
 Record an event:
 
@@ -355,6 +369,7 @@ curl -sS '{url}/api/v1/logs?user_id=ann' {header}
 ",
         data = shown.display(),
         token_file = file.display(),
+        validity = token.validity(now),
         event = r#"{"action_type":"UPDATE","action":"invoice.approve","resource_type":"invoice","resource_id":"inv-1","user_id":"ann"}"#,
     )
 }

@@ -75,6 +75,14 @@ fn describe() {
         "audit_worker_dropped",
         "Messages that this log had not written."
     );
+    describe_gauge!(
+        "audit_index_difference",
+        "Entries that the search index lacks, or has too many of, as the reconciler last saw them."
+    );
+    describe_counter!(
+        "audit_index_repaired_total",
+        "Entries of the search index that the reconciler put right."
+    );
     describe_gauge!("audit_queue_messages", "Messages in the queue by state.");
 }
 
@@ -111,6 +119,10 @@ pub(crate) fn workers(statuses: &[WorkerStatus]) {
         gauge!("audit_worker_up", "worker" => name.clone())
             .set(f64::from(u8::from(status.running)));
         gauge!("audit_worker_dropped", "worker" => name.clone()).set(status.dropped as f64);
+        if let Some(difference) = status.difference {
+            gauge!("audit_index_difference").set(difference as f64);
+            counter!("audit_index_repaired_total").absolute(status.repaired);
+        }
         if let Some(lag) = status.lag {
             gauge!("audit_worker_lag", "worker" => name).set(lag as f64);
         }

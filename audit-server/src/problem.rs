@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use audit_core::{Error, ErrorKind, EventId, FieldFault};
-use poem::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use poem::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use poem::http::{HeaderValue, StatusCode};
 use poem::{IntoResponse, Response};
 use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
@@ -73,6 +73,8 @@ problems! {
         "The header Allow names the methods of this address.";
     NotAcceptable = "not-acceptable", 406, "None of the accepted media types is available",
         "Streams come as text/event-stream or over a WebSocket.";
+    TooSlow = "too-slow", 408, "The request took too long to arrive",
+        "Its head or its body was not complete in time, and nothing was stored. The connection is closed.";
     Conflict = "conflict", 409, "The id is taken by other content",
         "Final: a retry can't succeed. An event of this id and other content was recorded before, or the id of a tenant is taken.";
     Refused = "refused", 409, "Something protects it",
@@ -400,6 +402,9 @@ impl IntoResponse for Problem {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if status == StatusCode::REQUEST_TIMEOUT {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(allow) = self.allow.and_then(|a| HeaderValue::from_str(&a).ok()) {
             headers.insert(ALLOW, allow);
         }
@@ -430,7 +435,9 @@ impl Statuses for Reading {
 #[derive(Debug)]
 pub struct Writing;
 impl Statuses for Writing {
-    const STATUSES: &'static [u16] = &[400, 401, 403, 404, 409, 410, 413, 415, 422, 429, 500, 503];
+    const STATUSES: &'static [u16] = &[
+        400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 429, 500, 503,
+    ];
 }
 
 /// What a stream may refuse with.

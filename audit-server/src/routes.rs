@@ -14,6 +14,7 @@ use poem_openapi::OpenApi;
 use poem_openapi::registry::{MetaApi, MetaParamIn};
 
 use crate::app::App;
+use crate::body::Pace;
 use crate::problem::{Problem, ProblemKind};
 use crate::query::{self, Pairs};
 
@@ -53,6 +54,9 @@ impl Operation {
     async fn call(&self, mut request: Request) -> Result<Response, Problem> {
         let pairs = Pairs::of(&request)?;
         pairs.admit_only(&self.parameters)?;
+        if *request.method() != Method::GET {
+            request.set_data(Pace(self.app.receive_timeout));
+        }
         let mut left = None;
         if self.secured {
             let limits = self.app.gate.limits.as_ref();

@@ -27,7 +27,7 @@ use crate::limits::Limits;
 use crate::metrics;
 use crate::problem::{MEDIA_TYPE, Problem, ProblemKind};
 use crate::routes::{self, Pattern};
-use crate::stall::Unstalled;
+use crate::stall::{Patience, Unstalled};
 use crate::storage::Storage;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -36,6 +36,45 @@ const UPKEEP: Duration = Duration::from_secs(10);
 /// A connection that takes nothing for so many times the send timeout of streams ends, so that a
 /// stream's own goodbye comes first.
 const STALLED: u32 = 3;
+
+/// The addresses of the settings, listened on: the first thing that a start needs, so that one which
+/// can't have them leaves nothing behind. Who connects waits until a server [serves](Bound::serve).
+pub struct Listening {
+    acceptor: BoxAcceptor,
+    address: SocketAddr,
+    metrics: Option<BoxAcceptor>,
+}
+
+impl std::fmt::Debug for Listening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listening")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Listening {
+    /// Listens on the addresses of the settings.
+    ///
+    /// # Errors
+    /// [`ServeError::Bind`].
+    pub async fn on(settings: &Settings) -> Result<Self, ServeError> {
+        let patience = Patience {
+            write: settings.stream_send_timeout.saturating_mul(STALLED),
+            head: settings.receive_timeout,
+        };
+        let (acceptor, address) = listen("AUDIT_BIND", settings.bind, patience).await?;
+        let metrics = match settings.metrics_bind {
+            Some(bind) => Some(listen("AUDIT_METRICS_BIND", bind, patience).await?.0),
+            None => None,
+        };
+        Ok(Self {
+            acceptor,
+            address,
+            metrics,
+        })
+    }
+}
 
 /// A server that is bound to its address and not yet serving.
 pub struct Bound {
@@ -59,8 +98,10 @@ impl std::fmt::Debug for Bound {
 #[non_exhaustive]
 pub enum ServeError {
     /// The address can't be listened on.
-    #[error("{address} can't be listened on: {source}")]
+    #[error("{setting}: {address} can't be listened on: {source}")]
     Bind {
+        /// The setting that names it.
+        setting: &'static str,
         /// The address.
         address: SocketAddr,
         /// The cause.
@@ -84,13 +125,24 @@ impl Bound {
         storage: Storage,
         tokens: Verifiers,
     ) -> Result<Self, ServeError> {
-        let stalled = settings.stream_send_timeout.saturating_mul(STALLED);
-        let (acceptor, address) = listen(settings.bind, stalled).await?;
+        let listening = Listening::on(&settings).await?;
+        Ok(Self::new(listening, settings, storage, tokens))
+    }
+
+    /// A server on addresses that are listened on already, those of `settings`.
+    pub fn new(
+        listening: Listening,
+        settings: Settings,
+        storage: Storage,
+        tokens: Verifiers,
+    ) -> Self {
+        let Listening {
+            acceptor,
+            address,
+            metrics: metrics_listener,
+        } = listening;
         let handle = metrics::install();
-        let metrics_listener = match (settings.metrics_bind, handle.clone()) {
-            (Some(bind), Some(handle)) => Some((listen(bind, stalled).await?.0, handle)),
-            _ => None,
-        };
+        let metrics_listener = metrics_listener.zip(handle.clone());
         let with_api = settings.metrics_bind.is_none() && address.ip().is_loopback();
         let limits = settings.rate_limit.map(Limits::new);
         let gate = Gate::new(
@@ -105,20 +157,23 @@ impl Bound {
             trusted_proxies: settings.trusted_proxies.clone(),
             heartbeat: settings.stream_heartbeat,
             send_timeout: settings.stream_send_timeout,
+            receive_timeout: settings.receive_timeout,
             stopping: CancellationToken::new(),
+            reindex: api::admin::Reindex::default(),
+            away: api::health::Away::default(),
             exports: api::export::Running::default(),
             streams: TaskTracker::new(),
             workers: Mutex::new(None),
             runs_workers: settings.roles.worker,
             metrics: handle.filter(|_| with_api),
         });
-        Ok(Self {
+        Self {
             app,
             settings,
             acceptor,
             metrics: metrics_listener,
             address,
-        })
+        }
     }
 
     /// The address that it listens on; with port 0 in the settings, the one that was given.
@@ -211,12 +266,17 @@ impl Bound {
     }
 }
 
-/// Listens; connections whose peer takes nothing for `stalled` end.
+/// Listens; connections whose peers take longer than `patience` end.
 async fn listen(
+    setting: &'static str,
     address: SocketAddr,
-    stalled: Duration,
+    patience: Patience,
 ) -> Result<(BoxAcceptor, SocketAddr), ServeError> {
-    let refuse = |source| ServeError::Bind { address, source };
+    let refuse = |source| ServeError::Bind {
+        setting,
+        address,
+        source,
+    };
     let acceptor = TcpListener::bind(address)
         .into_acceptor()
         .await
@@ -226,7 +286,7 @@ async fn listen(
         .first()
         .and_then(|local| local.as_socket_addr().copied())
         .unwrap_or(address);
-    Ok((Unstalled::new(acceptor, stalled).boxed(), bound))
+    Ok((Unstalled::new(acceptor, patience).boxed(), bound))
 }
 
 /// Sets gauges, and forgets what limits need not remember.

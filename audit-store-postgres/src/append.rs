@@ -17,7 +17,7 @@ use audit_core::{
 };
 use chrono::{DateTime, Datelike as _, Utc};
 use sqlx_core::query::query;
-use sqlx_postgres::PgConnection;
+use sqlx_postgres::{PgConnection, PgRow};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -61,8 +61,12 @@ impl PostgresStore {
                 return Err(error);
             }
             // Others of the call are committed and have their receipts.
-            for i in pending.into_values().flatten() {
-                outcomes[i] = Some(Err(error.clone()));
+            if error.is_retryable() {
+                for i in pending.into_values().flatten() {
+                    outcomes[i] = Some(Err(error.clone()));
+                }
+            } else {
+                self.append_apart(batches, pending, &mut outcomes).await;
             }
         }
         outcomes
@@ -71,6 +75,30 @@ impl PostgresStore {
                 outcome.ok_or_else(|| Error::new(ErrorKind::Internal, "a batch was not answered"))
             })
             .collect()
+    }
+
+    /// Appends what together failed for good, tenant by tenant, and a tenant's in halves, until the
+    /// failure is alone with its own batch.
+    async fn append_apart(&self, batches: &[Batch], pending: Pending, outcomes: &mut Outcomes) {
+        for (tenant, members) in pending {
+            let mut parts = vec![members];
+            while let Some(part) = parts.pop() {
+                let mut own = Pending::from([(tenant, part)]);
+                let Err(error) = self.append_pending(batches, &mut own, outcomes).await else {
+                    continue;
+                };
+                let mut left = own.remove(&tenant).unwrap_or_default();
+                if left.len() > 1 && !error.is_retryable() {
+                    let second = left.split_off(left.len() / 2);
+                    // The next one on top.
+                    parts.extend([second, left]);
+                    continue;
+                }
+                for i in left {
+                    outcomes[i] = Some(Err(error.clone()));
+                }
+            }
+        }
     }
 
     /// Appends all that is pending, and takes out of it what is answered.
@@ -141,21 +169,12 @@ impl PostgresStore {
             1 => self.options().lock_timeout,
             _ => SLICE,
         };
-        let mut tx = self.begin_append(Role::Writer, None, patience).await?;
-        let mut heads = BTreeMap::new();
-        if let Some(tenant) = waits_for
-            && let Some(found) = lock_head(&mut tx, tenant).await?
-        {
-            heads.insert(tenant, found);
-        }
-        let others: Vec<Uuid> = pending
-            .keys()
-            .filter(|tenant| waits_for != Some(**tenant))
-            .map(|tenant| tenant.into_uuid())
-            .collect();
-        if !others.is_empty() {
-            heads.extend(lock_free_heads(&mut tx, &others).await?);
-        }
+        let mut tx = self.pools().begin_append(patience).await?;
+        let members = pending.values().flatten().map(|i| &batches[*i]);
+        let others = pending.keys().filter(|tenant| waits_for != Some(**tenant));
+        let others = others.map(|tenant| tenant.into_uuid()).collect();
+        let (mut heads, mut found) =
+            lock_heads(&mut tx, waits_for, others, wanted(members)).await?;
         let missing: Vec<TenantId> = pending
             .keys()
             .filter(|tenant| !heads.contains_key(tenant))
@@ -170,15 +189,25 @@ impl PostgresStore {
                 let refused = pending[&tenant].iter();
                 done.extend(refused.map(|i| (*i, Err(unknown_tenant(tenant)))));
             }
+            let creates = !create.is_empty();
+            // In the order of their ids: a process waits for one that creates the same tenant, and
+            // never for one that waits for it. A head that another process has made is its own to
+            // hold: it is had, or waited for, the next time.
             for tenant in create {
                 let members = &pending[&tenant];
                 let first = members.iter().position(|i| batches[*i].creates_tenant());
                 let too_early = &members[..first.unwrap_or(members.len())];
                 done.extend(too_early.iter().map(|i| (*i, Err(unknown_tenant(tenant)))));
-                tenants::create_unnamed(&mut tx, tenant, &self.options().time).await?;
-                if let Some(found) = lock_head(&mut tx, tenant).await? {
+                let created =
+                    tenants::create_unnamed(&mut tx, tenant, &self.options().time).await?;
+                if created && let Some(found) = lock_head(&mut tx, tenant).await? {
                     heads.insert(tenant, found);
                 }
+            }
+            if creates {
+                // Another process may have created them meanwhile, and appended.
+                let members = pending.values().flatten().map(|i| &batches[*i]);
+                found = look_up(&mut tx, wanted(members)).await?;
             }
         }
 
@@ -204,7 +233,7 @@ impl PostgresStore {
             tx.rollback().await.map_err(from_sqlx)?;
             return Ok(done);
         }
-        let sealed = self.seal_all(&mut tx, &work).await?;
+        let sealed = self.seal_found(&mut tx, &work, found).await?;
         let months = sealed.months.clone();
         tx.commit().await.map_err(from_sqlx)?;
         self.months().extend(months);
@@ -241,11 +270,24 @@ impl PostgresStore {
         conn: &mut PgConnection,
         work: &[(Head, Vec<&Batch>)],
     ) -> Result<Sealed> {
-        let (now, known) = look_up(conn, work).await?;
+        let batches = work.iter().flat_map(|(_, batches)| batches.iter().copied());
+        let found = look_up(conn, wanted(batches)).await?;
+        self.seal_found(conn, work, found).await
+    }
+
+    /// As [`seal_all`](Self::seal_all), where the ids have been looked up under the locks.
+    async fn seal_found(
+        &self,
+        conn: &mut PgConnection,
+        work: &[(Head, Vec<&Batch>)],
+        found: Found,
+    ) -> Result<Sealed> {
         let now = match &self.options().time {
-            TimeSource::Database => now,
+            TimeSource::Database => found.now()?,
             TimeSource::Clock(clock) => clock.now(),
         };
+        let mut found = found;
+        found.forget_pruned(work);
         let mut sealed = Sealed::default();
         let mut written = Written::default();
         let bytes = work
@@ -256,7 +298,7 @@ impl PostgresStore {
         let mut rows = Rows::with_capacity(bytes);
         let nothing = HashMap::new();
         for (head, batches) in work {
-            let known = known.get(&head.tenant).unwrap_or(&nothing);
+            let known = found.known.get(&head.tenant).unwrap_or(&nothing);
             match seal(batches, head, now, known) {
                 Ok(sealing) => {
                     written.add(head, &sealing, &mut rows);
@@ -358,25 +400,35 @@ pub(crate) async fn lock_head(
     found.as_ref().map(head::decode).transpose()
 }
 
-/// Locks those of the heads that nobody else holds.
-async fn lock_free_heads(
+type Heads = BTreeMap<TenantId, (TenantStatus, Head)>;
+
+/// Locks heads, and looks the batches' ids up under the locks. `waits_for` is waited for; of the
+/// others those are locked that nobody holds.
+async fn lock_heads(
     conn: &mut PgConnection,
-    tenants: &[Uuid],
-) -> Result<Vec<(TenantId, (TenantStatus, Head))>> {
-    let sql = format!(
-        "SELECT {} FROM audit.heads WHERE tenant_id = ANY ($1)
-         ORDER BY tenant_id FOR UPDATE SKIP LOCKED",
-        head::COLUMNS
-    );
-    let found = query(&sql)
-        .bind(tenants)
+    waits_for: Option<TenantId>,
+    others: Vec<Uuid>,
+    (tenants, ids): (Vec<Uuid>, Vec<Uuid>),
+) -> Result<(Heads, Found)> {
+    let rows = query("SELECT * FROM audit.lock_heads($1, $2, $3, $4)")
+        .bind(waits_for.map(TenantId::into_uuid))
+        .bind(&others)
+        .bind(&tenants)
+        .bind(&ids)
         .fetch_all(conn)
         .await
         .map_err(from_sqlx)?;
-    found
-        .iter()
-        .map(|r| head::decode(r).map(|(status, head)| (head.tenant, (status, head))))
-        .collect()
+    let (mut heads, mut found) = (Heads::new(), Found::default());
+    for r in &rows {
+        if row::get::<Option<Uuid>>(r, 8)?.is_some() {
+            found.add(r, [0, 8, 9, 4, 10, 11, 12])?;
+        } else {
+            let (status, head) = head::decode(r)?;
+            found.now = Some(row::time(row::get(r, 13)?)?);
+            heads.insert(head.tenant, (status, head));
+        }
+    }
+    Ok((heads, found))
 }
 
 /// Which of the tenants don't exist.
@@ -398,22 +450,69 @@ async fn unknown_of(conn: &mut PgConnection, tenants: &[TenantId]) -> Result<Vec
         .collect())
 }
 
-/// What `ids` says of the batches' ids, by tenant, and the database's clock.
-///
-/// One index look-up for each id: `OFFSET 0` keeps the planner from making a join of it, which it
-/// would plan for as many ids as it thinks that an array has.
-async fn look_up(
-    conn: &mut PgConnection,
-    work: &[(Head, Vec<&Batch>)],
-) -> Result<(Timestamp, HashMap<TenantId, HashMap<EventId, Known>>)> {
-    let (mut tenants, mut ids) = (Vec::new(), Vec::new());
-    for (head, batches) in work.iter().filter(|(head, _)| head.size() > 0) {
-        for event in batches.iter().flat_map(|batch| batch.events()) {
-            tenants.push(head.tenant.into_uuid());
-            ids.push(event.id().into_uuid());
+/// What `ids` says of batches' ids, and the database's clock, both under the heads' locks.
+#[derive(Default)]
+struct Found {
+    now: Option<Timestamp>,
+    known: HashMap<TenantId, HashMap<EventId, Known>>,
+}
+
+impl Found {
+    fn now(&self) -> Result<Timestamp> {
+        self.now
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the database told no time"))
+    }
+
+    /// Adds a row of `ids`: tenant, id, position, time, leaf hash, content key and tag, by these
+    /// columns.
+    fn add(
+        &mut self,
+        r: &PgRow,
+        [tenant, id, seq, time, hash, key, tag]: [usize; 7],
+    ) -> Result<()> {
+        let content = row::optional_bytes(r, key)?.zip(row::optional_bytes(r, tag)?);
+        let known = Known {
+            seq: row::position(r, seq)?,
+            created_at: row::time(row::get(r, time)?)?,
+            leaf_hash: row::hash(r, hash)?,
+            content: content.map(|(key, tag)| Content { key, tag }),
+        };
+        self.known
+            .entry(row::tenant_id(r, tenant)?)
+            .or_default()
+            .insert(EventId::new(row::get(r, id)?), known);
+        Ok(())
+    }
+
+    /// What is pruned has nothing to compare by, whether it is swept yet or not.
+    fn forget_pruned(&mut self, work: &[(Head, Vec<&Batch>)]) {
+        for (head, _) in work.iter().filter(|(head, _)| head.pruned_below > 0) {
+            for known in self.known.get_mut(&head.tenant).into_iter().flatten() {
+                if known.1.seq < head.pruned_below {
+                    known.1.content = None;
+                }
+            }
         }
     }
-    let found = query(
+}
+
+/// The tenants and the ids of batches' events.
+fn wanted<'b>(batches: impl Iterator<Item = &'b Batch>) -> (Vec<Uuid>, Vec<Uuid>) {
+    batches
+        .flat_map(|batch| {
+            let tenant = batch.tenant().into_uuid();
+            batch
+                .events()
+                .iter()
+                .map(move |event| (tenant, event.id().into_uuid()))
+        })
+        .unzip()
+}
+
+/// One index look-up for each id: `OFFSET 0` keeps the planner from making a join of it, which it
+/// would plan for as many ids as it thinks that an array has.
+async fn look_up(conn: &mut PgConnection, (tenants, ids): (Vec<Uuid>, Vec<Uuid>)) -> Result<Found> {
+    let rows = query(
         "SELECT NULL, NULL, NULL, clock_timestamp(), NULL, NULL, NULL
          UNION ALL
          SELECT k.tenant_id, k.id, k.seq, k.created_at, k.leaf_hash, k.content_key, k.content_tag
@@ -427,34 +526,14 @@ async fn look_up(
     .fetch_all(conn)
     .await
     .map_err(from_sqlx)?;
-    let pruned_below: HashMap<TenantId, u64> = work
-        .iter()
-        .map(|(head, _)| (head.tenant, head.pruned_below))
-        .collect();
-    let mut now = None;
-    let mut known: HashMap<TenantId, HashMap<EventId, Known>> = HashMap::new();
-    for r in &found {
-        let created_at = row::time(row::get(r, 3)?)?;
-        let Some(tenant) = row::get::<Option<Uuid>>(r, 0)?.map(TenantId::new) else {
-            now = Some(created_at);
-            continue;
-        };
-        let seq = row::position(r, 2)?;
-        let content = row::optional_bytes(r, 5)?.zip(row::optional_bytes(r, 6)?);
-        let known_id = Known {
-            seq,
-            created_at,
-            leaf_hash: row::hash(r, 4)?,
-            // What is pruned has nothing to compare by, whether it is swept yet or not.
-            content: content
-                .filter(|_| pruned_below.get(&tenant).is_some_and(|below| seq >= *below))
-                .map(|(key, tag)| Content { key, tag }),
-        };
-        let id = EventId::new(row::get(r, 1)?);
-        known.entry(tenant).or_default().insert(id, known_id);
+    let mut found = Found::default();
+    for r in &rows {
+        match row::get::<Option<Uuid>>(r, 0)? {
+            Some(_) => found.add(r, [0, 1, 2, 3, 4, 5, 6])?,
+            None => found.now = Some(row::time(row::get(r, 3)?)?),
+        }
     }
-    let now = now.ok_or_else(|| Error::new(ErrorKind::Internal, "the database told no time"))?;
-    Ok((now, known))
+    Ok(found)
 }
 
 /// Months since year 0.
@@ -483,7 +562,7 @@ async fn copy(conn: &mut PgConnection, rows: Rows) -> Result<()> {
 struct Written {
     months: BTreeMap<i32, DateTime<Utc>>,
     ids: Ids,
-    heads: Heads,
+    heads: NewHeads,
     counters: Counters,
     subtrees: Subtrees,
 }
@@ -500,7 +579,7 @@ struct Ids {
 }
 
 #[derive(Default)]
-struct Heads {
+struct NewHeads {
     tenants: Vec<Uuid>,
     sizes: Vec<i64>,
     peaks: Vec<Vec<u8>>,
@@ -589,7 +668,8 @@ impl Written {
              ),
              new_heads AS (
                  UPDATE audit.heads h SET size = n.size, peaks = n.peaks,
-                     created_at = n.created_at, changed = pg_current_xact_id()
+                     created_at = n.created_at, changed = pg_current_xact_id(),
+                     era = pg_current_xact_id()::text::bigint >> 8
                  FROM unnest($8::uuid[], $9::bigint[], $10::bytea[], $11::timestamptz[])
                      AS n (tenant_id, size, peaks, created_at)
                  WHERE h.tenant_id = n.tenant_id

@@ -1,7 +1,7 @@
 //! API keys and stream tickets.
 
 use async_trait::async_trait;
-use audit_core::credential::{ApiKey, CredentialStore, SecretHash, Ticket};
+use audit_core::credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
 use audit_core::scope::Permissions;
 use audit_core::tlog::Timestamp;
 use audit_core::{Error, ErrorKind, Permission, Result, TenantScope};
@@ -90,14 +90,24 @@ impl CredentialStore for PostgresStore {
         found.as_ref().map(decode).transpose()
     }
 
-    async fn keys(&self, scope: &TenantScope) -> Result<Vec<ApiKey>> {
+    async fn keys(
+        &self,
+        scope: &TenantScope,
+        after: Option<KeyPlace>,
+        limit: usize,
+    ) -> Result<Vec<ApiKey>> {
         scope.require(Permission::Keys)?;
         let mut tx = self.pools().begin(Role::Writer, None).await?;
         let sql = format!(
-            "SELECT {COLUMNS} FROM audit.api_keys WHERE tenant_id = $1 ORDER BY created_at, id"
+            "SELECT {COLUMNS} FROM audit.api_keys
+             WHERE tenant_id = $1 AND ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3))
+             ORDER BY created_at, id LIMIT $4"
         );
         let found = query(&sql)
             .bind(scope.tenant().into_uuid())
+            .bind(after.map(|after| row::instant(after.created_at)))
+            .bind(after.map(|after| after.id))
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_all(&mut *tx)
             .await
             .map_err(from_sqlx)?;

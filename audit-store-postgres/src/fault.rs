@@ -2,7 +2,6 @@
 
 use audit_core::{Error, ErrorKind};
 use sqlx_core::error::{DatabaseError, Error as SqlxError};
-use sqlx_postgres::PgDatabaseError;
 
 /// SQLSTATE of a row that violates a constraint, which a missing partition is told as.
 pub(crate) const CHECK_VIOLATION: &str = "23514";
@@ -16,6 +15,10 @@ pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
 ///
 /// A connection that is lost at a commit is [`ErrorKind::Unavailable`]: whether it came through is
 /// not known, and recording again by the same ids is safe.
+///
+/// Also [`ErrorKind::Unavailable`] is what an operator has to set right, a login or a right that was
+/// taken away: a queue's messages are kept until then. Where a store is opened it is
+/// [`ErrorKind::Refused`]: see [`at_start`].
 pub(crate) fn from_sqlx(error: SqlxError) -> Error {
     let (kind, message) = match &error {
         SqlxError::Database(error) => told(error.as_ref()),
@@ -38,13 +41,69 @@ pub(crate) fn from_sqlx(error: SqlxError) -> Error {
         }
         _ => (ErrorKind::Internal, "the database refused a statement"),
     };
-    Error::new(kind, message).with_source(error)
+    let shown = Error::new(kind, message);
+    match error {
+        SqlxError::Database(told) => shown.with_source(Told::of(told.as_ref())),
+        other => shown.with_source(other),
+    }
+}
+
+/// As when a store is opened or a database migrated: what has to be set right first is refused.
+pub(crate) fn at_start(error: Error) -> Error {
+    match sqlstate(&error).map(class_of) {
+        Some(Class::Setup(message)) => Error::new(ErrorKind::Refused, message).with_source(error),
+        _ => error,
+    }
+}
+
+/// What the engine said, without the values of rows: those are in its detail and its context, and for
+/// faulty data in the message itself.
+#[derive(Debug)]
+struct Told {
+    code: String,
+    message: String,
+}
+
+impl Told {
+    fn of(error: &dyn DatabaseError) -> Self {
+        let code = error.code().unwrap_or_default().into_owned();
+        let message = match code.get(..2) {
+            Some("22" | "23" | "P0") => String::new(),
+            _ => error.message().to_owned(),
+        };
+        Self { code, message }
+    }
+}
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SQLSTATE {}", self.code)?;
+        match &*self.message {
+            "" => Ok(()),
+            message => write!(f, ": {message}"),
+        }
+    }
+}
+
+impl std::error::Error for Told {}
+
+/// What an SQLSTATE means.
+enum Class {
+    Kind(ErrorKind, &'static str),
+    /// For an operator to set right.
+    Setup(&'static str),
 }
 
 fn told(error: &dyn DatabaseError) -> (ErrorKind, &'static str) {
-    let code = error.code().unwrap_or_default();
+    match class_of(&error.code().unwrap_or_default()) {
+        Class::Kind(kind, message) => (kind, message),
+        Class::Setup(message) => (ErrorKind::Unavailable, message),
+    }
+}
+
+fn class_of(code: &str) -> Class {
     let class = code.get(..2).unwrap_or_default();
-    match (&*code, class) {
+    let (kind, message) = match (code, class) {
         ("53100", _) => (ErrorKind::StorageFull, "the storage is full"),
         ("57014" | LOCK_NOT_AVAILABLE, _) => (ErrorKind::Unavailable, "the database is busy"),
         // Deadlocks and serialization failures.
@@ -62,28 +121,24 @@ fn told(error: &dyn DatabaseError) -> (ErrorKind, &'static str) {
         ),
         (_, "08" | "53" | "57" | "58") => (ErrorKind::Unavailable, "the database is away"),
         ("XX001" | "XX002", _) => (ErrorKind::Corrupt, "the database is damaged"),
-        (_, "28") | ("3D000", _) => (ErrorKind::Refused, "the database refuses the login"),
-        ("42501", _) => (
-            ErrorKind::Refused,
-            "the login lacks a right: was the database migrated, and are its roles granted?",
-        ),
-        ("42P01" | "3F000" | "42883" | "42703", _) => (
-            ErrorKind::Refused,
-            "the database is not migrated to what this program needs",
-        ),
+        (_, "28") | ("3D000", _) => return Class::Setup("the database refuses the login"),
+        ("42501", _) => {
+            return Class::Setup(
+                "the login lacks a right: was the database migrated, and are its roles granted?",
+            );
+        }
+        ("42P01" | "3F000" | "42883" | "42703", _) => {
+            return Class::Setup("the database is not migrated to what this program needs");
+        }
         _ => (ErrorKind::Internal, "the database refused a statement"),
-    }
+    };
+    Class::Kind(kind, message)
 }
 
 /// The SQLSTATE of an error that came from the engine.
 pub(crate) fn sqlstate(error: &Error) -> Option<&str> {
     let source = std::error::Error::source(error)?;
-    match source.downcast_ref::<SqlxError>()? {
-        SqlxError::Database(told) => told
-            .try_downcast_ref::<PgDatabaseError>()
-            .map(PgDatabaseError::code),
-        _ => None,
-    }
+    source.downcast_ref::<Told>().map(|told| &*told.code)
 }
 
 /// A value that the engine gave and this program doesn't know.

@@ -7,11 +7,13 @@
 mod document;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use async_trait::async_trait;
+use audit_core::rebuild::rebuild_in_place;
 use audit_core::{
-    Entry, Error, ErrorKind, Hits, Order, Permission, Result, SearchIndex, SearchRequest, TenantId,
-    TenantScope, TimeRange,
+    Entry, Error, ErrorKind, Hits, LogStore, Order, Permission, Result, SearchIndex, SearchRequest,
+    TenantId, TenantScope, TimeRange,
 };
 use chrono::{DateTime, Utc};
 use sqlx_core::query::query;
@@ -93,6 +95,10 @@ impl SearchIndex for PostgresIndex {
             } else {
                 progress.reach(entry.seq)?;
             }
+            // Pruned since it was read: whoever sweeps it waits for this transaction, or was before it.
+            if progress.begins.is_some_and(|begins| entry.seq < begins) {
+                continue;
+            }
             documents.add(entry);
             if documents.bytes >= PIECE {
                 documents.write(&mut transaction).await?;
@@ -143,17 +149,7 @@ impl SearchIndex for PostgresIndex {
         }
         let mut transaction = self.write().await?;
         lock(&mut transaction, &BTreeSet::from([tenant])).await?;
-        let mut documents = Documents::default();
-        for (i, entry) in current.iter().enumerate() {
-            if i % YIELD == YIELD - 1 {
-                tokio::task::yield_now().await;
-            }
-            documents.add(entry);
-            if documents.bytes >= PIECE {
-                documents.write(&mut transaction).await?;
-            }
-        }
-        documents.write(&mut transaction).await?;
+        write_all(&mut transaction, current).await?;
         transaction.commit().await.map_err(from_sqlx)
     }
 
@@ -164,6 +160,66 @@ impl SearchIndex for PostgresIndex {
         transaction.commit().await.map_err(from_sqlx)?;
         Ok(through)
     }
+
+    async fn held(&self, scope: &TenantScope, seqs: Range<u64>) -> Result<Vec<u64>> {
+        scope.require(Permission::Read)?;
+        let mut transaction = self.read(scope.tenant()).await?;
+        let held: Vec<i64> = query_scalar(
+            "SELECT seq FROM audit.tenant_index_documents WHERE seq >= $1 AND seq < $2 ORDER BY seq",
+        )
+        .bind(row::signed(seqs.start))
+        .bind(row::signed(seqs.end))
+        .fetch_all(&mut *transaction)
+        .await
+        .map_err(from_sqlx)?;
+        transaction.commit().await.map_err(from_sqlx)?;
+        held.into_iter().map(row::unsigned).collect()
+    }
+
+    async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
+        scope.require(Permission::Cleanup)?;
+        let tenant = scope.tenant();
+        if missing.iter().any(|entry| entry.tenant_id != tenant) {
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                "an entry is another tenant's",
+            ));
+        }
+        if missing.is_empty() && surplus.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.write().await?;
+        lock(&mut transaction, &BTreeSet::from([tenant])).await?;
+        let surplus: Vec<i64> = surplus.iter().map(|seq| row::signed(*seq)).collect();
+        query("DELETE FROM audit.index_documents WHERE tenant_id = $1 AND seq = ANY ($2)")
+            .bind(tenant.into_uuid())
+            .bind(surplus)
+            .execute(&mut *transaction)
+            .await
+            .map_err(from_sqlx)?;
+        write_all(&mut transaction, missing).await?;
+        transaction.commit().await.map_err(from_sqlx)
+    }
+
+    /// Document by document, in place.
+    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
+        rebuild_in_place(self, store).await
+    }
+}
+
+/// Writes documents of these entries.
+async fn write_all(connection: &mut PgConnection, entries: &[Entry]) -> Result<()> {
+    let mut documents = Documents::default();
+    for (i, entry) in entries.iter().enumerate() {
+        if i % YIELD == YIELD - 1 {
+            tokio::task::yield_now().await;
+        }
+        documents.add(entry);
+        if documents.bytes >= PIECE {
+            documents.write(connection).await?;
+        }
+    }
+    documents.write(connection).await
 }
 
 async fn through(connection: &mut PgConnection) -> Result<u64> {

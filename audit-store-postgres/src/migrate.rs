@@ -8,15 +8,16 @@ use sqlx_core::query_as::query_as;
 use sqlx_postgres::PgConnection;
 
 use crate::PostgresOptions;
-use crate::fault::from_sqlx;
+use crate::fault::{at_start, from_sqlx};
 use crate::pool::{check_version, connect_options};
 
 /// What has to be run, once each and in this order.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../migrations/0001_log.sql"),
     include_str!("../migrations/0002_outbox.sql"),
     include_str!("../migrations/0003_queue.sql"),
     include_str!("../migrations/0004_index.sql"),
+    include_str!("../migrations/0005_append.sql"),
 ];
 
 /// What this program works with.
@@ -40,6 +41,10 @@ const LOCK: i64 = 0x61_75_64_69_74;
 /// [`ErrorKind::Refused`] when the server is too old, when the login lacks a right, or when a newer
 /// program has migrated the database; [`ErrorKind::Unavailable`] when it is away.
 pub async fn migrate(options: &PostgresOptions) -> Result<()> {
+    bring_up(options).await.map_err(at_start)
+}
+
+async fn bring_up(options: &PostgresOptions) -> Result<()> {
     let connect = connect_options(&options.url, options)?;
     let mut conn = PgConnection::connect_with(&connect)
         .await

@@ -42,7 +42,8 @@ pub struct PostgresOptions {
     pub time: TimeSource,
     /// The most connections that read at once.
     pub readers: u32,
-    /// The most connections that append at once, and serve queue, outbox and tenants.
+    /// The most connections that append at once, and as many again for queue, outbox, index and
+    /// tenants.
     pub writers: u32,
     /// The most connections that erase and prune at once.
     pub maintainers: u32,
@@ -77,9 +78,9 @@ impl std::fmt::Debug for PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// The defaults: the database's clock; 16 connections that read, 8 that append, 2 that maintain
-    /// and 4 for snapshots of at most 10 minutes; 10 s for a connection, 30 s for a statement, 5 s
-    /// for a head; the name `audit`; no superuser.
+    /// The defaults: the database's clock; 16 connections that read, 8 that append and 8 for queue,
+    /// outbox, index and tenants, 2 that maintain and 4 for snapshots of at most 10 minutes; 10 s for
+    /// a connection, 30 s for a statement, 5 s for a head; the name `audit`; no superuser.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),

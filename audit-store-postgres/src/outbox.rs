@@ -179,14 +179,18 @@ impl PostgresOutbox {
 
     /// The numbers of the rows to take: the oldest, or, where there are more than `limit`, of each
     /// tenant its share of the oldest, so that one whose rows stay can't keep others from being taken.
-    async fn choose(&self, limit: i64) -> Result<Vec<i64>> {
-        let oldest: Vec<i64> = query_scalar("SELECT n FROM audit.outbox ORDER BY n LIMIT $1")
-            .bind(limit)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(from_sqlx)?;
-        if (oldest.len() as i64) < limit {
-            return Ok(oldest);
+    async fn choose(&self, limit: i64, passing_over: &[Uuid]) -> Result<Vec<i64>> {
+        let mut oldest: Vec<i64> = Vec::new();
+        // Where tenants are passed over, the oldest rows may be theirs, and many.
+        if passing_over.is_empty() {
+            oldest = query_scalar("SELECT n FROM audit.outbox ORDER BY n LIMIT $1")
+                .bind(limit)
+                .fetch_all(&self.pool)
+                .await
+                .map_err(from_sqlx)?;
+            if (oldest.len() as i64) < limit {
+                return Ok(oldest);
+            }
         }
         // The tenants by a skip through the index; then what is left of the limit by age.
         query_scalar(
@@ -197,11 +201,14 @@ impl PostgresOutbox {
                          ORDER BY o.tenant_id LIMIT 1)
                  FROM tenants t WHERE t.tenant_id IS NOT NULL
              ),
+             present AS (
+                 SELECT tenant_id FROM tenants
+                 WHERE tenant_id IS NOT NULL AND tenant_id <> ALL ($3)
+             ),
              shares AS (
-                 SELECT o.n FROM tenants t CROSS JOIN LATERAL (
+                 SELECT o.n FROM present t CROSS JOIN LATERAL (
                      SELECT n FROM audit.outbox WHERE tenant_id = t.tenant_id ORDER BY n
-                     LIMIT (SELECT ceil($1::float8 / greatest(count(*), 1))::bigint
-                            FROM tenants WHERE tenant_id IS NOT NULL)
+                     LIMIT (SELECT ceil($1::float8 / greatest(count(*), 1))::bigint FROM present)
                  ) o ORDER BY n LIMIT $1
              ),
              rest AS (
@@ -213,6 +220,7 @@ impl PostgresOutbox {
         )
         .bind(limit)
         .bind(oldest)
+        .bind(passing_over)
         .fetch_all(&self.pool)
         .await
         .map_err(from_sqlx)
@@ -222,11 +230,13 @@ impl PostgresOutbox {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Outbox for PostgresOutbox {
-    /// With a backlog of more than `limit` rows each tenant gets its share of them, oldest first. Rows
+    /// With a backlog of more than `limit` rows, and where tenants are passed over, each tenant gets its
+    /// share of them, oldest first. Rows
     /// of more than 16 MiB together are not taken at once.
-    async fn take(&self, limit: usize) -> Result<Vec<OutboxRow>> {
+    async fn take(&self, limit: usize, passing_over: &[TenantId]) -> Result<Vec<OutboxRow>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let chosen = self.choose(limit).await?;
+        let passing_over: Vec<Uuid> = passing_over.iter().map(|t| t.into_uuid()).collect();
+        let chosen = self.choose(limit, &passing_over).await?;
         let rows: Vec<Taken> = query_as(
             "SELECT n, tenant_id, id, event, recorded_at FROM audit.outbox JOIN (
                  SELECT n, sum(octet_length(event)) OVER (ORDER BY n) - octet_length(event) AS before

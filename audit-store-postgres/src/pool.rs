@@ -4,8 +4,9 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use audit_core::{Error, ErrorKind, Result, TenantId};
-use sqlx_core::connection::ConnectOptions as _;
+use sqlx_core::connection::{ConnectOptions as _, Connection as _};
 use sqlx_core::error::Error as SqlxError;
+use sqlx_core::executor::Executor as _;
 use sqlx_core::query_as::query_as;
 use sqlx_core::transaction::Transaction;
 use sqlx_postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode, Postgres};
@@ -81,11 +82,23 @@ fn millis(timeout: Duration) -> String {
     timeout.as_millis().clamp(1, i32::MAX as u128).to_string()
 }
 
+/// A connection that was used so recently is not asked first whether it is alive: that would be a
+/// round trip for each transaction. One that has broken since is found out when a transaction begins.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What the connections that append keep for as long as they live. Ids are looked up over index scans,
+/// also before the tables have statistics and for any number of ids; since their plans don't depend on
+/// values, they are made once.
+const APPENDING: &str = "SET ROLE audit_writer; SET enable_seqscan = off; SET enable_hashjoin = off; \
+    SET enable_mergejoin = off; SET plan_cache_mode = force_generic_plan";
+
 /// A pool for each purpose.
 #[derive(Debug, Clone)]
 pub(crate) struct Pools {
     reader: PgPool,
     writer: PgPool,
+    /// The writer's as well, for nothing but appends: settings that suit them stay set.
+    appender: PgPool,
     maintainer: PgPool,
 }
 
@@ -96,6 +109,7 @@ impl Pools {
         let pools = Self {
             reader: pool(reader, options.readers, options)?,
             writer: pool(writer, options.writers, options)?,
+            appender: appender(options)?,
             maintainer: pool(maintainer, options.maintainers, options)?,
         };
         for role in Role::ALL {
@@ -121,7 +135,14 @@ impl Pools {
         begin(self.pool(role), begin_statement(role, tenant)).await
     }
 
+    /// Begins a transaction that appends, as the writer.
+    pub(crate) async fn begin_append(&self, lock_timeout: Duration) -> Result<Tx> {
+        let sql = format!("BEGIN; SET LOCAL lock_timeout = {}", millis(lock_timeout));
+        begin(&self.appender, sql).await
+    }
+
     pub(crate) async fn close(&self) {
+        self.appender.close().await;
         for role in Role::ALL {
             self.pool(role).close().await;
         }
@@ -133,7 +154,26 @@ impl Pools {
 /// driver doesn't know yet.
 pub(crate) async fn begin(pool: &PgPool, sql: String) -> Result<Tx> {
     let pool = pool.clone();
-    to_its_end(async move { pool.begin_with(sql).await.map_err(from_sqlx) }).await
+    to_its_end(async move {
+        // As many as there may be connections that broke while nobody used them.
+        for _ in 0..pool.size() {
+            match pool.begin_with(sql.clone()).await {
+                Err(error) if is_broken(&error) => {}
+                done => return done.map_err(from_sqlx),
+            }
+        }
+        pool.begin_with(sql).await.map_err(from_sqlx)
+    })
+    .await
+}
+
+/// Whether a connection was cut off. A server that shuts down says so first.
+fn is_broken(error: &SqlxError) -> bool {
+    match error {
+        SqlxError::Io(_) => true,
+        SqlxError::Database(told) => matches!(told.code().as_deref(), Some("57P01" | "57P02")),
+        _ => false,
+    }
 }
 
 /// Runs what must not be cut off in the middle of a protocol exchange in a task of its own, so that it
@@ -165,7 +205,22 @@ pub(crate) fn begin_statement(role: Role, tenant: Option<TenantId>) -> String {
 }
 
 fn pool(role: Role, connections: u32, options: &PostgresOptions) -> Result<PgPool> {
-    let name = format!("{} {}", options.application_name, role.purpose());
+    pool_with(role, role.purpose(), "", connections, options)
+}
+
+fn appender(options: &PostgresOptions) -> Result<PgPool> {
+    let connections = options.writers;
+    pool_with(Role::Writer, "appender", APPENDING, connections, options)
+}
+
+fn pool_with(
+    role: Role,
+    purpose: &str,
+    settings: &'static str,
+    connections: u32,
+    options: &PostgresOptions,
+) -> Result<PgPool> {
+    let name = format!("{} {purpose}", options.application_name);
     let statement_timeout = millis(options.statement_timeout);
     let connect = connect_options(role.url(options), options)?
         .application_name(&name)
@@ -182,11 +237,21 @@ fn pool(role: Role, connections: u32, options: &PostgresOptions) -> Result<PgPoo
     Ok(PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(options.acquire_timeout)
+        .test_before_acquire(false)
+        .before_acquire(|conn, kept| {
+            Box::pin(async move {
+                if kept.idle_for >= FRESH {
+                    conn.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .after_connect(move |conn, _| {
             Box::pin(async move {
                 if role == Role::Reader {
                     return Ok(());
                 }
+                conn.execute(settings).await?;
                 // A receipt is for what is durable. What is stricter stays.
                 let (kept,): (String,) = query_as(
                     "SELECT CASE WHEN current_setting('synchronous_commit') = 'remote_apply'

@@ -1,7 +1,7 @@
 //! Pruning: a short transaction that makes a prefix invisible, and steps that remove it.
 
-use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
 
 use audit_core::tlog::Hash;
 use audit_core::{
@@ -10,6 +10,7 @@ use audit_core::{
 use sqlx_core::query::query;
 use sqlx_core::query_as::query_as;
 use sqlx_postgres::{PgConnection, PgRow};
+use tokio::time::Instant;
 
 use crate::append::{is_gone_next_time, lock_head};
 use crate::fault::from_sqlx;
@@ -44,6 +45,45 @@ struct Kept {
     data: Vec<String>,
 }
 
+/// When partitions are looked at that may have become free.
+///
+/// While a reader, an export say, holds the table, a partition can't be dropped, and whoever waits for
+/// it has all appends wait behind: so it is tried again after a while that doubles each time.
+#[derive(Debug, Default)]
+pub(crate) struct Drops {
+    is_idle: bool,
+    not_before: Option<Instant>,
+    wait: Duration,
+}
+
+/// The first and the longest while.
+const WAITS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
+
+impl Drops {
+    /// Something was pruned.
+    fn look(&mut self) {
+        self.is_idle = false;
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        !self.is_idle && self.not_before.is_none_or(|then| now >= then)
+    }
+
+    /// Whether one was dropped, which says that there may be more; none within when the table wasn't
+    /// to be had, none at all when it failed.
+    fn tried(&mut self, now: Instant, dropped: Option<&Option<bool>>) {
+        if let Some(Some(dropped)) = dropped {
+            *self = Self {
+                is_idle: !dropped,
+                ..Self::default()
+            };
+        } else {
+            self.wait = (2 * self.wait).clamp(*WAITS.start(), *WAITS.end());
+            self.not_before = Some(now + self.wait);
+        }
+    }
+}
+
 impl PostgresStore {
     pub(crate) async fn prune_prefix(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned> {
         for _ in 0..ATTEMPTS {
@@ -54,7 +94,7 @@ impl PostgresStore {
             }
             match self.try_prune(scope, prune, &plan).await {
                 Ok(Some(done)) => {
-                    self.may_drop().store(true, Ordering::Relaxed);
+                    self.drops().look();
                     return Ok(done);
                 }
                 Ok(None) => {}
@@ -182,11 +222,10 @@ impl PostgresStore {
     /// One step of [`LogStore::sweep`](audit_core::LogStore::sweep): whole partitions first, whose
     /// rows then need not be removed one by one.
     pub(crate) async fn sweep_step(&self) -> Result<bool> {
-        if self.may_drop().swap(false, Ordering::Relaxed) {
+        let is_due = self.drops().is_due(Instant::now());
+        if is_due {
             let dropped = self.maintain("SELECT audit.drop_pruned_partition()").await;
-            if !matches!(dropped, Ok(Some(false))) {
-                self.may_drop().store(true, Ordering::Relaxed);
-            }
+            self.drops().tried(Instant::now(), dropped.as_ref().ok());
             if dropped? == Some(true) {
                 return Ok(true);
             }

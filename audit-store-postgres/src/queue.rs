@@ -328,6 +328,10 @@ impl EventQueue for PostgresQueue {
         Ok(sent)
     }
 
+    fn dropped(&self) -> u64 {
+        0
+    }
+
     async fn depth(&self) -> Result<QueueDepth> {
         let (all, leased, dead): (i64, i64, i64) = query_as(
             "SELECT count(*), count(*) FILTER (WHERE leased AND ready_at > now()),

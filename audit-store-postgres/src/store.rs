@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -18,10 +17,11 @@ use sqlx_postgres::{PgPool, PgRow};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::fault::from_sqlx;
+use crate::fault::{at_start, from_sqlx};
 use crate::head::{self, readable_head, unknown_tenant};
 use crate::list::{self, Window};
 use crate::pool::{Pools, Role, Tx, to_its_end};
+use crate::prune::Drops;
 use crate::snapshot::PostgresSnapshot;
 use crate::{PostgresIndex, PostgresOptions, PostgresOutbox, PostgresQueue, migrate, prune, row};
 
@@ -65,8 +65,7 @@ struct Inner {
     pools: Pools,
     /// Months of which there is a partition, as far as this process knows.
     months: Mutex<BTreeSet<i32>>,
-    /// Whether partitions may have become free since they were last looked at.
-    may_drop: AtomicBool,
+    drops: Mutex<Drops>,
     snapshots: Arc<Semaphore>,
 }
 
@@ -78,6 +77,10 @@ impl PostgresStore {
     /// program's, a login is a superuser or lacks a role, or an address can't be read;
     /// [`ErrorKind::Unavailable`] when the database is away.
     pub async fn connect(options: PostgresOptions) -> Result<Self> {
+        Self::open(options).await.map_err(at_start)
+    }
+
+    async fn open(options: PostgresOptions) -> Result<Self> {
         let pools = Pools::open(&options).await?;
         let mut tx = pools.begin(Role::Writer, None).await?;
         let (version,): (i32,) = query_as("SELECT coalesce(max(version), 0) FROM audit.migrations")
@@ -90,7 +93,7 @@ impl PostgresStore {
             options,
             pools,
             months: Mutex::default(),
-            may_drop: AtomicBool::new(true),
+            drops: Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -163,8 +166,11 @@ impl PostgresStore {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn may_drop(&self) -> &AtomicBool {
-        &self.inner.may_drop
+    pub(crate) fn drops(&self) -> MutexGuard<'_, Drops> {
+        self.inner
+            .drops
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a read of a tenant's log, of one moment, with the head as of it. The transaction ends
@@ -362,11 +368,14 @@ impl LogStore for PostgresStore {
         let found = query(
             "SELECT NULL, NULL, pg_snapshot_xmin(pg_current_snapshot())::text::bigint
              UNION ALL
-             SELECT tenant_id, size, NULL FROM audit.heads
+             SELECT tenant_id, size, NULL
+             FROM (
+                 SELECT CASE
+                     WHEN pg_snapshot_xmin(pg_current_snapshot()) < greatest($1, 1)::text::xid8
+                     THEN 0 ELSE $1 END OFFSET 0
+             ) AS since (mark), audit.heads
              -- A database that was put back to an earlier state counts from there again.
-             WHERE changed >= CASE
-                 WHEN pg_snapshot_xmin(pg_current_snapshot()) < greatest($1, 1)::text::xid8
-                 THEN '1'::xid8 ELSE greatest($1, 1)::text::xid8 END",
+             WHERE changed >= greatest(since.mark, 1)::text::xid8 AND era >= since.mark >> 8",
         )
         .bind(row::signed(since.0))
         .fetch_all(&mut *tx)

@@ -35,12 +35,13 @@ fn decode(r: &PgRow) -> Result<Tenant> {
     Ok(tenant)
 }
 
-/// Creates a tenant whose name is its id, unless another transaction does, which is waited for.
+/// Creates a tenant whose name is its id, unless another transaction does, which is waited for; false
+/// then.
 pub(crate) async fn create_unnamed(
     conn: &mut PgConnection,
     tenant: TenantId,
     time: &TimeSource,
-) -> Result<()> {
+) -> Result<bool> {
     let (created_at, secret) = match time {
         TimeSource::Database => (None, SystemClock.secret()),
         TimeSource::Clock(clock) => (Some(row::instant(clock.now())), clock.secret()),
@@ -59,7 +60,7 @@ pub(crate) async fn create_unnamed(
     .bind(secret.as_slice())
     .execute(conn)
     .await
-    .map(drop)
+    .map(|done| done.rows_affected() == 1)
     .map_err(from_sqlx)
 }
 

@@ -1,7 +1,7 @@
 //! API keys and stream tickets.
 
 use async_trait::async_trait;
-use audit_core::credential::{ApiKey, CredentialStore, SecretHash, Ticket};
+use audit_core::credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
 use audit_core::scope::Permissions;
 use audit_core::tlog::Timestamp;
 use audit_core::{Error, ErrorKind, Permission, Result, TenantScope};
@@ -85,18 +85,33 @@ impl CredentialStore for SqliteStore {
         .await
     }
 
-    async fn keys(&self, scope: &TenantScope) -> Result<Vec<ApiKey>> {
+    async fn keys(
+        &self,
+        scope: &TenantScope,
+        after: Option<KeyPlace>,
+        limit: usize,
+    ) -> Result<Vec<ApiKey>> {
         scope.require(Permission::Keys)?;
         let tenant = scope.tenant();
+        // Before every key there is.
+        let (since, id) = after.map_or((i64::MIN, Uuid::nil()), |after| {
+            (after.created_at.as_micros(), after.id)
+        });
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.read(move |reader| {
             reader
                 .conn
                 .prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM api_keys WHERE tenant = ?1 ORDER BY created_at, id"
+                    "SELECT {COLUMNS} FROM api_keys
+                     WHERE tenant = ?1 AND (created_at, id) > (?2, ?3)
+                     ORDER BY created_at, id LIMIT ?4"
                 ))
                 .and_then(|mut statement| {
                     statement
-                        .query_map([tenant.as_uuid().as_bytes()], decode)?
+                        .query_map(
+                            params![tenant.as_uuid().as_bytes(), since, id.as_bytes(), limit],
+                            decode,
+                        )?
                         .collect()
                 })
                 .map_err(from_sqlite)

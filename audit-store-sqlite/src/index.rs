@@ -15,13 +15,15 @@ mod file;
 mod view;
 mod writer;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use audit_core::rebuild::rebuild_in_place;
 use audit_core::{
-    Entry, Error, ErrorKind, Hits, Order, Permission, Result, SearchIndex, SearchRequest, TenantId,
-    TenantScope,
+    Entry, Error, ErrorKind, Hits, LogStore, Order, Permission, Result, SearchIndex, SearchRequest,
+    TenantId, TenantScope,
 };
 use rusqlite::Connection;
 
@@ -170,6 +172,36 @@ impl SearchIndex for SqliteIndex {
         scope.require(Permission::Read)?;
         self.off_runtime(scope.tenant(), |view| Ok(view.through()))
             .await
+    }
+
+    async fn held(&self, scope: &TenantScope, seqs: Range<u64>) -> Result<Vec<u64>> {
+        scope.require(Permission::Read)?;
+        self.off_runtime(scope.tenant(), move |view| view.held(seqs))
+            .await
+    }
+
+    async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
+        scope.require(Permission::Cleanup)?;
+        if missing
+            .iter()
+            .any(|entry| entry.tenant_id != scope.tenant())
+        {
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                "an entry is another tenant's",
+            ));
+        }
+        if missing.is_empty() && surplus.is_empty() {
+            return Ok(());
+        }
+        self.writer()?
+            .mend(scope.tenant(), missing.to_vec(), surplus.to_vec())
+            .await
+    }
+
+    /// Document by document, in place.
+    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
+        rebuild_in_place(self, store).await
     }
 }
 

@@ -22,6 +22,7 @@ mod list;
 mod lock;
 mod options;
 pub mod outbox;
+mod private;
 mod prune;
 mod queue;
 mod reader;

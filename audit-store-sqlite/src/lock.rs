@@ -1,10 +1,12 @@
 //! The sidecar file that makes one process the writer.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use audit_core::{Error, ErrorKind, Result};
+
+use crate::private::open_private;
 
 /// The writer's lock on `<file>.lock`. The operating system releases it when the process ends,
 /// however it ends; the file stays.
@@ -27,13 +29,7 @@ impl WriterLock {
             )
             .with_source(e)
         };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&lock)
-            .map_err(unusable)?;
+        let mut file = open_private(&lock).map_err(unusable)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -42,7 +38,8 @@ impl WriterLock {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
                     format!(
-                        "process {} writes {}; open it for reading only, or stop that process",
+                        "process {} writes {}, and only one may: stop it, or open the file for reading \
+                         only (SqliteOptions::read_only)",
                         holder.trim(),
                         path.display()
                     ),

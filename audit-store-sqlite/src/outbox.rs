@@ -143,13 +143,27 @@ impl SqliteOutbox {
 
 #[async_trait]
 impl Outbox for SqliteOutbox {
-    async fn take(&self, limit: usize) -> Result<Vec<OutboxRow>> {
+    /// Rows that are passed over are read through.
+    async fn take(&self, limit: usize, passing_over: &[TenantId]) -> Result<Vec<OutboxRow>> {
+        let passing_over: Vec<Vec<u8>> = passing_over
+            .iter()
+            .map(|tenant| tenant.as_uuid().as_bytes().to_vec())
+            .collect();
         self.run(move |conn| {
-            conn.prepare_cached(
-                "SELECT n, tenant, id, event, recorded_at FROM audit_outbox ORDER BY n LIMIT ?1",
-            )?
-            .query_map([bound(limit)], outbox_row)?
-            .collect()
+            let mut statement = conn.prepare_cached(
+                "SELECT n, tenant, id, event, recorded_at FROM audit_outbox ORDER BY n",
+            )?;
+            let mut rows = statement.query([])?;
+            let mut taken = Vec::new();
+            while taken.len() < limit
+                && let Some(row) = rows.next()?
+            {
+                let tenant = row.get_ref(1)?.as_blob()?;
+                if !passing_over.iter().any(|passed| passed == tenant) {
+                    taken.push(outbox_row(row)?);
+                }
+            }
+            Ok(taken)
         })
         .await
     }

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::fault::{from_sqlite, gone};
+use crate::private::make_private;
 use crate::row;
 
 /// The version of the tables, in `user_version`.
@@ -363,6 +364,10 @@ impl EventQueue for SqliteQueue {
         Ok(count)
     }
 
+    fn dropped(&self) -> u64 {
+        0
+    }
+
     async fn depth(&self) -> Result<QueueDepth> {
         self.run(|conn, now| {
             let count = |sql, params: &[i64]| -> rusqlite::Result<u64> {
@@ -425,6 +430,7 @@ fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
 }
 
 fn open(path: &Path) -> Result<Connection> {
+    make_private(path)?;
     let conn = Connection::open(path).map_err(from_sqlite)?;
     conn.busy_timeout(Duration::from_secs(5))
         .map_err(from_sqlite)?;

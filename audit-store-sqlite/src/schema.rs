@@ -7,6 +7,7 @@ use audit_core::{Error, ErrorKind, Result};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::fault::from_sqlite;
+use crate::private::make_private;
 
 /// The version of the tables below, in `meta`. A file of a newer one is refused.
 pub(crate) const VERSION: i64 = 1;
@@ -166,6 +167,7 @@ pub(crate) fn open_writer(path: &Path, max_pages: Option<u64>) -> Result<Connect
             "SQLite before 3.51.3 can corrupt a database that several connections use"
         );
     }
+    make_private(path)?;
     let conn = Connection::open(path).map_err(from_sqlite)?;
     settle(&conn)?;
     // Both must come before the first table: they shape the file.

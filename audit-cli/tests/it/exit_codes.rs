@@ -42,11 +42,18 @@ fn a_server_that_is_not_there_is_3_with_one_line() {
 #[test]
 fn a_credential_that_is_missing_wrong_or_too_weak_is_4() {
     let server = Server::start();
-    server
+    let missing = server
         .audit(&["stats"])
         .env_remove("AUDIT_TOKEN")
         .assert()
-        .code(4);
+        .code(4)
+        .get_output()
+        .clone();
+    let line = text(&missing.stderr);
+    assert_eq!(line.lines().count(), 1, "{line}");
+    for name in ["AUDIT_TOKEN", "--token", "AUDIT_URL", &server.url] {
+        assert!(line.contains(name), "{name}: {line}");
+    }
     server
         .audit(&["stats", "--token", "nonsense"])
         .assert()

@@ -1,7 +1,7 @@
 //! The full-text index in memory.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -10,8 +10,10 @@ use crate::entry::Entry;
 use crate::error::Result;
 use crate::id::TenantId;
 use crate::page::Order;
+use crate::rebuild::rebuild_in_place;
 use crate::scope::{Permission, TenantScope};
 use crate::search::{Hits, SearchIndex, SearchRequest};
+use crate::store::LogStore;
 
 /// An index in memory that keeps the entries themselves and looks through them: exact, and slow
 /// beyond some ten thousand.
@@ -99,5 +101,35 @@ impl SearchIndex for MemoryIndex {
             .lock()
             .get(&scope.tenant())
             .map_or(0, |indexed| indexed.through))
+    }
+
+    async fn held(&self, scope: &TenantScope, seqs: Range<u64>) -> Result<Vec<u64>> {
+        scope.require(Permission::Read)?;
+        let tenants = self.lock();
+        let indexed = tenants.get(&scope.tenant());
+        Ok(indexed.map_or_else(Vec::new, |indexed| {
+            indexed.entries.range(seqs).map(|(seq, _)| *seq).collect()
+        }))
+    }
+
+    async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
+        scope.require(Permission::Cleanup)?;
+        let mut tenants = self.lock();
+        let Some(indexed) = tenants.get_mut(&scope.tenant()) else {
+            return Ok(());
+        };
+        for seq in surplus {
+            indexed.entries.remove(seq);
+        }
+        for entry in missing {
+            if entry.tenant_id == scope.tenant() && entry.seq < indexed.through {
+                indexed.entries.insert(entry.seq, entry.clone());
+            }
+        }
+        Ok(())
+    }
+
+    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
+        rebuild_in_place(self, store).await
     }
 }

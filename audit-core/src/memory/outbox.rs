@@ -77,8 +77,11 @@ impl MemoryOutbox {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Outbox for MemoryOutbox {
-    async fn take(&self, limit: usize) -> Result<Vec<OutboxRow>> {
-        Ok(self.lock().waiting.values().take(limit).cloned().collect())
+    async fn take(&self, limit: usize, passing_over: &[TenantId]) -> Result<Vec<OutboxRow>> {
+        let state = self.lock();
+        let rows = state.waiting.values();
+        let taken = rows.filter(|row| !passing_over.contains(&row.tenant));
+        Ok(taken.take(limit).cloned().collect())
     }
 
     async fn done(&self, rows: &[i64]) -> Result<()> {

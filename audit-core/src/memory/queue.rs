@@ -250,6 +250,10 @@ impl EventQueue for MemoryQueue {
         Ok(sent as u64)
     }
 
+    fn dropped(&self) -> u64 {
+        0
+    }
+
     async fn depth(&self) -> Result<QueueDepth> {
         let now = Instant::now();
         let state = self.lock();

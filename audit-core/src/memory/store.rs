@@ -10,7 +10,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use uuid::Uuid;
 
 use crate::clock::{Clock, SystemClock};
-use crate::credential::{ApiKey, CredentialStore, SecretHash, Ticket};
+use crate::credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
 use crate::entry::{Entry, Opening, Receipt, StoredEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{ActionType, Outcome, Severity};
@@ -716,16 +716,22 @@ impl CredentialStore for MemoryStore {
         Ok(self.lock().keys.get(secret).cloned())
     }
 
-    async fn keys(&self, scope: &TenantScope) -> Result<Vec<ApiKey>> {
+    async fn keys(
+        &self,
+        scope: &TenantScope,
+        after: Option<KeyPlace>,
+        limit: usize,
+    ) -> Result<Vec<ApiKey>> {
         scope.require(Permission::Keys)?;
         let state = self.lock();
         let mut keys: Vec<ApiKey> = state
             .keys
             .values()
-            .filter(|k| k.tenant == scope.tenant())
+            .filter(|k| k.tenant == scope.tenant() && after.is_none_or(|after| k.place() > after))
             .cloned()
             .collect();
-        keys.sort_by_key(|key| (key.created_at, key.id));
+        keys.sort_by_key(ApiKey::place);
+        keys.truncate(limit);
         Ok(keys)
     }
 

@@ -25,6 +25,8 @@ pub(crate) struct Faulty {
     pub(crate) appends: AtomicU64,
     /// Tenants whose rows can't be read.
     pub(crate) unreadable: Mutex<HashSet<TenantId>>,
+    /// Tenants of which nothing is appended now.
+    pub(crate) busy: Mutex<HashSet<TenantId>>,
     /// Happens behind the first read.
     pub(crate) erases_after_read: Mutex<Option<(TenantScope, Erasure)>>,
 }
@@ -38,8 +40,29 @@ impl Faulty {
             lost_answers: AtomicU64::new(0),
             appends: AtomicU64::new(0),
             unreadable: Mutex::default(),
+            busy: Mutex::default(),
             erases_after_read: Mutex::default(),
         }
+    }
+}
+
+impl Faulty {
+    async fn append_each(
+        &self,
+        batches: &[Batch],
+        busy: &HashSet<TenantId>,
+    ) -> Result<Vec<Result<Vec<Receipt>>>> {
+        let mut outcomes = Vec::new();
+        for batch in batches {
+            match busy.contains(&batch.tenant()) {
+                true => outcomes.push(Err(Error::new(ErrorKind::Unavailable, "its head is held"))),
+                false => {
+                    let outcome = self.inner.append(std::slice::from_ref(batch)).await?;
+                    outcomes.extend(outcome);
+                }
+            }
+        }
+        Ok(outcomes)
     }
 }
 
@@ -69,7 +92,11 @@ impl LogStore for Faulty {
                 "the engine chokes on this value",
             ));
         }
-        let outcome = self.inner.append(batches).await;
+        let busy = self.busy.lock().unwrap().clone();
+        let outcome = match busy {
+            busy if busy.is_empty() => self.inner.append(batches).await,
+            busy => self.append_each(batches, &busy).await,
+        };
         if take(&self.lost_answers) {
             return Err(Error::new(
                 ErrorKind::Unavailable,

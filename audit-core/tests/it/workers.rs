@@ -1,7 +1,8 @@
 //! What follows the log, and what leads to it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,8 @@ use audit_core::memory::{MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
 use audit_core::{
     Act, AuditLog, Basis, Batch, Consumer, DeadLetter, Delivery, Entry, Erasure, Error, ErrorKind,
     Event, EventId, EventQueue, Fields, Filter, Hits, LogStore, Message, Outbox, PageRequest,
-    Query, QueueDepth, Recorder, Redact, Redrive, Result, SearchIndex, SearchRequest, TenantId,
-    TenantScope, TenantStatus, TenantUpdate, Timestamp,
+    PreparedEvent, Query, QueueDepth, Recorder, Redact, Redrive, Result, SearchIndex,
+    SearchRequest, TenantId, TenantScope, TenantStatus, TenantStore, TenantUpdate, Timestamp,
 };
 use uuid::Uuid;
 
@@ -355,7 +356,7 @@ async fn the_relay_appends_the_outbox_and_parks_what_the_log_refuses() {
     outbox.push_unchecked(tenant(1), EventId::new(Uuid::from_u128(9)), other.to_json());
     let workers = log.start();
     until("the outbox is drained", async || {
-        outbox.take(10).await.unwrap().is_empty()
+        outbox.take(10, &[]).await.unwrap().is_empty()
     })
     .await;
     let reader = log.tenant(TenantScope::trusted(tenant(1), "test"));
@@ -449,6 +450,15 @@ impl SearchIndex for Losable {
     async fn indexed_through(&self, scope: &TenantScope) -> Result<u64> {
         self.index_now().indexed_through(scope).await
     }
+    async fn held(&self, scope: &TenantScope, seqs: Range<u64>) -> Result<Vec<u64>> {
+        self.index_now().held(scope, seqs).await
+    }
+    async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
+        self.index_now().mend(scope, missing, surplus).await
+    }
+    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
+        self.index_now().rebuild(store).await
+    }
 }
 
 #[tokio::test]
@@ -486,4 +496,339 @@ async fn a_change_of_nothing_still_checks_its_reason() {
         .await
         .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Invalid);
+}
+
+/// An index some of whose tenants fail, by name or without one.
+#[derive(Debug, Default)]
+struct Picky {
+    inner: MemoryIndex,
+    refused: Mutex<BTreeMap<TenantId, ErrorKind>>,
+    /// Whether errors say whose they are.
+    names: bool,
+    away: AtomicBool,
+    calls: AtomicU32,
+    /// Whose entry the first one of each batch was.
+    given: Mutex<Vec<TenantId>>,
+}
+
+impl Picky {
+    fn check(&self, tenants: impl IntoIterator<Item = TenantId>) -> Result<()> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Unavailable, "the engine is away"));
+        }
+        let refused = self.refused.lock().unwrap();
+        let mut tenants = tenants.into_iter();
+        match tenants.find_map(|tenant| refused.get(&tenant).map(|kind| (tenant, *kind))) {
+            Some((tenant, kind)) => {
+                let error = Error::new(kind, "its shard is red");
+                Err(match self.names {
+                    true => error.with_tenant(tenant),
+                    false => error,
+                })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn scoped(&self, scope: &TenantScope) -> Result<()> {
+        self.check([scope.tenant()])
+    }
+}
+
+#[async_trait]
+impl SearchIndex for Picky {
+    async fn index(&self, entries: &[Entry]) -> Result<()> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let first = entries.first().map(|entry| entry.tenant_id);
+        self.given.lock().unwrap().extend(first);
+        self.check(entries.iter().map(|entry| entry.tenant_id))?;
+        self.inner.index(entries).await
+    }
+    async fn search(&self, scope: &TenantScope, request: &SearchRequest) -> Result<Hits> {
+        self.inner.search(scope, request).await
+    }
+    async fn remove(&self, scope: &TenantScope, current: &[Entry]) -> Result<()> {
+        self.scoped(scope)?;
+        self.inner.remove(scope, current).await
+    }
+    async fn indexed_through(&self, scope: &TenantScope) -> Result<u64> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Unavailable, "the engine is away"));
+        }
+        self.inner.indexed_through(scope).await
+    }
+    async fn held(&self, scope: &TenantScope, seqs: Range<u64>) -> Result<Vec<u64>> {
+        self.inner.held(scope, seqs).await
+    }
+    async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
+        self.inner.mend(scope, missing, surplus).await
+    }
+    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
+        self.inner.rebuild(store).await
+    }
+}
+
+fn error_of(workers: &audit_core::Workers, name: &str) -> Option<String> {
+    let mut statuses = workers.status().into_iter();
+    statuses.find(|w| w.name == name).and_then(|w| w.last_error)
+}
+
+#[tokio::test]
+async fn an_index_that_fails_for_some_tenants_goes_on_for_the_others() {
+    // More of them than are taken for a failure of everything, before and between the others.
+    const BAD: u128 = 40;
+    for (kind, names) in [
+        (ErrorKind::Unavailable, true),
+        (ErrorKind::Internal, true),
+        (ErrorKind::Internal, false),
+    ] {
+        let index = Arc::new(Picky {
+            names,
+            ..Picky::default()
+        });
+        let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+            .search(index.clone())
+            .build();
+        let is_bad = |n: &u128| *n < BAD && n.is_multiple_of(2);
+        for n in 0..60 {
+            if is_bad(&n) {
+                index.refused.lock().unwrap().insert(tenant(n), kind);
+            }
+            let recorder = log.recorder(tenant(n));
+            recorder.record(Event::view("doc", "d")).await.unwrap();
+        }
+        let workers = log.start();
+        let through = async |n| {
+            let scope = TenantScope::trusted(tenant(n), "test");
+            index.inner.indexed_through(&scope).await.unwrap()
+        };
+        until("the others are indexed", async || {
+            let mut all = true;
+            for n in (0..60).filter(|n| !is_bad(n)) {
+                all = all && through(n).await == 1;
+            }
+            all
+        })
+        .await;
+        assert!(error_of(&workers, "indexer").unwrap().contains("red"));
+        // They go on without a pause, too.
+        for size in 2..6 {
+            let recorder = log.recorder(tenant(59));
+            recorder.record(Event::view("doc", "d")).await.unwrap();
+            until("the next is indexed", async || through(59).await == size).await;
+        }
+        index.refused.lock().unwrap().clear();
+        until("all are indexed", async || {
+            let mut all = true;
+            for n in 0..60 {
+                all = all && through(n).await >= 1;
+            }
+            all
+        })
+        .await;
+        until("nothing is told any more", async || {
+            error_of(&workers, "indexer").is_none()
+        })
+        .await;
+        workers.shutdown(Duration::from_secs(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_index_that_is_away_is_asked_less_and_less_and_filled_when_it_is_back() {
+    let index = Arc::new(Picky::default());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .search(index.clone())
+        .build();
+    index.away.store(true, Ordering::SeqCst);
+    for n in 0..50 {
+        let recorder = log.recorder(tenant(n));
+        recorder.record(Event::view("doc", "d")).await.unwrap();
+    }
+    let workers = log.start();
+    until("it is told", async || {
+        error_of(&workers, "indexer").is_some_and(|error| error.contains("away"))
+    })
+    .await;
+    let before = index.calls.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let asked = index.calls.load(Ordering::SeqCst) - before;
+    assert!(asked < 10, "{asked} calls");
+    index.away.store(false, Ordering::SeqCst);
+    until("all are indexed", async || {
+        let mut through = 0;
+        for n in 0..50 {
+            let scope = TenantScope::trusted(tenant(n), "test");
+            through += index.inner.indexed_through(&scope).await.unwrap();
+        }
+        through == 50
+    })
+    .await;
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+fn reconciler(workers: &audit_core::Workers) -> audit_core::WorkerStatus {
+    let mut statuses = workers.status().into_iter();
+    statuses.find(|w| w.name == "reconciler").unwrap()
+}
+
+#[tokio::test]
+async fn the_reconciler_finds_what_the_index_lacks_or_has_too_much_and_puts_it_right() {
+    let index = Arc::new(MemoryIndex::new());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .search(index.clone())
+        .build();
+    for n in [1, 2] {
+        let events = (0..5_000).map(|_| Event::view("doc", "d")).collect();
+        log.recorder(tenant(n)).record_all(events).await.unwrap();
+    }
+    let scope = TenantScope::trusted(tenant(2), "test");
+    let workers = log.start();
+    until("all is compared", async || {
+        reconciler(&workers).difference == Some(0)
+            && index.indexed_through(&scope).await.unwrap() == 5_000
+    })
+    .await;
+    let lost = [0, 1_999, 2_000, 4_000, 4_999];
+    index.mend(&scope, &[], &lost).await.unwrap();
+    until("the difference is seen", async || {
+        reconciler(&workers).difference.is_some_and(|n| n > 0)
+    })
+    .await;
+    until("the difference is gone", async || {
+        let status = reconciler(&workers);
+        status.difference == Some(0) && status.repaired == 5
+    })
+    .await;
+    let mut held = 0;
+    for from in [0, 2_000, 4_000] {
+        held += index.held(&scope, from..from + 2_000).await.unwrap().len();
+    }
+    assert_eq!(held, 5_000);
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn what_was_pruned_is_no_difference() {
+    let index = Arc::new(MemoryIndex::new());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .search(index.clone())
+        .build();
+    let events = (0..50).map(|_| Event::view("doc", "d")).collect();
+    log.recorder(tenant(1)).record_all(events).await.unwrap();
+    let scope = TenantScope::trusted(tenant(1), "test");
+    let workers = log.start();
+    until("all is indexed", async || {
+        index.indexed_through(&scope).await.unwrap() == 50
+    })
+    .await;
+    let basis: Basis = "retention".parse().unwrap();
+    let reader = log.tenant(scope.clone());
+    let pruned = reader.prune(Timestamp::MAX, basis, None, false).await;
+    assert_eq!(pruned.unwrap().entries, 50);
+    until("what was pruned is taken out", async || {
+        index.held(&scope, 0..100).await.unwrap() == [50]
+    })
+    .await;
+    let status = reconciler(&workers);
+    assert_eq!((status.difference, status.repaired), (Some(0), 0));
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_tenant_whose_rows_cannot_be_appended_now_does_not_hold_up_the_outbox_of_others() {
+    let outbox = Arc::new(MemoryOutbox::new());
+    let store = Arc::new(Faulty::new());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .log_store(store.clone())
+        .outbox(outbox.clone())
+        .build();
+    store.busy.lock().unwrap().insert(tenant(1));
+    // More than a relay takes at once.
+    for n in 0..1_200 {
+        let event = Event::view("doc", format!("d{n}"));
+        outbox.push(tenant(1), event).unwrap();
+    }
+    for n in 0..700 {
+        outbox
+            .push(tenant(2), Event::view("doc", format!("d{n}")))
+            .unwrap();
+    }
+    let workers = log.start();
+    until("the others' rows are appended", async || {
+        outbox.take(1, &[tenant(1)]).await.unwrap().is_empty()
+    })
+    .await;
+    assert_eq!(outbox.take(2_000, &[]).await.unwrap().len(), 1_200);
+    until("it is told", async || error_of(&workers, "relay").is_some()).await;
+    store.busy.lock().unwrap().clear();
+    until("the outbox is drained", async || {
+        outbox.take(1, &[]).await.unwrap().is_empty()
+    })
+    .await;
+    until("nothing is told any more", async || {
+        error_of(&workers, "relay").is_none()
+    })
+    .await;
+    assert!(outbox.parked(10).await.unwrap().is_empty());
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_deleted_tenants_entries_leave_the_index() {
+    let index = Arc::new(MemoryIndex::new());
+    let store = Arc::new(MemoryStore::new());
+    let log = AuditLog::builder(store.clone())
+        .search(index.clone())
+        .build();
+    for n in [1, 2] {
+        log.create_tenant(Some(tenant(n)), "one").await.unwrap();
+        let events = (0..2_500).map(|_| Event::view("doc", "d")).collect();
+        log.recorder(tenant(n)).record_all(events).await.unwrap();
+    }
+    let held = async |n| {
+        let scope = TenantScope::trusted(tenant(n), "test");
+        index.held(&scope, 0..10_000).await.unwrap().len()
+    };
+    let workers = log.start();
+    until("all is indexed", async || {
+        held(1).await == 2_500 && held(2).await == 2_500
+    })
+    .await;
+    let delete = TenantUpdate::default().status(TenantStatus::Deleted);
+    let event = Event::update("tenant", "1").user("admin");
+    let event = PreparedEvent::new(tenant(1), event, &**log.clock(), &[]).unwrap();
+    let deleted = store.update_tenant(tenant(1), &delete, &event).await;
+    assert_eq!(deleted.unwrap().status, TenantStatus::Deleted);
+    until("its entries are gone", async || held(1).await == 0).await;
+    assert_eq!(held(2).await, 2_500);
+    let status = reconciler(&workers);
+    assert_eq!((status.difference, status.repaired), (Some(0), 0));
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_tenant_with_a_long_log_does_not_keep_the_index_of_others_waiting() {
+    let index = Arc::new(Picky::default());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .search(index.clone())
+        .build();
+    for _ in 0..4 {
+        let events = (0..5_000).map(|_| Event::view("doc", "d")).collect();
+        log.recorder(tenant(1)).record_all(events).await.unwrap();
+    }
+    log.recorder(tenant(2))
+        .record(Event::view("doc", "d"))
+        .await
+        .unwrap();
+    let workers = log.start();
+    let scope = TenantScope::trusted(tenant(1), "test");
+    until("all is indexed", async || {
+        index.inner.indexed_through(&scope).await.unwrap() == 20_000
+    })
+    .await;
+    let given = index.given.lock().unwrap().clone();
+    let turn = given.iter().position(|first| *first == tenant(2));
+    assert!(turn.is_some_and(|turn| turn <= 1), "{given:?}");
+    workers.shutdown(Duration::from_secs(5)).await;
 }

@@ -1,5 +1,7 @@
 //! SQS away, too slow, or without the queue.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use audit_core::{Error, ErrorKind, EventQueue as _};
@@ -7,7 +9,11 @@ use audit_queue_sqs::SqsQueue;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::fixture::{LONG, NONE, endpoint, message, new_url, options, options_of, raw, tenant};
+use futures_util::future::join_all;
+
+use crate::fixture::{
+    LONG, NONE, endpoint, make, message, new_url, options, options_of, raw, send, tenant,
+};
 use crate::proxy::{Fault, Proxy};
 
 /// What each operation fails with, and within which time.
@@ -101,4 +107,83 @@ async fn a_queue_without_a_dead_letter_queue_is_not_used_until_it_has_one() {
         .clone()
         .unwrap();
     queue.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_sent_to_a_queue_that_forgets_too_soon_until_it_is_mended() {
+    let cases = [
+        ("3600", "1209600", "--queue-url"),
+        ("345600", "86400", "-dead"),
+    ];
+    for (kept, dead, part) in cases {
+        let mended = Arc::new(AtomicBool::new(false));
+        let is_mended = Arc::clone(&mended);
+        let proxy = Proxy::start(move |call| {
+            let seconds = match is_mended.load(Ordering::Relaxed) {
+                true => "1209600",
+                false if call.is_of_dead_letters() => dead,
+                false => kept,
+            };
+            match &*call.operation {
+                "GetQueueAttributes" => {
+                    Fault::Attributes(vec![("MessageRetentionPeriod", seconds)])
+                }
+                _ => Fault::None,
+            }
+        })
+        .await;
+        let queue = make(options(false).endpoint(&proxy.endpoint)).await;
+        for error in [
+            queue.send(&[message(tenant(0), 0)]).await.unwrap_err(),
+            queue.check().await.unwrap_err(),
+        ] {
+            assert!(error.is_retryable());
+            let text = error.to_string();
+            for part in [part, "MessageRetentionPeriod=1209600"] {
+                assert!(text.contains(part), "{text}");
+            }
+        }
+        // What is in it is worked on.
+        assert!(queue.receive(1, NONE, LONG).await.unwrap().is_empty());
+        queue.depth().await.unwrap();
+        mended.store(true, Ordering::Relaxed);
+        send(&queue, &[message(tenant(0), 0)]).await;
+        queue.check().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_send_that_has_no_turn_in_time_is_given_up() {
+    let proxy = Proxy::start(|call| match &*call.operation {
+        "SendMessageBatch" => Fault::Silence,
+        _ => Fault::None,
+    })
+    .await;
+    let timeout = Duration::from_secs(1);
+    let options = options(false).timeout(timeout).sends_in_flight(1);
+    let queue = make(options.endpoint(&proxy.endpoint)).await;
+    let began = Instant::now();
+    let message = message(tenant(0), 0);
+    let sends = (0..40).map(|_| queue.send(std::slice::from_ref(&message)));
+    let outcomes = join_all(sends).await;
+    let took = began.elapsed();
+    assert!(took < timeout * 3, "{took:?}");
+    let mut without_turn = 0;
+    for outcome in outcomes {
+        let error = outcome.unwrap().remove(0).unwrap_err();
+        assert!(error.is_retryable());
+        without_turn += usize::from(error.to_string().contains("not sent: too many"));
+    }
+    assert!(without_turn >= 20, "{without_turn}");
+}
+
+#[tokio::test]
+async fn an_endpoint_with_a_user_is_refused_and_not_shown() {
+    let options = options(false).endpoint("http://ann:sesame@127.0.0.1:1");
+    let error = SqsQueue::open(options).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(
+        !format!("{error} {error:?}").contains("sesame"),
+        "{error:?}"
+    );
 }

@@ -7,10 +7,13 @@ use audit_core::{EventQueue as _, Message, QueueDepth, Redrive};
 use audit_queue_sqs::SqsQueue;
 use futures_util::future::join_all;
 
+use aws_sdk_sqs::types::MessageAttributeValue;
+
 use crate::fixture::{
-    BOTH, LONG, NONE, all_ok, handles, make, message, new_queue, options, receive, send, tenant,
-    until,
+    BOTH, LONG, NONE, all_ok, handles, make, message, new_queue, new_url, options, options_of, raw,
+    receive, send, tenant, until,
 };
+use crate::proxy::{Fault, Proxy};
 
 #[tokio::test]
 async fn a_message_that_is_never_settled_becomes_a_dead_letter_and_can_be_sent_again() {
@@ -114,4 +117,61 @@ async fn queues_are_made_by_several_at_once_and_left_alone_afterwards() {
         }
         assert_eq!(receive(&queue, 1, LONG).await[0].attempts, 4);
     }
+}
+
+#[tokio::test]
+async fn a_message_as_large_as_the_queue_takes_becomes_a_dead_letter_and_is_redriven() {
+    const MOST: usize = 2_048;
+    let proxy = Proxy::start(|call| match &*call.operation {
+        "GetQueueAttributes" => Fault::Attributes(vec![("MaximumMessageSize", "2048")]),
+        "SendMessageBatch" if call.sizes().iter().any(|size| *size > MOST) => {
+            Fault::Whole(400, "InvalidParameterValue")
+        }
+        _ => Fault::None,
+    })
+    .await;
+    let url = new_url(false);
+    let queue = make(options_of(&url).endpoint(&proxy.endpoint)).await;
+    // As large as this queue sends, and as large as SQS takes from anybody.
+    let mut ours = message(tenant(0), 0);
+    let mut theirs = message(tenant(0), 1);
+    let attributes = [
+        ("tenant", theirs.tenant.to_string()),
+        ("kind", "ingest".to_owned()),
+        ("id", theirs.id.to_string()),
+    ];
+    let bytes = |(name, value): &(&str, String)| name.len() + "String".len() + value.len();
+    let overhead: usize = attributes.iter().map(bytes).sum();
+    theirs.body = "x".repeat(MOST - overhead);
+    let mut sqs = raw()
+        .await
+        .send_message()
+        .queue_url(&url)
+        .message_body(&theirs.body);
+    for (name, value) in attributes {
+        let value = MessageAttributeValue::builder()
+            .data_type("String")
+            .string_value(value);
+        sqs = sqs.message_attributes(name, value.build().unwrap());
+    }
+    sqs.send().await.unwrap();
+    ours.body = "x".repeat(MOST - overhead);
+    let refused = queue.send(std::slice::from_ref(&ours)).await.unwrap();
+    assert!(refused[0].is_err());
+    ours.body.truncate(MOST - overhead - 256);
+    send(&queue, std::slice::from_ref(&ours)).await;
+    let received = receive(&queue, 2, LONG).await;
+    let letters: Vec<_> = handles(&received)
+        .into_iter()
+        .map(|handle| (handle, "too bad, ".repeat(200)))
+        .collect();
+    all_ok(queue.bury(&letters).await);
+    let dead = queue.dead_letters(10).await.unwrap();
+    let letter = |of: &Message| dead.iter().find(|letter| letter.message == *of).unwrap();
+    assert!(letter(&ours).reason.starts_with("too bad, too bad"));
+    letter(&theirs);
+    assert_eq!(queue.redrive(&Redrive::All).await.unwrap(), 2);
+    let again = receive(&queue, 2, LONG).await;
+    all_ok(queue.ack(&handles(&again)).await);
+    assert_eq!(queue.depth().await.unwrap(), QueueDepth::default());
 }

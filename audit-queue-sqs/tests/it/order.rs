@@ -111,21 +111,40 @@ async fn an_answer_that_is_lost_neither_repeats_nor_reorders_messages_on_fifo() 
 
 #[tokio::test]
 async fn on_fifo_no_message_overtakes_one_of_its_tenant_that_was_not_sent() {
+    for sends in [1, 8] {
+        let proxy = Proxy::start(|call| match (&*call.operation, call.nth) {
+            // All tries of the first batch.
+            ("SendMessageBatch", 0..3) => Fault::Whole(503, "ServiceUnavailable"),
+            _ => Fault::None,
+        })
+        .await;
+        let options = options(true).sends_in_flight(sends);
+        fail_and_send_again(&make(options.endpoint(&proxy.endpoint)).await, 30).await;
+    }
+}
+
+#[tokio::test]
+async fn on_fifo_no_half_of_a_refused_batch_overtakes_one_that_was_not_sent() {
     let proxy = Proxy::start(|call| match (&*call.operation, call.nth) {
-        // All tries of the first batch.
-        ("SendMessageBatch", 0..3) => Fault::Whole(503, "ServiceUnavailable"),
+        ("SendMessageBatch", 0) => Fault::Whole(400, "BatchRequestTooLong"),
+        // All tries of the first half.
+        ("SendMessageBatch", 1..4) => Fault::Whole(503, "ServiceUnavailable"),
         _ => Fault::None,
     })
     .await;
-    let queue = make(options(true).endpoint(&proxy.endpoint)).await;
-    let messages: Vec<Message> = (0..30).map(|n| message(tenant(0), n)).collect();
+    fail_and_send_again(&make(options(true).endpoint(&proxy.endpoint)).await, 10).await;
+}
+
+/// None of a first call is sent, all of a second are, and they come in their order.
+async fn fail_and_send_again(queue: &SqsQueue, n: usize) {
+    let messages: Vec<Message> = (0..n).map(|n| message(tenant(0), n)).collect();
     let outcomes = queue.send(&messages).await.unwrap();
     for (outcome, message) in outcomes.iter().zip(&messages) {
         let error = outcome.as_ref().unwrap_err();
         assert!(error.is_retryable());
         assert_eq!(error.event_id(), Some(message.id));
     }
-    send(&queue, &messages).await;
-    let numbers = drain(&queue, 30).await;
-    assert_eq!(numbers[&tenant(0)], (0..30).collect::<Vec<_>>());
+    send(queue, &messages).await;
+    let numbers = drain(queue, n).await;
+    assert_eq!(numbers[&tenant(0)], (0..n).collect::<Vec<_>>());
 }

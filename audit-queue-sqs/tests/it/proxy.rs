@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     /// The entries at these places are not passed on, and fail with this code; whether by the
     /// sender's fault.
     Items(Vec<usize>, &'static str, bool),
+    /// It is passed on, and its answer says this of the queue.
+    Attributes(Vec<(&'static str, &'static str)>),
     /// It isn't passed on, and fails with this status and code.
     Whole(u16, &'static str),
     /// It is never answered.
@@ -37,6 +39,27 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// Whether it is about the dead-letter queue.
+    pub(crate) fn is_of_dead_letters(&self) -> bool {
+        let url = self.body["QueueUrl"].as_str().unwrap_or_default();
+        url.trim_end_matches(".fifo").ends_with("-dead")
+    }
+
+    /// The bytes of each entry as SQS counts them.
+    pub(crate) fn sizes(&self) -> Vec<usize> {
+        let entries = self.body["Entries"].as_array().into_iter().flatten();
+        let size = |entry: &Value| {
+            let attributes = entry["MessageAttributes"].as_object().into_iter().flatten();
+            let attribute = |(name, value): (&String, &Value)| {
+                let text = |member: &str| value[member].as_str().map_or(0, str::len);
+                name.len() + text("DataType") + text("StringValue")
+            };
+            entry["MessageBody"].as_str().map_or(0, str::len)
+                + attributes.map(attribute).sum::<usize>()
+        };
+        entries.map(size).collect()
+    }
+
     pub(crate) fn entries(&self) -> usize {
         self.body["Entries"].as_array().map_or(0, Vec::len)
     }
@@ -105,6 +128,13 @@ async fn serve(client: TcpStream, rule: Arc<Rule>, log: Arc<Mutex<Vec<String>>>)
             Fault::AnswerLost => {
                 forward(&call.operation, &call.body).await;
                 return;
+            }
+            Fault::Attributes(attributes) => {
+                let (status, mut answer, code) = forward(&call.operation, &call.body).await;
+                for (name, value) in attributes {
+                    answer["Attributes"][name] = json!(value);
+                }
+                (status, answer, code)
             }
             Fault::Items(places, code, sender) => fail_items(&call, &places, code, sender).await,
             Fault::Whole(status, code) => {

@@ -13,6 +13,7 @@ mod conformance;
 mod faults;
 mod isolation;
 mod log;
+mod outage;
 mod proxy;
 mod rate;
 mod reindex;

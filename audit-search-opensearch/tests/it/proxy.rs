@@ -20,6 +20,8 @@ pub(crate) enum Act {
     Answer(u16, Value),
     /// Of the writes in a `_bulk`, this one does not reach OpenSearch, and is answered with this.
     FailWrite(usize, u16, &'static str),
+    /// The connection is cut at once.
+    Refuse,
     /// The connection is cut when OpenSearch has answered.
     Cut,
 }
@@ -93,6 +95,7 @@ async fn serve(mut stream: TcpStream, rule: Arc<Mutex<Rule>>) {
     while let Some(mut request) = receive(&mut stream, &mut read).await {
         let act = (rule.lock().unwrap())(&request);
         let (status, body) = match &act {
+            Act::Refuse => return,
             Act::Pass | Act::Cut => forward(&upstream, &request).await,
             Act::Answer(status, body) => (*status, body.to_string()),
             Act::FailWrite(at, status, kind) => {

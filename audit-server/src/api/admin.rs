@@ -1,9 +1,10 @@
-//! `GET /admin/dead-letters`, `POST /admin/dead-letters/redrive`.
+//! `GET /admin/dead-letters`, `POST /admin/dead-letters/redrive`, `POST /admin/reindex`,
+//! `GET /admin/reindex`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use audit_core::tlog::json::write_string;
-use audit_core::{EventId, Redrive, TenantId, Timestamp};
+use audit_core::{Error, EventId, Redrive, TenantId, Timestamp};
 use poem_openapi::{ApiResponse, OpenApi};
 
 use crate::api::filter::{limit_parameter, read_limit};
@@ -29,6 +30,100 @@ pub(crate) enum RedriveAnswer {
     /// They are tried again.
     #[oai(status = 200)]
     Redriven(JsonBody<schema::Redriven>),
+}
+
+#[derive(ApiResponse)]
+pub(crate) enum ReindexAnswer {
+    /// How it goes.
+    #[oai(status = 200)]
+    Asked(JsonBody<schema::Reindex>),
+}
+
+#[derive(ApiResponse)]
+pub(crate) enum StartAnswer {
+    /// It is under way.
+    #[oai(status = 202)]
+    Started(
+        JsonBody<schema::Reindex>,
+        /// Where to ask how it goes.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
+/// The rebuild of the search index that this server does, or did last.
+#[derive(Debug, Default)]
+pub(crate) struct Reindex(Mutex<Rebuild>);
+
+#[derive(Debug, Default, Clone)]
+enum Rebuild {
+    #[default]
+    None,
+    Running(Timestamp),
+    Done(Timestamp, Timestamp),
+    Failed(Timestamp, Timestamp, Error),
+}
+
+impl Reindex {
+    fn lock(&self) -> MutexGuard<'_, Rebuild> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn body(&self) -> JsonBody<schema::Reindex> {
+        let now = self.lock().clone();
+        let (status, times, error) = match &now {
+            Rebuild::None => ("none", [None, None], None),
+            Rebuild::Running(began) => ("running", [Some(began), None], None),
+            Rebuild::Done(began, ended) => ("done", [Some(began), Some(ended)], None),
+            Rebuild::Failed(began, ended, error) => {
+                ("failed", [Some(began), Some(ended)], Some(error))
+            }
+        };
+        let mut body = format!("{{\"status\":\"{status}\"");
+        for (name, time) in ["started_at", "finished_at"].into_iter().zip(times) {
+            if let Some(time) = time {
+                put!(body, ",\"{name}\":\"{time}\"");
+            }
+        }
+        if let Some(error) = error {
+            body.push_str(",\"error\":");
+            write_string(&mut body, &error.to_string());
+        }
+        body.push('}');
+        JsonBody::new(body)
+    }
+}
+
+/// Rebuilds the index unless that is under way.
+fn start_reindex(app: &Arc<App>) {
+    let Some(index) = app.log().search().cloned() else {
+        return;
+    };
+    let began = app.log().clock().now();
+    {
+        let mut now = app.reindex.lock();
+        if matches!(*now, Rebuild::Running(_)) {
+            return;
+        }
+        *now = Rebuild::Running(began);
+    }
+    let app = Arc::clone(app);
+    tokio::spawn(async move {
+        let log = app.log();
+        let rebuilding = index.rebuild(&**log.log_store());
+        let outcome = tokio::select! {
+            () = app.stopping.cancelled() => return,
+            outcome = rebuilding => outcome,
+        };
+        let ended = log.clock().now();
+        *app.reindex.lock() = match outcome {
+            Ok(()) => Rebuild::Done(began, ended),
+            Err(error) => {
+                tracing::warn!(%error, "the search index was not rebuilt");
+                Rebuild::Failed(began, ended, error)
+            }
+        };
+    });
 }
 
 /// How many letters are shown.
@@ -168,5 +263,40 @@ impl Admin {
         Ok(RedriveAnswer::Redriven(JsonBody::new(format!(
             "{{\"redriven\":{redriven}}}"
         ))))
+    }
+
+    /// Rebuild the search index
+    ///
+    /// Needs `admin` across tenants. The index is built anew from the logs of all tenants while
+    /// recording and searching go on. With one under way in this server nothing more is begun; where
+    /// several servers do so at once they do the same work, which is safe. What a server had begun when
+    /// it stopped is asked for again.
+    #[oai(
+        path = "/admin/reindex",
+        method = "post",
+        operation_id = "start_reindex",
+        tag = "Tag::Operations"
+    )]
+    async fn start_reindex(&self, caller: Caller) -> Result<StartAnswer, Refused<Writing>> {
+        self.0.gate.admit_operator(&caller)?;
+        start_reindex(&self.0);
+        Ok(StartAnswer::Started(
+            self.0.reindex.body(),
+            "/api/v1/admin/reindex".into(),
+        ))
+    }
+
+    /// Ask how the rebuild of the search index goes
+    ///
+    /// Needs `admin` across tenants. The last one that was begun in this server since its start.
+    #[oai(
+        path = "/admin/reindex",
+        method = "get",
+        operation_id = "reindex",
+        tag = "Tag::Operations"
+    )]
+    async fn reindex(&self, caller: Caller) -> Result<ReindexAnswer, Refused<Reading>> {
+        self.0.gate.admit_operator(&caller)?;
+        Ok(ReindexAnswer::Asked(self.0.reindex.body()))
     }
 }

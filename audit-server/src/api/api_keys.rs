@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use audit_core::tlog::json::write_string;
-use audit_core::{ApiKey, Permission, Permissions, Role, Timestamp};
+use audit_core::{ApiKey, KeyPlace, Permission, Permissions, Role, Timestamp};
 use poem_openapi::param::Path;
 use poem_openapi::{ApiResponse, OpenApi};
 use uuid::Uuid;
 
 use crate::api::PathId;
+use crate::api::filter::{limit_parameter, read_limit};
 use crate::api::schema::{self, JsonBody, Tag};
 use crate::app::App;
 use crate::auth::{Caller, api_key};
 use crate::body::JsonText;
 use crate::problem::{Problem, ProblemKind, Reading, Refused, Writing};
+use crate::query::{Parameter, Parameters, Params, Reader};
 
 /// API keys.
 pub(crate) struct Keys(pub(crate) Arc<App>);
@@ -23,7 +25,7 @@ const MAX_NAME: usize = 256;
 
 #[derive(ApiResponse)]
 pub(crate) enum KeysAnswer {
-    /// The keys.
+    /// Some of the keys.
     #[oai(status = 200)]
     Keys(JsonBody<schema::ApiKeys>),
 }
@@ -40,6 +42,29 @@ pub(crate) enum RevokedAnswer {
     /// It is revoked.
     #[oai(status = 204)]
     Revoked,
+}
+
+/// Which keys are listed.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    after: Option<KeyPlace>,
+    limit: usize,
+}
+
+impl Parameters for Asked {
+    fn list() -> Vec<Parameter> {
+        vec![
+            limit_parameter(),
+            Parameter::text("cursor", "`next_cursor` of the page before."),
+        ]
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            limit: read_limit(reader),
+            after: reader.parsed("cursor"),
+        }
+    }
 }
 
 fn write_members(out: &mut String, key: &ApiKey) {
@@ -68,23 +93,37 @@ fn write_members(out: &mut String, key: &ApiKey) {
 impl Keys {
     /// List the API keys
     ///
-    /// Needs `keys`.
+    /// Needs `keys`. Oldest first.
     #[oai(
         path = "/api-keys",
         method = "get",
         operation_id = "list_api_keys",
         tag = "Tag::ApiKeys"
     )]
-    async fn list(&self, caller: Caller) -> Result<KeysAnswer, Refused<Reading>> {
+    async fn list(
+        &self,
+        caller: Caller,
+        asked: Params<Asked>,
+    ) -> Result<KeysAnswer, Refused<Reading>> {
+        let Asked { after, limit } = asked.0;
         let log = self.0.gate.enter(&caller, Permission::Keys, &[]).await?;
-        let keys = self.0.gate.credentials().keys(log.scope()).await?;
+        let store = self.0.gate.credentials();
+        // One more than the page, to know whether there is another.
+        let mut keys = store.keys(log.scope(), after, limit + 1).await?;
+        let more = keys.len() > limit;
+        keys.truncate(limit);
         let mut body = String::from("{\"data\":[");
         for (i, key) in keys.iter().enumerate() {
             body.push_str(if i > 0 { ",{" } else { "{" });
             write_members(&mut body, key);
             body.push('}');
         }
-        body.push_str("]}");
+        match keys.last().filter(|_| more) {
+            Some(last) => {
+                put!(body, "],\"next_cursor\":\"{}\"}}", last.place());
+            }
+            None => body.push_str("],\"next_cursor\":null}"),
+        }
         Ok(KeysAnswer::Keys(JsonBody::new(body)))
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use audit_core::{Event, EventId, Permission, Receipt, TenantId, TenantLog};
+use audit_core::{Error, Event, EventId, Permission, PreparedEvent, Receipt, TenantId, TenantLog};
 use poem::Request;
 use poem_openapi::{ApiResponse, OpenApi};
 
@@ -22,7 +22,8 @@ pub(crate) enum BulkAnswer {
     /// All are recorded and durable.
     #[oai(status = 201)]
     Recorded(JsonBody<schema::BulkResults>),
-    /// The queue has those without an error; they are not in the log yet.
+    /// The queue has those of status 202, which are not in the log yet; what it has no room for is
+    /// recorded already, with its receipt. With `handling=lenient`, others have their errors.
     #[oai(status = 202)]
     Accepted(
         JsonBody<schema::BulkResults>,
@@ -30,11 +31,11 @@ pub(crate) enum BulkAnswer {
         #[oai(header = "Preference-Applied")]
         Option<String>,
     ),
-    /// Each item has its own result.
+    /// Each item has its own result: as `handling=lenient` asks, or because the queue took only some.
     #[oai(status = 207)]
     Each(
         JsonBody<schema::BulkResults>,
-        /// `handling=lenient`.
+        /// What of `Prefer` was done.
         #[oai(header = "Preference-Applied")]
         Option<String>,
     ),
@@ -76,6 +77,14 @@ impl Results {
         );
     }
 
+    fn outcome(&mut self, index: usize, outcome: Result<Outcome, Error>) {
+        match outcome {
+            Ok(Outcome::Receipt(receipt)) => self.receipt(index, &receipt),
+            Ok(Outcome::Queued(id)) => self.accepted(index, id),
+            Err(error) => self.error(index, error.at_index(index).into()),
+        }
+    }
+
     fn error(&mut self, index: usize, problem: Problem) {
         let problem = match &self.lines {
             Some(lines) => problem.of_lines(lines),
@@ -94,7 +103,7 @@ impl Results {
 }
 
 /// One item, read or refused.
-type Item = Result<Event, audit_core::Error>;
+type Item = Result<Event, Error>;
 
 #[OpenApi(prefix_path = "/api/v1")]
 impl BulkLogs {
@@ -104,6 +113,15 @@ impl BulkLogs {
     /// sent and after inflation; `Content-Encoding` gzip or zstd. All are stored or none, unless
     /// `Prefer: handling=lenient` asks for each by itself; then each has its own result, and the
     /// answer is 207. A refusal of the whole names every fault of every item.
+    ///
+    /// With `Prefer: respond-async` a bulk with a bad item is refused whole, too, and nothing is
+    /// queued (with `handling=lenient` the others are). The queue then takes the events one by one:
+    /// 202 says that it has all of them, 207 that it has some, and each item's status says which; 503
+    /// that it is not known to have any. What it has no room for is recorded at once, with status 201
+    /// or 200. An item of status 503 is sent again under the `id` of its error. Since a worker appends
+    /// each by itself, an event that the log refuses later, for a conflict, is a dead letter and keeps
+    /// none of the others out: whoever needs all or none in the log leaves `respond-async` out. After
+    /// a 503 for the whole, ids in the body or an `Idempotency-Key` make it harmless to send again.
     #[oai(
         path = "/logs/bulk",
         method = "post",
@@ -166,23 +184,28 @@ impl BulkLogs {
             return Ok(self.each(&log, events, preferences, results).await?);
         }
         match self.atomic(&log, events, preferences).await {
-            Ok((outcomes, queued)) => {
-                let mut results = Results::new(outcomes.len(), None);
-                for (index, outcome) in outcomes.iter().enumerate() {
-                    match outcome {
-                        Outcome::Receipt(receipt) => results.receipt(index, receipt),
-                        Outcome::Queued(id) => results.accepted(index, *id),
-                    }
-                }
-                if queued {
-                    let applied = Preferences {
-                        respond_async: true,
-                        lenient: false,
-                    }
-                    .applied();
-                    return Ok(BulkAnswer::Accepted(results.close(), applied));
+            Ok(Atomic::Recorded(receipts)) => {
+                let mut results = Results::new(receipts.len(), None);
+                for (index, receipt) in receipts.iter().enumerate() {
+                    results.receipt(index, receipt);
                 }
                 Ok(BulkAnswer::Recorded(results.close()))
+            }
+            Ok(Atomic::Queued(outcomes)) => {
+                let whole = outcomes.iter().all(Result::is_ok);
+                let mut results = Results::new(outcomes.len(), items.lines);
+                for (index, outcome) in outcomes.into_iter().enumerate() {
+                    results.outcome(index, outcome);
+                }
+                let applied = Preferences {
+                    respond_async: true,
+                    lenient: false,
+                }
+                .applied();
+                Ok(match whole {
+                    true => BulkAnswer::Accepted(results.close(), applied),
+                    false => BulkAnswer::Each(results.close(), applied),
+                })
             }
             Err(problem) => Err(match items.lines {
                 Some(lines) => problem.of_lines(&lines),
@@ -193,19 +216,27 @@ impl BulkLogs {
     }
 }
 
+/// What became of one event.
 enum Outcome {
     Receipt(Receipt),
     Queued(EventId),
 }
 
+/// What became of a bulk that is not lenient.
+enum Atomic {
+    Recorded(Vec<Receipt>),
+    /// By the queue, one by one.
+    Queued(Vec<Result<Outcome, Error>>),
+}
+
 impl BulkLogs {
-    /// All or none. The flag says whether the queue took them.
+    /// Refused whole, or recorded whole, or put into the queue.
     async fn atomic(
         &self,
         log: &TenantLog,
         events: Vec<Item>,
         preferences: Preferences,
-    ) -> Result<(Vec<Outcome>, bool), Problem> {
+    ) -> Result<Atomic, Problem> {
         let mut read = Vec::with_capacity(events.len());
         let mut refusal: Option<Problem> = None;
         let mut refuse = |problem: Problem| match &mut refusal {
@@ -222,14 +253,13 @@ impl BulkLogs {
             return Err(problem);
         }
         if preferences.respond_async
-            && let Some(ids) = log.enqueue(read.clone()).await?
+            && let Some(outcomes) = queue(log, log.prepare_all(read.clone())?).await?
         {
-            metrics::counter!("audit_events_accepted_total").increment(ids.len() as u64);
-            return Ok((ids.into_iter().map(Outcome::Queued).collect(), true));
+            return Ok(Atomic::Queued(outcomes));
         }
         let receipts = log.record_all(read).await?;
         count(&receipts);
-        Ok((receipts.into_iter().map(Outcome::Receipt).collect(), false))
+        Ok(Atomic::Recorded(receipts))
     }
 
     /// Each by itself.
@@ -242,41 +272,31 @@ impl BulkLogs {
     ) -> Result<BulkAnswer, Problem> {
         let prepared: Vec<_> = events
             .into_iter()
-            .map(|event| event.and_then(|event| Ok((log.prepare(event.clone())?, event))))
+            .map(|event| event.and_then(|event| log.prepare(event)))
             .collect();
         if preferences.respond_async {
-            let sound: Vec<Event> = prepared
-                .iter()
-                .flatten()
-                .map(|(ready, event)| event.clone().id(ready.id()))
-                .collect();
-            if let Some(ids) = log.enqueue(sound).await? {
-                metrics::counter!("audit_events_accepted_total").increment(ids.len() as u64);
-                let mut ids = ids.into_iter();
+            let sound: Vec<PreparedEvent> = prepared.iter().flatten().cloned().collect();
+            if let Some(outcomes) = queue(log, sound).await? {
+                let mut outcomes = outcomes.into_iter();
                 for (index, item) in prepared.into_iter().enumerate() {
                     match item {
-                        Ok((ready, _)) => {
-                            results.accepted(index, ids.next().unwrap_or_else(|| ready.id()));
+                        Ok(_) => {
+                            if let Some(outcome) = outcomes.next() {
+                                results.outcome(index, outcome);
+                            }
                         }
-                        Err(error) => results.error(index, error.at_index(index).into()),
+                        Err(error) => results.outcome(index, Err(error)),
                     }
                 }
                 return Ok(BulkAnswer::Accepted(results.close(), preferences.applied()));
             }
         }
-        let ready = prepared
-            .into_iter()
-            .map(|item| item.map(|(ready, _)| ready))
-            .collect();
-        let outcomes = log.append_each(ready).await;
+        let outcomes = log.append_each(prepared).await;
         for (index, outcome) in outcomes.into_iter().enumerate() {
-            match outcome {
-                Ok(receipt) => {
-                    count(std::slice::from_ref(&receipt));
-                    results.receipt(index, &receipt);
-                }
-                Err(error) => results.error(index, error.at_index(index).into()),
+            if let Ok(receipt) = &outcome {
+                count(std::slice::from_ref(receipt));
             }
+            results.outcome(index, outcome.map(Outcome::Receipt));
         }
         let applied = Preferences {
             respond_async: false,
@@ -285,6 +305,45 @@ impl BulkLogs {
         .applied();
         Ok(BulkAnswer::Each(results.close(), applied))
     }
+}
+
+/// Puts each into the queue, with a result for each; what it has no room for is recorded at once. None
+/// where it takes none of them: there is no queue, or it has no room for any.
+async fn queue(
+    log: &TenantLog,
+    prepared: Vec<PreparedEvent>,
+) -> Result<Option<Vec<Result<Outcome, Error>>>, Error> {
+    let Some(queued) = log.enqueue_each(&prepared).await? else {
+        return Ok(None);
+    };
+    let accepted = queued.iter().filter(|outcome| outcome.is_ok()).count();
+    metrics::counter!("audit_events_accepted_total").increment(accepted as u64);
+    if accepted == 0 && !queued.is_empty() {
+        let mut errors = queued.into_iter().filter_map(Result::err);
+        return match errors.find(Error::is_retryable) {
+            Some(error) => Err(error),
+            None => Ok(None),
+        };
+    }
+    let without_room = |outcome: &Result<EventId, Error>| match outcome {
+        Ok(_) => false,
+        Err(error) => !error.is_retryable(),
+    };
+    let large = queued.iter().zip(prepared);
+    let large = large.filter(|(outcome, _)| without_room(outcome));
+    let large = large.map(|(_, event)| Ok(event)).collect();
+    let mut recorded = log.append_each(large).await.into_iter();
+    let outcomes = queued.into_iter().map(|outcome| {
+        if without_room(&outcome)
+            && let Some(recorded) = recorded.next()
+        {
+            let receipt = recorded?;
+            count(std::slice::from_ref(&receipt));
+            return Ok(Outcome::Receipt(receipt));
+        }
+        outcome.map(Outcome::Queued)
+    });
+    Ok(Some(outcomes.collect()))
 }
 
 fn count(receipts: &[Receipt]) {

@@ -1,11 +1,12 @@
 //! `GET /health/live`, `GET /health/ready`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use audit_core::tlog::json::write_string;
 use audit_core::{TenantId, TenantScope};
 use poem_openapi::{ApiResponse, OpenApi};
+use tokio::sync::Mutex;
 
 use crate::api::schema::{self, JsonBody, Tag};
 use crate::app::App;
@@ -13,6 +14,15 @@ use crate::problem::{Probing, Refused};
 
 /// Whether the server is up.
 pub(crate) struct HealthApi(pub(crate) Arc<App>);
+
+/// What queue and index answered is told again for so long: they are asked over a network, and may
+/// cost something each time.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What of queue and index was away when they were last asked, and when that was. Whoever asks
+/// meanwhile waits for the same answer.
+#[derive(Debug, Default)]
+pub(crate) struct Away(Mutex<Option<(Instant, Vec<String>)>>);
 
 /// How long each part may take to answer.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -61,6 +71,18 @@ impl HealthApi {
 
     /// What is away without keeping an event from being recorded or an entry from being read.
     async fn degraded(&self) -> Vec<String> {
+        let mut asked = self.0.away.0.lock().await;
+        if let Some((at, away)) = &*asked
+            && at.elapsed() < FRESH
+        {
+            return away.clone();
+        }
+        let away = self.ask().await;
+        *asked = Some((Instant::now(), away.clone()));
+        away
+    }
+
+    async fn ask(&self) -> Vec<String> {
         let queue = async {
             match self.0.log().queue() {
                 Some(queue) => queue.depth().await.is_ok(),
@@ -123,7 +145,8 @@ impl HealthApi {
 
     /// Whether everything is there
     ///
-    /// Asks the store, the queue and the index, and looks at the workers.
+    /// Asks the store, the queue and the index, and looks at the workers. What the queue and the index
+    /// answer counts for a second.
     #[oai(
         path = "/health/ready",
         method = "get",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use audit_core::page::{mint_cursor, read_cursor};
-use audit_core::{Event, EventId, Permission};
+use audit_core::{Event, EventId, Permission, PreparedEvent, TenantLog};
 use poem::Request;
 use poem_openapi::param::Path;
 use poem_openapi::{ApiResponse, OpenApi};
@@ -77,7 +77,8 @@ impl Logs {
     ///
     /// Needs `record`. The answer comes after the event is durable. The `id` is the idempotency key:
     /// the same event again is answered with the first receipt. With `Prefer: respond-async` the
-    /// answer comes as soon as the queue has the event.
+    /// answer comes as soon as the queue has the event; one that the queue has no room for is recorded
+    /// as without it.
     #[oai(
         path = "/logs",
         method = "post",
@@ -119,12 +120,9 @@ impl Logs {
             None => error.with_event_id(id),
             Some(_) => error,
         };
+        let prepared = log.prepare(event)?;
         if Preferences::of(request).respond_async
-            && log
-                .enqueue(vec![event.clone()])
-                .await
-                .map_err(named)?
-                .is_some()
+            && is_queued(&log, &prepared).await.map_err(named)?
         {
             let url = location(id);
             let body = format!("{{\"id\":\"{id}\",\"status_url\":\"{url}\"}}");
@@ -135,7 +133,6 @@ impl Logs {
                 "respond-async".into(),
             ));
         }
-        let prepared = log.prepare(event)?;
         let outcome = log.append(vec![prepared]).await.map_err(named)?.pop();
         let Some((receipt, entry)) = outcome else {
             return Err(
@@ -244,6 +241,16 @@ impl Logs {
         let log = self.0.gate.enter(&caller, Permission::Read, &[]).await?;
         let entry = log.get(id).await?;
         Ok(EntryAnswer::Entry(JsonBody::new(entry.to_json())))
+    }
+}
+
+/// Whether the queue has it now. False where there is none, and where it has no room for the event.
+async fn is_queued(log: &TenantLog, event: &PreparedEvent) -> Result<bool, audit_core::Error> {
+    let queued = log.enqueue_each(std::slice::from_ref(event)).await?;
+    match queued.and_then(|mut outcomes| outcomes.pop()) {
+        Some(Ok(_)) => Ok(true),
+        Some(Err(error)) if error.is_retryable() => Err(error),
+        Some(Err(_)) | None => Ok(false),
     }
 }
 

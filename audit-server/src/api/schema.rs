@@ -708,6 +708,8 @@ pub(crate) struct MadeApiKey {
 pub(crate) struct ApiKeys {
     /// The keys.
     data: Vec<ApiKey>,
+    /// Where the next page begins; null at the end.
+    next_cursor: Option<String>,
 }
 
 /// An API key to be made.
@@ -784,6 +786,27 @@ pub(crate) struct Redrive {
 pub(crate) struct Redriven {
     /// How many.
     redriven: u64,
+}
+
+/// How the last rebuild of the search index that this server was asked for goes.
+#[derive(Debug, Object)]
+pub(crate) struct Reindex {
+    /// `none` before the first.
+    status: ReindexStatus,
+    /// When it began.
+    #[oai(skip_serializing_if_is_none)]
+    started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    #[oai(skip_serializing_if_is_none)]
+    finished_at: Option<DateTime<Utc>>,
+    /// Why it failed.
+    #[oai(skip_serializing_if_is_none)]
+    error: Option<String>,
+}
+
+vocabulary! {
+    /// How a rebuild goes.
+    ReindexStatus { None = "none", Running = "running", Done = "done", Failed = "failed" }
 }
 
 /// How the server is.

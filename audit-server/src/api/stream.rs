@@ -203,7 +203,7 @@ impl Streams {
         let mut kept = Ticket::new(log.scope().tenant(), log.scope().subject(), expires_at);
         kept.session_expires_at = caller.expires_at;
         let store = self.0.gate.credentials();
-        let text = ticket::issue(&**store, clock.secret(), &kept, now).await?;
+        let text = ticket::issue(&**store, clock.secret(), caller.key, &kept, now).await?;
         let body = format!("{{\"ticket\":\"{text}\",\"expires_at\":\"{expires_at}\"}}");
         Ok(TicketAnswer::Ticket(JsonBody::new(body)))
     }

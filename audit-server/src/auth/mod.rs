@@ -134,8 +134,14 @@ impl Gate {
             }
             (None, None) => return Err(unauthorized("there is no credential")),
             (None, Some(secret)) => {
-                let ticket =
+                let (ticket, of_key) =
                     ticket::take(&*self.credentials, secret, self.log.clock().now()).await?;
+                if let Some(hash) = &of_key
+                    && self.keys.find(hash).await?.is_none()
+                {
+                    return Err(unauthorized("the ticket's API key was revoked"));
+                }
+                key = of_key;
                 let permissions = Permissions::of(&[Permission::Stream]);
                 let principal = Principal::new(ticket.subject, ticket.tenant, permissions);
                 (principal, ticket.session_expires_at)

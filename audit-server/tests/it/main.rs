@@ -8,11 +8,17 @@ mod concurrency;
 mod crash;
 mod document;
 mod exports;
+mod gateway;
+mod index_faults;
 mod input;
 mod matrix;
 mod process;
+mod queue_bulk;
+#[cfg(feature = "sqs")]
+mod queue_faults;
 mod recording;
 mod service;
+mod slow;
 mod stack;
 mod stream_resume;
 mod streams;

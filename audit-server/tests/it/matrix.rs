@@ -40,6 +40,8 @@ fn needs(operation: &str) -> Option<Needs> {
         | "post /api/v1/tenants"
         | "patch /api/v1/tenants/{id}"
         | "get /api/v1/admin/dead-letters"
+        | "get /api/v1/admin/reindex"
+        | "post /api/v1/admin/reindex"
         | "post /api/v1/admin/dead-letters/redrive" => Needs::Operator,
         _ => return None,
     })
@@ -190,6 +192,8 @@ impl World {
             "patch /api/v1/tenants/{id}" => Call::new("PATCH", format!("/api/v1/tenants/{tenant}"))
                 .body(format!(r#"{{"name":"{marked}"}}"#)),
             "get /api/v1/admin/dead-letters" => Call::new("GET", "/api/v1/admin/dead-letters"),
+            "get /api/v1/admin/reindex" => Call::new("GET", "/api/v1/admin/reindex"),
+            "post /api/v1/admin/reindex" => Call::new("POST", "/api/v1/admin/reindex"),
             "post /api/v1/admin/dead-letters/redrive" => {
                 Call::new("POST", "/api/v1/admin/dead-letters/redrive").body("{}")
             }
@@ -247,7 +251,13 @@ impl World {
             let mut head = log.tenant(scope.clone()).head().await.unwrap();
             // Rows of what is pruned go in their own time.
             head.swept_below = 0;
-            let mut keys = self.service.storage.credentials.keys(&scope).await.unwrap();
+            let mut keys = self
+                .service
+                .storage
+                .credentials
+                .keys(&scope, None, 1_000)
+                .await
+                .unwrap();
             // That a key was used may be noted at any time.
             keys.iter_mut().for_each(|key| key.last_used_at = None);
             parts.push(format!("{tenant:?} {head:?} {keys:?}"));

@@ -82,8 +82,18 @@ fn the_printed_commands_work_and_a_second_start_keeps_data_and_token() {
             "{command}: {text}"
         );
     }
+    let told = |started: &Started| {
+        let line = started.lines.iter().find(|l| l.starts_with("token"));
+        line.unwrap().clone()
+    };
+    assert!(told(&started).ends_with("(24 h)"), "{}", told(&started));
     started.stop();
     let again = Started::new(folder.path());
+    let kept = told(&again);
+    assert!(
+        kept.contains("(kept, ") && kept.ends_with(" left)"),
+        "{kept}"
+    );
     let kept = std::fs::read_to_string(folder.path().join("audit-data/token")).unwrap();
     assert_eq!(token, kept);
     let read = again.commands()[1].clone();
@@ -101,8 +111,15 @@ fn what_prevents_a_start_is_one_clear_line() {
     let address = taken.local_addr().unwrap().to_string();
     std::fs::write(folder.path().join("file"), "").unwrap();
     std::fs::write(folder.path().join("bad.toml"), "bnid = \"x\"\n").unwrap();
-    let cases: [(&str, &str, &[&str], i32, &str); 6] = [
-        ("AUDIT_BIND", &address, &[], 1, "can't be listened on"),
+    let cases: [(&str, &str, &[&str], i32, &str); 7] = [
+        ("AUDIT_BIND", &address, &[], 1, "AUDIT_BIND: "),
+        (
+            "AUDIT_METRICS_BIND",
+            &address,
+            &[],
+            1,
+            "AUDIT_METRICS_BIND: ",
+        ),
         ("AUDIT_STORE_URL", "sqlite://file/audit.db", &[], 1, "file"),
         ("AUDIT_BIND", "0.0.0.0:0", &[], 2, "AUDIT_JWT_SECRET"),
         ("AUDIT_JWT_SECRET", "short", &[], 2, "32"),
@@ -118,7 +135,55 @@ fn what_prevents_a_start_is_one_clear_line() {
         assert_eq!(output.status.code(), Some(code), "{name}={value}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{name}={value}: {stderr}");
         assert!(stderr.contains(part), "{name}={value}: {stderr}");
+        let made = folder.path().join("audit-data");
+        assert!(!made.exists(), "{name}={value} leaves a data folder");
     }
+}
+
+#[test]
+fn a_second_server_on_the_same_data_is_told_who_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Started::new(folder.path());
+    let second = run(program(folder.path()).env("AUDIT_LOG", "off"));
+    let line = String::from_utf8(second.stderr).unwrap();
+    assert_eq!((second.status.code(), line.lines().count()), (Some(1), 1));
+    for part in [
+        &first.child.id().to_string()[..],
+        "audit.db",
+        "AUDIT_STORE_URL",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    first.stop();
+}
+
+#[cfg(unix)]
+#[test]
+fn every_file_of_the_data_folder_is_its_owners_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    // There already, and open to all: what lies in it must not be.
+    let data = folder.path().join("audit-data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let started = Started::new(folder.path());
+    for command in started.commands() {
+        run(Command::new("sh")
+            .args(["-c", command])
+            .current_dir(folder.path()));
+    }
+    let modes: Vec<(String, u32)> = std::fs::read_dir(&data)
+        .unwrap()
+        .map(|file| file.unwrap())
+        .map(|file| {
+            let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+            (file.file_name().into_string().unwrap(), mode)
+        })
+        .collect();
+    started.stop();
+    // The log, its index and its queue, each with its write-ahead log, the lock, secret and token.
+    assert!(modes.len() >= 8, "{modes:?}");
+    assert!(modes.iter().all(|(_, mode)| *mode == 0o600), "{modes:?}");
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::{
-    AuditLog, Clock as _, EventId, Head, Role, SystemClock, TenantId, TenantScope, Timestamp,
+    AuditLog, Clock as _, EventId, EventQueue, Head, Role, SystemClock, TenantId, TenantScope,
+    Timestamp,
 };
 use audit_server::auth::jwt::{self, Demands, Verifiers};
 use audit_server::config::Settings;
@@ -108,7 +109,11 @@ impl Service {
 
     /// That admits tokens of these keys.
     pub(crate) async fn trusting(tokens: Verifiers, settings: &[(&str, &str)]) -> Self {
-        let stack = Stack::make().await;
+        // Who names a store brings its own engines.
+        let stack = match settings.iter().any(|(name, _)| *name == "AUDIT_STORE_URL") {
+            true => Stack::embedded(),
+            false => Stack::make().await,
+        };
         let settings = Settings::read(None, |name| {
             let given = settings
                 .iter()
@@ -132,6 +137,27 @@ impl Service {
         let store = Arc::new(SqliteStore::open(&file, options).unwrap());
         let storage = Storage {
             log: AuditLog::builder(Arc::clone(&store)).build(),
+            credentials: store,
+        };
+        let settings = Settings::read(None, |name| {
+            (name == "AUDIT_BIND").then(|| "127.0.0.1:0".into())
+        });
+        let tokens = Verifiers::none()
+            .secret(SECRET.as_bytes(), &Demands::default(), true)
+            .unwrap();
+        Self::on(storage, Stack::Embedded(folder), settings.unwrap(), tokens).await
+    }
+
+    /// On a new SQLite store, and a queue made of the store's own.
+    pub(crate) async fn on_queue(
+        queue: impl FnOnce(Arc<dyn EventQueue>) -> Arc<dyn EventQueue>,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.db");
+        let store = Arc::new(SqliteStore::open(&file, SqliteOptions::new()).unwrap());
+        let queue = queue(Arc::new(store.queue().unwrap()));
+        let storage = Storage {
+            log: AuditLog::builder(Arc::clone(&store)).queue(queue).build(),
             credentials: store,
         };
         let settings = Settings::read(None, |name| {

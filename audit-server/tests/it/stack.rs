@@ -40,6 +40,10 @@ impl Stack {
         }
     }
 
+    pub(crate) async fn production() -> Self {
+        Self::Production(Parts::make().await)
+    }
+
     pub(crate) fn embedded() -> Self {
         Self::Embedded(tempfile::tempdir().unwrap())
     }
@@ -133,7 +137,7 @@ impl Drop for Parts {
     }
 }
 
-fn needed(name: &str) -> String {
+pub(crate) fn needed(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!("{name} is not set: run `dev/services up`, then `set -a; . .dev/env; set +a`")
     })

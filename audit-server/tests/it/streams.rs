@@ -321,6 +321,37 @@ async fn a_revoked_api_keys_streams_close_with_4401() {
 }
 
 #[tokio::test]
+async fn a_stream_of_a_ticket_ends_with_the_api_key_that_made_it() {
+    let service = Service::start().await;
+    let tenant = service.tenant("t").await;
+    let admin = token(Role::TenantAdmin, tenant);
+    let body = r#"{"name":"k","role":"auditor"}"#;
+    let made = send(service.post("/api/v1/api-keys", &admin, body)).await;
+    let made = made.expect(201).json();
+    let key = made["key"].as_str().unwrap();
+    let ticket = async || {
+        let request = service.http.post(service.url("/api/v1/logs/stream/ticket"));
+        let made = send(request.bearer_auth(key)).await.expect(201).json();
+        format!(
+            "/api/v1/logs/stream?ticket={}",
+            made["ticket"].as_str().unwrap()
+        )
+    };
+    let mut socket = connect(&service, &ticket().await, None).await.unwrap();
+    assert_eq!(text(&mut socket).await.unwrap()["type"], "heartbeat");
+    let unused = ticket().await;
+    let path = format!("/api/v1/api-keys/{}", made["id"].as_str().unwrap());
+    let revoke = service.http.delete(service.url(&path)).bearer_auth(&admin);
+    send(revoke).await.expect(204);
+    assert_eq!(close_code(&mut socket).await, 4401);
+    let refused = connect(&service, &unused, None).await.unwrap_err();
+    let tungstenite::Error::Http(response) = refused else {
+        panic!("{refused}")
+    };
+    assert_eq!(response.status(), 401);
+}
+
+#[tokio::test]
 async fn a_connection_that_takes_nothing_ends() {
     use tokio::io::AsyncWriteExt as _;
     let service = Service::with(&[("AUDIT_STREAM_SEND_TIMEOUT", "1")]).await;

@@ -207,3 +207,36 @@ async fn an_issuer_that_is_away_is_not_the_callers_fault() {
         assert_eq!(status(&service, &token).await, 503);
     }
 }
+
+#[tokio::test]
+async fn api_keys_are_listed_page_by_page_oldest_first() {
+    let service = Service::start().await;
+    let tenant = service.tenant("t").await;
+    let admin = crate::service::token(audit_core::Role::TenantAdmin, tenant);
+    for n in 0..5 {
+        let body = format!(r#"{{"name":"{n}","role":"writer"}}"#);
+        send(service.post("/api/v1/api-keys", &admin, &body))
+            .await
+            .expect(201);
+    }
+    let mut names = Vec::new();
+    let mut path = "/api/v1/api-keys?limit=2".to_owned();
+    loop {
+        let page = send(service.get(&path, &admin)).await.expect(200).json();
+        let keys = page["data"].as_array().unwrap();
+        assert!(keys.len() <= 2);
+        names.extend(
+            keys.iter()
+                .map(|key| key["name"].as_str().unwrap().to_owned()),
+        );
+        match page["next_cursor"].as_str() {
+            Some(cursor) => path = format!("/api/v1/api-keys?limit=2&cursor={cursor}"),
+            None => break,
+        }
+    }
+    assert_eq!(names, ["0", "1", "2", "3", "4"]);
+    for bad in ["limit=0", "limit=1001", "cursor=x", "cursor=1.x"] {
+        let refused = send(service.get(&format!("/api/v1/api-keys?{bad}"), &admin)).await;
+        refused.problem(400, bad.split('=').next().unwrap());
+    }
+}

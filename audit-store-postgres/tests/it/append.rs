@@ -11,7 +11,7 @@ use sqlx_core::connection::Connection as _;
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_scalar::query_scalar;
 
-use crate::fixture::{Database, ids, scope, tenant};
+use crate::fixture::{Database, eventually, ids, scope, sized, tenant};
 
 #[tokio::test]
 async fn a_busy_tenant_does_not_stall_the_others_of_a_call() {
@@ -292,4 +292,100 @@ async fn a_value_that_only_the_server_refuses_fails_alone() {
     assert!(!error.is_retryable(), "{error:?}");
     assert_eq!(database.store.head(&scope(1)).await.unwrap().size(), 5);
     assert_eq!(database.store.head(&scope(2)).await.unwrap().size(), 3);
+}
+
+#[tokio::test]
+async fn what_the_engine_refuses_after_others_are_committed_fails_alone() {
+    let database = Database::open().await;
+    for n in 1..=3 {
+        database.append(&scope(n), 1).await;
+    }
+    let mut holder = database.connect().await;
+    holder
+        .execute(
+            "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '22023'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON audit.events FOR EACH ROW
+                 WHEN (NEW.resource_id = 'refused') EXECUTE FUNCTION public.refuse()",
+        )
+        .await
+        .unwrap();
+    let held = format!(
+        "BEGIN; SELECT FROM audit.heads WHERE tenant_id IN ('{}', '{}') FOR UPDATE",
+        tenant(2),
+        tenant(3)
+    );
+    holder.execute(&*held).await.unwrap();
+    let bad = database.prepare(tenant(2), Event::view("invoice", "refused"));
+    let batches = vec![
+        database.batch(&scope(1), 2),
+        database.batch(&scope(2), 2),
+        Batch::new(scope(2), vec![bad]),
+        database.batch(&scope(2), 2),
+        database.batch(&scope(3), 2),
+    ];
+    let store = database.store.clone();
+    let call = tokio::spawn(async move { store.append(&batches).await });
+    eventually("the free tenant's batch is committed", || async {
+        database.store.head(&scope(1)).await.unwrap().size() == 3
+    })
+    .await;
+    holder.execute("ROLLBACK").await.unwrap();
+    let outcomes = call.await.unwrap().unwrap();
+    let is_stored: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
+    assert_eq!(is_stored, [true, true, false, true, true]);
+    let refused = outcomes[2].as_ref().unwrap_err();
+    assert!(!refused.is_retryable(), "{refused:?}");
+    let told = format!("{refused:?}");
+    assert!(
+        told.contains("22023") && !told.contains("invoice"),
+        "{told}"
+    );
+    assert_eq!(database.store.head(&scope(2)).await.unwrap().size(), 5);
+}
+
+#[tokio::test]
+async fn processes_that_create_the_same_tenants_at_once_wait_for_each_other_in_one_order() {
+    let database = Database::open().await;
+    for round in 0..sized(30) {
+        let first = 100 * (round as u128 + 1);
+        let mut tasks = Vec::new();
+        for process in 0..4 {
+            let store = database.again().await;
+            let mut batches: Vec<_> = (0..20)
+                .map(|n| database.batch(&scope(first + n), 1))
+                .collect();
+            if process % 2 == 1 {
+                batches.reverse();
+            }
+            tasks.push(tokio::spawn(async move { store.append(&batches).await }));
+        }
+        for task in tasks {
+            for outcome in task.await.unwrap().unwrap() {
+                outcome.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_right_that_is_taken_away_is_retryable_once_a_store_is_open_and_refused_at_its_start() {
+    let database = Database::open().await;
+    database.append(&scope(1), 1).await;
+    let mut admin = database.connect().await;
+    admin
+        .execute("REVOKE INSERT ON audit.ids FROM audit_writer; REVOKE SELECT ON audit.migrations FROM PUBLIC")
+        .await
+        .unwrap();
+    let error = database.try_append(&scope(1), 1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    let error = PostgresStore::connect(database.options())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
+    admin
+        .execute("GRANT INSERT ON audit.ids TO audit_writer")
+        .await
+        .unwrap();
+    database.append(&scope(1), 1).await;
 }

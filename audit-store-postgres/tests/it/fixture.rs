@@ -239,6 +239,14 @@ pub(crate) async fn shared() -> PostgresOptions {
     PostgresOptions::new(url).connections(4, 4, 2)
 }
 
+/// How much of a thing a test does: a tenth of the full size, which `AUDIT_TEST_FULL=1` asks for.
+pub(crate) fn sized(full: usize) -> usize {
+    match std::env::var_os("AUDIT_TEST_FULL") {
+        Some(_) => full,
+        None => full.div_ceil(10),
+    }
+}
+
 /// Waits on a condition.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
     let deadline = Instant::now() + Duration::from_secs(120);

@@ -7,6 +7,8 @@ mod conformance;
 mod connect;
 mod cut;
 mod decorated;
+mod engine;
+mod faults;
 mod fixture;
 mod index;
 mod migrate;

@@ -174,7 +174,7 @@ async fn an_event_is_relayed_as_it_was_recorded() {
     )
     .await
     .unwrap();
-    let rows = app.outbox.take(10).await.unwrap();
+    let rows = app.outbox.take(10, &[]).await.unwrap();
     assert_eq!((rows.len(), rows[0].tenant, rows[0].id), (1, tenant(1), id));
     assert!(rows[0].recorded_at >= before);
     let relay = app.relay("relay").await;
@@ -233,7 +233,7 @@ async fn a_refused_event_leaves_the_callers_transaction_alone() {
         .await
         .unwrap();
     assert_eq!(kept, 1);
-    assert!(app.outbox.take(10).await.unwrap().is_empty());
+    assert!(app.outbox.take(10, &[]).await.unwrap().is_empty());
 }
 
 /// The caller's row and the event share its fate, whenever its connection is cut.
@@ -653,7 +653,7 @@ async fn a_tenant_whose_rows_stay_keeps_no_other_from_being_taken() {
         .await
         .unwrap();
     drop(caller);
-    let rows = app.outbox.take(60).await.unwrap();
+    let rows = app.outbox.take(60, &[]).await.unwrap();
     assert_eq!(rows.len(), 60);
     assert!(rows.windows(2).all(|w| w[0].row < w[1].row));
     let of = |owner: u128| {
@@ -663,7 +663,7 @@ async fn a_tenant_whose_rows_stay_keeps_no_other_from_being_taken() {
     };
     assert_eq!((1..=6).map(of).collect::<Vec<_>>(), [45, 3, 3, 3, 3, 3]);
     // More tenants than rows are asked for: the oldest row of each of the first.
-    let rows = app.outbox.take(4).await.unwrap();
+    let rows = app.outbox.take(4, &[]).await.unwrap();
     let tenants: Vec<TenantId> = rows.iter().map(|row| row.tenant).collect();
     assert_eq!(tenants, [1, 2, 3, 4].map(tenant));
 }
@@ -682,13 +682,13 @@ async fn rows_that_are_large_together_are_taken_in_parts() {
         .unwrap();
     let mut taken = 0;
     while taken < 40 {
-        let rows = app.outbox.take(500).await.unwrap();
+        let rows = app.outbox.take(500, &[]).await.unwrap();
         assert!((1..=34).contains(&rows.len()), "{}", rows.len());
         taken += rows.len();
         let numbers: Vec<i64> = rows.iter().map(|row| row.row).collect();
         app.outbox.done(&numbers).await.unwrap();
     }
-    assert!(app.outbox.take(1).await.unwrap().is_empty());
+    assert!(app.outbox.take(1, &[]).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -716,7 +716,7 @@ async fn an_outbox_is_installed_where_no_log_is_once_by_several_processes() {
         .await
         .unwrap();
     let outbox = PostgresOutbox::in_database(pool);
-    let rows = outbox.take(10).await.unwrap();
+    let rows = outbox.take(10, &[]).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [id]);
     outbox.park(rows[0].row, "a\0b").await.unwrap();
     assert_eq!(outbox.parked(1).await.unwrap()[0].reason, "a\u{FFFD}b");

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use audit_core::tlog::leaf::leaf_hash;
-use audit_core::{Clock as _, ErrorKind, Filter, LogStore, Prune, Timestamp};
+use audit_core::{Clock as _, ErrorKind, Filter, LogStore, Prune, SearchIndex, Timestamp};
 use futures_util::TryStreamExt as _;
+use sqlx_core::executor::Executor as _;
 use sqlx_core::query_scalar::query_scalar;
 
 use crate::fixture::{Database, basis, scope};
@@ -167,4 +168,56 @@ async fn a_scan_of_many_entries_gives_each_once() {
         let seqs: Vec<u64> = scan.map_ok(|entry| entry.seq).try_collect().await.unwrap();
         assert_eq!(seqs, (0..3_500).collect::<Vec<_>>());
     }
+}
+
+#[tokio::test]
+async fn a_partition_that_is_being_read_is_not_waited_for_again_and_again() {
+    let database = Database::open().await;
+    database.append(&scope(1), 1).await;
+    let mut admin = database.connect().await;
+    admin
+        .execute(
+            "CREATE SEQUENCE public.tries;
+             CREATE OR REPLACE FUNCTION audit.drop_pruned_partition() RETURNS boolean
+             LANGUAGE sql SECURITY DEFINER
+             AS 'SELECT CASE WHEN nextval(''public.tries'') > 0 THEN NULL::boolean END';
+             GRANT ALL ON SEQUENCE public.tries TO audit_maintainer, audit_owner",
+        )
+        .await
+        .unwrap();
+    for _ in 0..30 {
+        database.store.sweep().await.unwrap();
+    }
+    let tries: i64 = query_scalar("SELECT last_value FROM public.tries")
+        .fetch_one(&mut admin)
+        .await
+        .unwrap();
+    // The first while is a second, and doubles.
+    assert!((1..=6).contains(&tries), "{tries}");
+}
+
+#[tokio::test]
+async fn an_indexer_that_read_entries_before_their_prune_writes_no_documents_of_them_after_it() {
+    let database = Database::open().await;
+    let index = database.store.search_index();
+    database.append(&scope(1), 10).await;
+    let read = database.store.read(&scope(1), 0, 100).await.unwrap();
+    let bound = Timestamp::from_micros(database.clock.now().as_micros() + 1).unwrap();
+    database.clock.set(bound);
+    database.append(&scope(1), 3).await;
+    let prune = Prune::new(bound, basis("retention"), database.act(&scope(1)));
+    let pruned = database.store.prune(&scope(1), &prune).await.unwrap();
+    assert_eq!(pruned.below, 10);
+    database.sweep_all().await;
+    index.index(&read).await.unwrap();
+    let mut admin = database.connect().await;
+    let documents: i64 = query_scalar("SELECT count(*) FROM audit.index_documents")
+        .fetch_one(&mut admin)
+        .await
+        .unwrap();
+    assert_eq!(documents, 0);
+    let rest = database.store.read(&scope(1), 10, 100).await.unwrap();
+    index.index(&rest).await.unwrap();
+    let through = index.indexed_through(&scope(1)).await.unwrap();
+    assert_eq!(through, 10 + rest.len() as u64);
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use audit_core::text::Query;
 use audit_core::{
-    AuditLog, Erasure, Event, Filter, LogStore as _, PageRequest, Recorder as _, SystemClock,
-    Workers,
+    AuditLog, Erasure, Event, Filter, LogStore as _, PageRequest, Recorder as _, SearchIndex as _,
+    SystemClock, Workers,
 };
 use audit_store_postgres::outbox;
+use sqlx_core::executor::Executor as _;
 
 use crate::fixture::{Database, basis, eventually, scope, tenant};
 
@@ -78,4 +79,39 @@ async fn what_is_recorded_in_any_way_is_stored_once_found_and_forgotten_when_era
         assert!(workers.is_healthy(), "{:?}", workers.status());
         assert!(workers.shutdown(Duration::from_secs(10)).await);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_lost_of_the_text_index_is_found_missing_and_put_right() {
+    let database = Database::open().await;
+    let (log, workers) = process(&database).await;
+    let events = (0..50).map(|n| Event::view("doc", format!("d{n}")).reason("needle"));
+    let recorder = log.recorder(tenant(1));
+    recorder.record_all(events.collect()).await.unwrap();
+    eventually("all is found", async || found(&log, "needle").await == 50).await;
+    let reconciler = || {
+        let mut statuses = workers.status().into_iter();
+        statuses.find(|status| status.name == "reconciler").unwrap()
+    };
+    let mut owner = database.connect().await;
+    // One that is gone, and one of a position that the log doesn't have.
+    owner
+        .execute(
+            "DELETE FROM audit.index_documents WHERE seq IN (3, 4, 49);
+             INSERT INTO audit.index_documents
+             SELECT tenant_id, 70, created_at, occurred_at, erased, words
+             FROM audit.index_documents WHERE seq = 5",
+        )
+        .await
+        .unwrap();
+    eventually("it is put right", async || {
+        let status = reconciler();
+        status.repaired == 4 && status.difference == Some(0)
+    })
+    .await;
+    let index = database.store.search_index();
+    let held = index.held(&scope(1), 0..100).await.unwrap();
+    assert_eq!(held, (0..50).collect::<Vec<_>>());
+    assert_eq!(found(&log, "needle").await, 50);
+    workers.shutdown(Duration::from_secs(5)).await;
 }

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi::ErrorCode};
 
 use super::view::doc;
 use crate::fault::from_sqlite;
+use crate::private::make_private;
 
 /// The version of the tables and of what stands in them, in `user_version`. There is no migration:
 /// a file of another one is replaced.
@@ -79,6 +80,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
         Err(error) => return Err(from_sqlite(error)),
     }
     remove(path)?;
+    make_private(path)?;
     create(path).map_err(from_sqlite)
 }
 

@@ -81,6 +81,36 @@ impl<'c> View<'c> {
         self.through
     }
 
+    /// The positions within these of which everything that an entry has here is there.
+    pub(crate) fn held(&self, seqs: Range<u64>) -> Result<Vec<u64>> {
+        if self.tenant == 0 {
+            return Ok(Vec::new());
+        }
+        self.conn
+            .prepare_cached(
+                "SELECT d.doc FROM documents d
+                 WHERE d.doc >= ?1 AND d.doc < ?2
+                   AND EXISTS (SELECT 1 FROM words_docsize w WHERE w.id = d.doc)
+                   AND EXISTS (SELECT 1 FROM occurred o WHERE o.tenant = ?3
+                               AND o.occurred_at = d.occurred_at AND o.seq = d.doc & ?4)
+                 ORDER BY d.doc",
+            )
+            .and_then(|mut statement| {
+                statement
+                    .query_map(
+                        params![
+                            doc(self.tenant, seqs.start),
+                            doc(self.tenant, seqs.end),
+                            self.tenant,
+                            (1_i64 << SEQ_BITS) - 1
+                        ],
+                        |row| row.get(0).map(seq_of),
+                    )?
+                    .collect()
+            })
+            .map_err(from_sqlite)
+    }
+
     /// Whether all positions from `seq` up to [`through`](Self::through) are indexed.
     pub(crate) fn holds_from(&self, seq: u64) -> bool {
         self.first <= seq

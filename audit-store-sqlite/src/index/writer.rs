@@ -39,6 +39,12 @@ enum Job {
         limit: usize,
         reply: Reply<bool>,
     },
+    Mend {
+        tenant: TenantId,
+        missing: Vec<Entry>,
+        surplus: Vec<u64>,
+        reply: Reply<()>,
+    },
     Condemn,
 }
 
@@ -99,6 +105,23 @@ impl Writer {
         self.send(Job::Remove {
             tenant,
             current,
+            reply,
+        })
+        .await?;
+        done.await.map_err(|_| gone())?
+    }
+
+    pub(super) async fn mend(
+        &self,
+        tenant: TenantId,
+        missing: Vec<Entry>,
+        surplus: Vec<u64>,
+    ) -> Result<()> {
+        let (reply, done) = oneshot::channel();
+        self.send(Job::Mend {
+            tenant,
+            missing,
+            surplus,
             reply,
         })
         .await?;
@@ -223,6 +246,15 @@ impl Work {
                 reply,
             } => {
                 let outcome = self.transact(|state, tx| state.drop_below(tx, tenant, below, limit));
+                drop(reply.send(outcome));
+            }
+            Job::Mend {
+                tenant,
+                missing,
+                surplus,
+                reply,
+            } => {
+                let outcome = self.transact(|state, tx| state.mend(tx, tenant, &missing, &surplus));
                 drop(reply.send(outcome));
             }
         }
@@ -370,19 +402,7 @@ impl State {
             })
             .map_err(from_sqlite)?;
         for (doc, occurred_at) in &pruned {
-            delete(tx, "words", "rowid", *doc)
-                .and_then(|()| delete(tx, "documents", "doc", *doc))
-                .and_then(|()| {
-                    tx.prepare_cached(
-                        "DELETE FROM occurred WHERE tenant = ?1 AND occurred_at = ?2 AND seq = ?3",
-                    )?
-                    .execute(params![
-                        number,
-                        occurred_at,
-                        seq_of(*doc) as i64
-                    ])
-                })
-                .map_err(from_sqlite)?;
+            take_out(tx, *doc, Some(*occurred_at)).map_err(from_sqlite)?;
         }
         let more = pruned.len() == limit;
         if !more {
@@ -394,6 +414,37 @@ impl State {
                 .map_err(from_sqlite)?;
         }
         Ok(more)
+    }
+
+    fn mend(
+        &mut self,
+        tx: &Connection,
+        tenant: TenantId,
+        missing: &[Entry],
+        surplus: &[u64],
+    ) -> Result<()> {
+        let progress = *self.progress(tx, tenant)?;
+        let mut documents = Vec::with_capacity(missing.len());
+        for entry in missing.iter().filter(|e| e.seq < progress.through) {
+            documents.push(Document {
+                doc: doc(progress.no, entry.seq),
+                occurred_at: entry.occurred_at.as_micros(),
+                created_at: entry.created_at.as_micros(),
+                text: self.tokens.document(progress.no, &entry.fields),
+            });
+        }
+        let surplus = surplus.iter().map(|seq| doc(progress.no, *seq));
+        let numbers: Vec<i64> = documents.iter().map(|d| d.doc).chain(surplus).collect();
+        for number in numbers {
+            let occurred_at = tx
+                .prepare_cached("SELECT occurred_at FROM documents WHERE doc = ?1")
+                .and_then(|mut statement| {
+                    statement.query_row([number], |row| row.get(0)).optional()
+                })
+                .map_err(from_sqlite)?;
+            take_out(tx, number, occurred_at).map_err(from_sqlite)?;
+        }
+        write(tx, &mut documents)
     }
 
     /// How far a tenant is; a new one gets its number.
@@ -442,6 +493,19 @@ impl State {
 }
 
 const INSERT_WORDS: &str = "INSERT INTO words (rowid, text) VALUES (?1, ?2)";
+
+/// Takes out all that an entry has here.
+fn take_out(tx: &Connection, doc: i64, occurred_at: Option<i64>) -> rusqlite::Result<()> {
+    delete(tx, "words", "rowid", doc)?;
+    delete(tx, "documents", "doc", doc)?;
+    if let Some(occurred_at) = occurred_at {
+        tx.prepare_cached(
+            "DELETE FROM occurred WHERE tenant = ?1 AND occurred_at = ?2 AND seq = ?3",
+        )?
+        .execute(params![doc >> SEQ_BITS, occurred_at, seq_of(doc) as i64])?;
+    }
+    Ok(())
+}
 
 fn delete(tx: &Connection, table: &str, column: &str, doc: i64) -> rusqlite::Result<()> {
     tx.prepare_cached(&format!("DELETE FROM {table} WHERE {column} = ?1"))?
@@ -498,7 +562,7 @@ fn write_sorted(tx: &Connection, documents: &[Document]) -> rusqlite::Result<()>
         .map(|d| (d.doc >> SEQ_BITS, d.occurred_at, seq_of(d.doc) as i64))
         .collect();
     order.sort_unstable();
-    let mut occurred = tx.prepare_cached("INSERT INTO occurred VALUES (?1, ?2, ?3)")?;
+    let mut occurred = tx.prepare_cached("INSERT OR IGNORE INTO occurred VALUES (?1, ?2, ?3)")?;
     for (tenant, at, seq) in order {
         occurred.execute([tenant, at, seq])?;
     }

@@ -13,5 +13,6 @@ mod log;
 mod outbox;
 mod prune;
 mod queue;
+mod reconcile;
 mod search;
 mod snapshot;

@@ -40,15 +40,15 @@ async fn an_event_is_in_the_outbox_exactly_when_the_callers_transaction_commits(
         .unwrap();
     outbox::record_in(&tx, tenant(1), event(), &clock).unwrap();
     drop(tx);
-    assert!(relay.take(10).await.unwrap().is_empty());
+    assert!(relay.take(10, &[]).await.unwrap().is_empty());
 
     let tx = conn.transaction().unwrap();
     tx.execute("INSERT INTO invoices VALUES ('kept')", [])
         .unwrap();
     let id = outbox::record_in(&tx, tenant(1), event(), &clock).unwrap();
-    assert!(relay.take(10).await.unwrap().is_empty());
+    assert!(relay.take(10, &[]).await.unwrap().is_empty());
     tx.commit().unwrap();
-    let rows = relay.take(10).await.unwrap();
+    let rows = relay.take(10, &[]).await.unwrap();
     assert_eq!(rows.len(), 1);
     assert_eq!(
         (rows[0].tenant, rows[0].id, rows[0].recorded_at),
@@ -71,7 +71,7 @@ async fn a_refused_event_leaves_the_callers_transaction_alone() {
         (ErrorKind::Invalid, 2)
     );
     tx.commit().unwrap();
-    assert!(relay.take(10).await.unwrap().is_empty());
+    assert!(relay.take(10, &[]).await.unwrap().is_empty());
     let kept: i64 = conn
         .query_row("SELECT count(*) FROM invoices", [], |r| r.get(0))
         .unwrap();
@@ -89,17 +89,17 @@ async fn rows_stay_until_they_are_done_and_their_numbers_are_never_used_again() 
     for _ in 0..3 {
         outbox::record_in(&conn, tenant(2), Event::view("doc", "d"), &clock).unwrap();
     }
-    let rows = relay.take(3).await.unwrap();
-    assert_eq!(rows, relay.take(3).await.unwrap());
+    let rows = relay.take(3, &[]).await.unwrap();
+    assert_eq!(rows, relay.take(3, &[]).await.unwrap());
     assert_eq!(rows[0].id, given);
-    let last = numbers(&relay.take(10).await.unwrap());
+    let last = numbers(&relay.take(10, &[]).await.unwrap());
     relay.done(&last).await.unwrap();
     relay.done(&last).await.unwrap();
     relay.done(&[]).await.unwrap();
-    assert!(relay.take(10).await.unwrap().is_empty());
+    assert!(relay.take(10, &[]).await.unwrap().is_empty());
     outbox::record_in(&conn, tenant(2), Event::view("doc", "d"), &clock).unwrap();
     relay.done(&last).await.unwrap();
-    assert_eq!(relay.take(10).await.unwrap().len(), 1);
+    assert_eq!(relay.take(10, &[]).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -108,11 +108,11 @@ async fn parked_rows_are_kept_with_their_reason_until_they_are_tried_again() {
     for _ in 0..3 {
         outbox::record_in(&conn, tenant(1), Event::view("doc", "d"), &clock).unwrap();
     }
-    let rows = relay.take(3).await.unwrap();
+    let rows = relay.take(3, &[]).await.unwrap();
     for row in [rows[2].row, rows[0].row, rows[0].row] {
         relay.park(row, &format!("refused {row}")).await.unwrap();
     }
-    assert_eq!(relay.take(10).await.unwrap(), rows[1..2]);
+    assert_eq!(relay.take(10, &[]).await.unwrap(), rows[1..2]);
     let parked = relay.parked(10).await.unwrap();
     assert_eq!(
         parked.iter().map(|p| &p.row).collect::<Vec<_>>(),
@@ -128,7 +128,7 @@ async fn parked_rows_are_kept_with_their_reason_until_they_are_tried_again() {
         1
     );
     assert_eq!(relay.redrive(&Redrive::All).await.unwrap(), 1);
-    assert_eq!(relay.take(10).await.unwrap(), rows);
+    assert_eq!(relay.take(10, &[]).await.unwrap(), rows);
     assert!(relay.parked(10).await.unwrap().is_empty());
 }
 
@@ -202,5 +202,5 @@ async fn a_row_that_the_relay_could_not_read_is_refused_where_it_is_made() {
     }
     insert(&format!("{uuid}, {uuid}, 0, 'not an event'")).unwrap();
     outbox::record_in(&conn, tenant(1), Event::view("doc", "d"), &clock).unwrap();
-    assert_eq!(relay.take(10).await.unwrap().len(), 2);
+    assert_eq!(relay.take(10, &[]).await.unwrap().len(), 2);
 }

@@ -54,6 +54,19 @@ enum Load {
         #[arg(long, default_value_t = 3)]
         runs: usize,
     },
+    /// Single events with `Prefer: respond-async`, until the workers have appended all of them. The
+    /// token has to be an operator's: tenants of its own are made.
+    Queue {
+        #[arg(long, default_value_t = 64)]
+        connections: u64,
+        /// How many tenants the connections record for, in turn.
+        #[arg(long, default_value_t = 64)]
+        tenants: u64,
+        #[arg(long, default_value_t = 8)]
+        seconds: u64,
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
     /// Single events at a steady rate, with the index's lag.
     Sustain {
         #[arg(long, default_value_t = 20_000)]
@@ -123,6 +136,32 @@ async fn main() -> Result<(), Failure> {
             }
             print_median("POST /logs/bulk", rates);
             drain(&target).await?;
+        }
+        Load::Queue {
+            connections,
+            tenants,
+            seconds,
+            runs,
+        } => {
+            let tenants = make_tenants(&target, tenants).await?;
+            let (mut accepted, mut drained) = (Vec::new(), Vec::new());
+            for run in 1..=runs {
+                let seconds = Duration::from_secs(seconds);
+                let (outcome, appended) = enqueue(&target, connections, &tenants, seconds).await?;
+                outcome.print(&format!(
+                    "POST /logs, respond-async, {connections} connections, {} tenants, run {run}",
+                    tenants.len()
+                ));
+                let rate = outcome.events as f64 / appended.as_secs_f64();
+                println!(
+                    "all appended {:.2} s after the last 202, {rate:.0} events/s in all",
+                    (appended - outcome.took).as_secs_f64()
+                );
+                accepted.push(outcome.rate());
+                drained.push(rate);
+            }
+            print_median("accepted", accepted);
+            print_median("accepted and appended", drained);
         }
         Load::Sustain {
             rate,
@@ -351,6 +390,94 @@ async fn hammer(
     }
     outcome.took = began.elapsed();
     Ok(outcome)
+}
+
+/// Makes tenants, and returns their ids.
+async fn make_tenants(target: &Target, tenants: u64) -> Result<Vec<String>, Failure> {
+    let mut connection = Connection::open(target).await?;
+    let mut ids = Vec::new();
+    for n in 0..tenants {
+        let body = format!("{{\"name\":\"load {n}\"}}");
+        let status = connection.call("POST", "/api/v1/tenants", &body).await?;
+        let tenant: serde_json::Value = serde_json::from_slice(&connection.body)?;
+        match tenant["id"].as_str() {
+            Some(id) if status == 201 => ids.push(id.to_owned()),
+            _ => return Err(format!("POST /api/v1/tenants answered {status}").into()),
+        }
+    }
+    Ok(ids)
+}
+
+/// Sends events to be appended later, for `length`, then waits until they are appended. Returns what
+/// was accepted, and how long all took together.
+async fn enqueue(
+    target: &Arc<Target>,
+    connections: u64,
+    tenants: &[String],
+    length: Duration,
+) -> Result<(Outcome, Duration), Failure> {
+    let before = total(target, tenants).await?;
+    let next = Arc::new(AtomicU64::new(0));
+    let began = Instant::now();
+    let mut tasks = Vec::new();
+    for worker in 0..connections {
+        let (target, next) = (Arc::clone(target), Arc::clone(&next));
+        let tenant = tenants[worker as usize % tenants.len()].clone();
+        tasks.push(tokio::spawn(async move {
+            let mut connection = Connection::open(&target).await?;
+            let more = format!("x-tenant-id: {tenant}\r\nprefer: respond-async\r\n");
+            connection.head.push_str(&more);
+            let mut latency = Histogram::<u64>::new(3)?;
+            let (mut events, mut refused) = (0, 0);
+            while began.elapsed() < length {
+                let body = event(next.fetch_add(1, Ordering::Relaxed));
+                let sent = Instant::now();
+                let status = connection.call("POST", "/api/v1/logs", &body).await?;
+                latency.record(sent.elapsed().as_micros() as u64)?;
+                match status {
+                    202 => events += 1,
+                    _ => refused += 1,
+                }
+            }
+            Ok::<_, Failure>((events, refused, latency))
+        }));
+    }
+    let mut outcome = Outcome {
+        events: 0,
+        took: Duration::ZERO,
+        refused: 0,
+        latency: Histogram::new(3)?,
+    };
+    for task in tasks {
+        let (events, refused, latency) = task.await??;
+        outcome.events += events;
+        outcome.refused += refused;
+        outcome.latency.add(latency)?;
+    }
+    outcome.took = began.elapsed();
+    while total(target, tenants).await? < before + outcome.events {
+        if began.elapsed() > length + Duration::from_secs(600) {
+            return Err("the queue was not drained within 10 minutes".into());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok((outcome, began.elapsed()))
+}
+
+/// The entries of these tenants.
+async fn total(target: &Target, tenants: &[String]) -> Result<u64, Failure> {
+    let mut connection = Connection::open(target).await?;
+    let head = connection.head.clone();
+    let mut total = 0;
+    for tenant in tenants {
+        connection.head = format!("{head}x-tenant-id: {tenant}\r\n");
+        connection.call("GET", "/api/v1/logs/stats", "").await?;
+        let stats: serde_json::Value = serde_json::from_slice(&connection.body)?;
+        total += stats["total_logs"]
+            .as_u64()
+            .ok_or("the statistics have no total_logs")?;
+    }
+    Ok(total)
 }
 
 /// The indexer's lag in entries, from the server's metrics.

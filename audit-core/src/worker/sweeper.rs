@@ -1,0 +1,39 @@
+//! Removes what is pruned, step by step.
+
+use std::time::Duration;
+
+use super::{POLL, Worker, pause_after};
+
+/// How often the sweeper looks when nothing woke it.
+const SWEEP_POLL: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(mut worker: Worker) {
+    let mut failures = 0;
+    loop {
+        worker.bell.borrow_and_update();
+        match worker.log.store.sweep().await {
+            Ok(true) => {
+                failures = 0;
+                worker.worked();
+                tokio::task::yield_now().await;
+                if worker.stop.is_cancelled() {
+                    return;
+                }
+            }
+            Ok(false) => {
+                failures = 0;
+                worker.worked();
+                if !worker.pause(POLL).await || !worker.rest(SWEEP_POLL).await {
+                    return;
+                }
+            }
+            Err(error) => {
+                worker.failed(&error);
+                failures += 1;
+                if !worker.pause(pause_after(failures)).await {
+                    return;
+                }
+            }
+        }
+    }
+}
