@@ -68,7 +68,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!(page.items.len(), 2);
 
     // Into a new index, which takes the old one's place, while everything goes on.
-    index.rebuild(&**log.log_store()).await?;
+    index.rebuild(log.log_store()).await?;
     assert_eq!(index.count(&scope, 0..10).await?, 3);
     workers.shutdown(Duration::from_secs(5)).await;
     Ok(())

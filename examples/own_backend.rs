@@ -142,8 +142,8 @@ impl SearchIndex for WordIndex {
         Ok(())
     }
 
-    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
-        rebuild_in_place(self, store).await
+    async fn rebuild(&self, store: &Arc<dyn LogStore>) -> Result<()> {
+        rebuild_in_place(self, &**store).await
     }
 }
 

@@ -8,6 +8,7 @@ use audit_core::{
     ActionType, ActorType, EventId, Filter, Outcome, Query, Role, Severity, TenantId, TenantStatus,
     TimeRange, Timestamp,
 };
+use audit_tlog::{Group, VerifyingKey};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
@@ -116,6 +117,8 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// Destroy the content of one entry; its place in the log stays
     Erase(EraseArgs),
+    /// Check an evidence bundle, without a server: exit code 0 verified, 1 findings, 2 unreadable
+    Verify(VerifyArgs),
     /// Look after messages that were given up
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
@@ -519,6 +522,18 @@ pub(crate) struct ExportArgs {
     /// Replace a file that exists
     #[arg(long, requires = "output", conflicts_with = "append")]
     pub(crate) force: bool,
+    /// Write evidence for `audit verify` into a new folder: leaf data, disclosures and a signed
+    /// checkpoint. All control entries are in it, whatever the filter
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "append", "force", "format"])]
+    pub(crate) evidence: Option<PathBuf>,
+    /// Keep groups back, such as actor,context: their digests are shown, and not what they hold
+    #[arg(
+        long,
+        value_name = "GROUPS",
+        value_delimiter = ',',
+        requires = "evidence"
+    )]
+    pub(crate) withhold: Vec<Group>,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
 }
@@ -583,6 +598,24 @@ pub(crate) struct PruneArgs {
 pub(crate) struct EraseArgs {
     /// The event's id
     pub(crate) id: EventId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The bundle's folder, or a file with an evidence stream, plain or .zst; - is standard input
+    pub(crate) bundle: PathBuf,
+    /// Accept an export that isn't the whole log: what it says that it withholds is no finding
+    #[arg(long)]
+    pub(crate) partial: bool,
+    /// A file with a checkpoint that you have from elsewhere; the log has to continue it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) known: Vec<PathBuf>,
+    /// The vkey of a witness that has to have cosigned the checkpoint
+    #[arg(long, value_name = "VKEY")]
+    pub(crate) witness: Vec<VerifyingKey>,
+    /// The log's vkey, now or earlier, that you have from elsewhere; one of those given has to be its
+    #[arg(long, value_name = "VKEY")]
+    pub(crate) key: Vec<VerifyingKey>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use audit_client::{Client, ExportFormat};
+use audit_core::EvidenceRequest;
 use futures_util::StreamExt as _;
 use indicatif::{HumanBytes, HumanCount, ProgressBar};
 
 use crate::args::{ExportArgs, ExportFormatArg};
+use crate::bundle::writer::Folder;
 use crate::failure::{Failure, Outcome};
 use crate::present::Out;
 
@@ -23,6 +25,12 @@ pub(crate) async fn run(
         ExportFormatArg::Ndjson => ExportFormat::Ndjson,
     };
     let filter = args.filter.filter().map_err(Failure::Usage)?;
+    if let Some(folder) = &args.evidence {
+        let request = EvidenceRequest::new()
+            .filter(filter)
+            .withhold(&args.withhold);
+        return evidence(client, &mut out, folder, &request).await;
+    }
     let mut export = client.export(&filter, format).await?;
     let mut file = match &args.output {
         Some(path) => Some((path.as_path(), open(path, args.append, args.force)?)),
@@ -86,6 +94,41 @@ pub(crate) async fn run(
         )),
         (Err(error), None) => Err(error.into()),
     }
+}
+
+/// Writes an evidence export into a folder of its own, which is there whole or not at all.
+async fn evidence(
+    client: &Client,
+    out: &mut Out,
+    at: &Path,
+    request: &EvidenceRequest,
+) -> Result<Outcome, Failure> {
+    let mut folder = Folder::create(at)?;
+    let mut export = client.evidence(request).await?;
+    let progress = match out.shows_progress() {
+        true => ProgressBar::new_spinner(),
+        false => ProgressBar::hidden(),
+    };
+    progress.enable_steady_tick(Duration::from_millis(100));
+    let mut bytes = 0;
+    while let Some(piece) = export.next().await {
+        let piece = piece?;
+        bytes += piece.len() as u64;
+        folder.push(&piece)?;
+        progress.set_message(HumanBytes(bytes).to_string());
+    }
+    folder.finish()?;
+    progress.finish_and_clear();
+    out.hint(&format!(
+        "evidence written: audit verify {}{}",
+        at.display(),
+        if request.filter.is_empty() && request.withheld.is_empty() {
+            ""
+        } else {
+            " --partial"
+        }
+    ));
+    Ok(Outcome::Complete)
 }
 
 fn open(path: &Path, append: bool, force: bool) -> Result<BufWriter<File>, Failure> {

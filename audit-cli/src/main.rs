@@ -1,6 +1,7 @@
 //! `audit`: the hosted audit log from the command line.
 
 mod args;
+mod bundle;
 mod cloudtrail;
 mod connect;
 mod export;
@@ -16,6 +17,7 @@ mod search;
 mod stats;
 mod tail;
 mod tenants;
+mod verify;
 mod when;
 
 use std::io::Write as _;
@@ -47,6 +49,12 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> Result<Outcome, Failure> {
+    let out = Out::new(options.json, options.quiet);
+    // Whoever verifies has no server, and no settings for one.
+    let command = match options.command {
+        Command::Verify(args) => return verify::run(out, &args),
+        command => command,
+    };
     // The command runs on this thread, which may block on files and pipes; connections are served by
     // the runtime's own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -54,10 +62,9 @@ fn run(options: Options) -> Result<Outcome, Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::Local("a thread can't be started".into(), e))?;
-    let out = Out::new(options.json, options.quiet);
     runtime.block_on(async {
-        let client = connect::client(&options.connection, options.command.patience())?;
-        let outcome = match options.command {
+        let client = connect::client(&options.connection, command.patience())?;
+        let outcome = match command {
             Command::Record(args) => record::run(&client, out, *args).await,
             Command::Get(args) => search::get(&client, out, args).await,
             Command::Search(args) => search::run(&client, out, *args).await,
@@ -70,6 +77,8 @@ fn run(options: Options) -> Result<Outcome, Failure> {
             Command::Prune(args) => removal::prune(&client, out, args).await,
             Command::Erase(args) => removal::erase(&client, out, args).await,
             Command::DeadLetters(command) => operator::run(&client, out, command).await,
+            // Done above.
+            Command::Verify(_) => Ok(Outcome::Complete),
             Command::Health => operator::health(&client, out).await,
         };
         outcome.map_err(|failure| connect::explain(&options.connection, failure))

@@ -38,6 +38,12 @@ impl ExportFormat {
 /// what came until then is right, and a new export with `from_seq` goes on from there.
 pub struct Export(BoxStream<'static, Result<Bytes>>);
 
+impl Export {
+    pub(crate) fn new(bytes: BoxStream<'static, Result<Bytes>>) -> Self {
+        Self(bytes)
+    }
+}
+
 impl fmt::Debug for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Export")

@@ -21,6 +21,7 @@
 
 pub mod client;
 pub mod dead_letters;
+pub mod evidence;
 pub mod export;
 pub mod keys;
 pub mod list;

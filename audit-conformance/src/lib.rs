@@ -27,7 +27,7 @@
 //! ```
 //!
 //! Every contract is also a public function, so that a single one can be run by itself, and takes a
-//! harness by type: [`LogStoreHarness`], [`CredentialStoreHarness`], [`EventQueueHarness`],
+//! harness by type: [`LogStoreHarness`], [`CheckpointStoreHarness`], [`CredentialStoreHarness`], [`EventQueueHarness`],
 //! [`SearchIndexHarness`], [`OutboxHarness`], [`TenantAuthorizerHarness`]. A contract that is broken
 //! panics. Contracts run at the same time, make tenants of their own with random ids, and so may
 //! share a database, but a queue, an index or an outbox is each one's own.
@@ -42,6 +42,7 @@ use audit_core::{ManualClock, Timestamp};
 
 mod fixture;
 
+pub mod checkpoint_store;
 pub mod credential_store;
 pub mod event_queue;
 pub mod log_store;
@@ -51,6 +52,7 @@ pub mod search_index;
 pub mod tenant_authorizer;
 pub mod tenant_store;
 
+pub use checkpoint_store::CheckpointStoreHarness;
 pub use credential_store::CredentialStoreHarness;
 pub use event_queue::EventQueueHarness;
 pub use log_store::LogStoreHarness;
@@ -135,6 +137,8 @@ macro_rules! log_store {
             the_head_is_the_merkle_root_of_the_leaf_hashes,
             subtree_hashes_are_those_of_complete_subtrees,
             the_leaf_is_recomputed_from_what_is_shown,
+            evidence_opens_every_group_that_is_left,
+            leaf_data_of_the_straddling_bundle_outlives_a_prune,
             erased_groups_are_gone_and_named,
             an_erasure_leaves_other_entries_alone,
             an_erasure_is_explained_by_a_control_entry,
@@ -194,6 +198,23 @@ macro_rules! credential_store {
             a_touched_key_says_when,
             a_ticket_is_taken_once_by_concurrent_takers,
             an_expired_or_unknown_ticket_is_not_taken,
+        );
+    };
+}
+
+/// Expands to the tests of [`CheckpointStore`](audit_core::CheckpointStore) for a
+/// [`CheckpointStoreHarness`].
+#[macro_export]
+macro_rules! checkpoint_store {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, checkpoint_store:
+            there_is_one_signer_at_a_time,
+            a_checkpoint_is_read_as_it_was_published,
+            a_checkpoint_of_another_root_is_a_conflict,
+            a_checkpoint_is_never_larger_than_the_log,
+            of_each_hour_the_largest_checkpoint_stays,
+            no_tenant_reads_anothers_checkpoints,
         );
     };
 }
@@ -285,6 +306,7 @@ mod tests {
     fn every_contract_is_in_a_macro() {
         let macros = include_str!("lib.rs");
         let sources = [
+            include_str!("checkpoint_store.rs"),
             include_str!("credential_store.rs"),
             include_str!("event_queue.rs"),
             include_str!("log_store/append.rs"),

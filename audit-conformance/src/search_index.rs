@@ -488,7 +488,7 @@ pub async fn an_index_is_rebuilt_from_the_logs<H: SearchIndexHarness>() {
     wrong[2].fields_mut().reason = Some("dark".into());
     index.index(&wrong).await.expect("indexed");
     for _ in 0..2 {
-        index.rebuild(&*store).await.expect("rebuilt");
+        index.rebuild(log.log_store()).await.expect("rebuilt");
         let through = index.indexed_through(&scope).await.expect("a position");
         assert_eq!(through, 9);
         let held = index.held(&scope, 0..100).await.expect("positions");

@@ -110,6 +110,14 @@ macro_rules! decorate_log_store {
                 crate::decorate::Wraps::around(self, "hashes", || crate::decorate::Wraps::wrapped(self).hashes(scope, level, range.clone())).await
             }
 
+            async fn leaves(
+                &self,
+                scope: &crate::TenantScope,
+                range: std::ops::Range<u64>,
+            ) -> crate::Result<Vec<(u64, String)>> {
+                crate::decorate::Wraps::around(self, "leaves", || crate::decorate::Wraps::wrapped(self).leaves(scope, range.clone())).await
+            }
+
             async fn erase(
                 &self,
                 scope: &crate::TenantScope,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use audit_tlog::leaf::{disclosure_digest_with, leaf_hash, salts};
+use audit_tlog::leaf::{disclosure, disclosure_digest_with, leaf_hash, salts};
 use audit_tlog::{Group, Hash, Kind, Leaf, Salt, Seed, Timestamp, json as text};
 
 use crate::error::{Error, ErrorKind, FieldFault, Result};
@@ -409,6 +409,18 @@ impl Opening {
     }
 }
 
+/// An entry with what proves it: its leaf data, and what opens each of its groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Evidence {
+    /// The entry, as readers are shown it.
+    pub entry: Entry,
+    /// The leaf data, in format v1.
+    pub leaf: String,
+    /// The disclosures (RFC 9901 §4.2) of the groups that it still has, in the leaf format's order.
+    pub disclosures: [Option<String>; 7],
+}
+
 /// An entry with what opens it: what a store reads from its columns.
 #[derive(Debug, Clone)]
 pub struct StoredEntry {
@@ -473,6 +485,26 @@ impl StoredEntry {
             Ok(self.into_entry())
         } else {
             Err(Error::corrupt(self.entry.tenant_id, self.entry.seq))
+        }
+    }
+
+    /// The entry as evidence, without checking it: a verifier does that.
+    pub fn into_evidence(self) -> Evidence {
+        let digests = self.digests();
+        let leaf = leaf_data(&self.entry, &digests);
+        let salts = match &self.opening {
+            Opening::Seed(seed) => salts(seed).map(Some),
+            Opening::Salts { salts, .. } => **salts,
+        };
+        let disclosures = Group::ALL.map(|group| {
+            let salt = salts[group.index()]?;
+            let value = self.entry.fields.group_value(group)?;
+            Some(disclosure(&salt, group, &value))
+        });
+        Evidence {
+            entry: self.into_entry(),
+            leaf,
+            disclosures,
         }
     }
 

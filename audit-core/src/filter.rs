@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use audit_tlog::Timestamp;
+use audit_tlog::{Timestamp, json};
 
 use crate::entry::Entry;
 use crate::event::{ActionType, Fields, Outcome, Severity, print_ip};
@@ -110,6 +110,26 @@ pub enum FilterField {
     TraceId = 12,
 }
 
+impl FilterField {
+    /// The event's field, by its name; of `related_id`, the filter's.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UserId => "user_id",
+            Self::SessionId => "session_id",
+            Self::ActionType => "action_type",
+            Self::Action => "action",
+            Self::ResourceType => "resource_type",
+            Self::ResourceId => "resource_id",
+            Self::RelatedId => "related_id",
+            Self::Severity => "severity",
+            Self::Outcome => "outcome",
+            Self::IpAddress => "ip_address",
+            Self::RequestId => "request_id",
+            Self::TraceId => "trace_id",
+        }
+    }
+}
+
 impl Filter {
     /// Everything.
     pub fn new() -> Self {
@@ -181,6 +201,50 @@ impl Filter {
     /// Whether it asks for everything.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// The conditions that are set as one JSON object, for people to read: each field with the list
+    /// of its values, times as RFC 3339, `q` as it was written.
+    pub fn to_json(&self) -> String {
+        let mut out = String::from("{");
+        let mut member = |name: &str, value: &str| {
+            if out.len() > 1 {
+                out.push(',');
+            }
+            json::write_string(&mut out, name);
+            out.push(':');
+            out.push_str(value);
+        };
+        let quoted = |text: &str| {
+            let mut out = String::new();
+            json::write_string(&mut out, text);
+            out
+        };
+        for condition in self.conditions() {
+            let values: Vec<String> = condition.values.iter().map(|v| quoted(v)).collect();
+            member(condition.field.as_str(), &format!("[{}]", values.join(",")));
+        }
+        let times = [
+            ("from", self.occurred.from),
+            ("to", self.occurred.to),
+            ("created_from", self.created.from),
+            ("created_to", self.created.to),
+        ];
+        for (name, at) in times {
+            if let Some(at) = at {
+                member(name, &quoted(&at.to_string()));
+            }
+        }
+        for (name, seq) in [("from_seq", self.from_seq), ("to_seq", self.to_seq)] {
+            if let Some(seq) = seq {
+                member(name, &seq.to_string());
+            }
+        }
+        if let Some(q) = &self.q {
+            member("q", &quoted(q.as_str()));
+        }
+        out.push('}');
+        out
     }
 
     /// The equality conditions, in the order of [`FilterField`].

@@ -9,6 +9,7 @@
 //! no database, queue, HTTP or cloud crate. `audit-store-sqlite` is the embedded backend.
 
 pub mod authorize;
+pub mod checkpoint;
 pub mod clock;
 pub mod consumer;
 pub mod credential;
@@ -16,6 +17,7 @@ mod decorate;
 pub mod entry;
 pub mod error;
 pub mod event;
+pub mod evidence;
 pub mod filter;
 mod finite;
 pub mod group_commit;
@@ -36,6 +38,7 @@ pub mod retry;
 pub mod scope;
 pub mod seal;
 pub mod search;
+mod signing;
 pub mod stats;
 pub mod store;
 pub mod subscribe;
@@ -47,12 +50,14 @@ pub use audit_tlog as tlog;
 pub use audit_tlog::{Basis, Control, Group, Hash, Kind, Timestamp};
 
 pub use authorize::{AccessRequest, ByClaims, ByMembership, ByPolicy, Decision, TenantAuthorizer};
+pub use checkpoint::{CheckpointStore, Fence, SignedCheckpoint, Signer};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::Consumer;
 pub use credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
-pub use entry::{Entry, Opening, Receipt, StoredEntry};
+pub use entry::{Entry, Evidence, Opening, Receipt, StoredEntry};
 pub use error::{Error, ErrorKind, FieldFault, Result};
 pub use event::{ActionType, ActorType, Event, Fields, Outcome, RelatedResource, Severity, limits};
+pub use evidence::EvidenceRequest;
 pub use filter::{Filter, TimeRange};
 pub use group_commit::GroupCommit;
 pub use id::{EventId, NotAUuid, TenantId};

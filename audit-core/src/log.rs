@@ -10,6 +10,7 @@ use audit_tlog::{Basis, Group, Timestamp};
 use futures_util::stream::BoxStream;
 
 use crate::authorize::{AccessRequest, ByClaims, Decision, TenantAuthorizer};
+use crate::checkpoint::{CheckpointStore, Signer};
 use crate::clock::{Clock, SystemClock};
 use crate::consumer::Consumer;
 use crate::entry::{Entry, Receipt};
@@ -27,6 +28,7 @@ use crate::recorder::Recorder;
 use crate::scope::{Permission, Permissions, Principal, TenantScope};
 use crate::seal::Head;
 use crate::search::{SearchIndex, SearchRequest};
+use crate::signing::Signing;
 use crate::stats::{Stats, StatsRequest};
 use crate::store::{Erased, Erasure, LogStore, Prune, Pruned, Snapshot};
 use crate::subscribe::{Bell, SubscribeRequest, Subscription, subscribe};
@@ -62,7 +64,7 @@ const TENANT_CACHE: usize = 10_000;
 /// ```
 #[derive(Clone)]
 pub struct AuditLog {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {
@@ -76,6 +78,7 @@ pub(crate) struct Inner {
     pub(crate) redactors: Vec<Arc<dyn Redact>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) bell: Bell,
+    pub(crate) signing: Option<Arc<Signing>>,
     cache: Mutex<HashMap<TenantId, (Instant, Arc<Tenant>)>>,
 }
 
@@ -99,6 +102,7 @@ pub struct AuditLogBuilder {
     consumers: Vec<Arc<dyn Consumer>>,
     redactors: Vec<Arc<dyn Redact>>,
     clock: Arc<dyn Clock>,
+    signing: Option<(Signer, Arc<dyn CheckpointStore>)>,
 }
 
 impl AuditLogBuilder {
@@ -159,8 +163,20 @@ impl AuditLogBuilder {
         self
     }
 
+    /// Signs the heads of the logs that have grown, once the workers are started, and keeps the
+    /// checkpoints there. None by default: then there are no proofs either.
+    #[must_use]
+    pub fn signer(mut self, signer: Signer, checkpoints: Arc<dyn CheckpointStore>) -> Self {
+        self.signing = Some((signer, checkpoints));
+        self
+    }
+
     /// The log. Nothing runs before the first call, or [`AuditLog::start`].
     pub fn build(self) -> AuditLog {
+        let holder = self.clock.event_id().to_string();
+        let signing = self
+            .signing
+            .map(|(signer, checkpoints)| Arc::new(Signing::new(signer, checkpoints, holder)));
         AuditLog {
             inner: Arc::new(Inner {
                 store: Arc::new(GroupCommit::new(self.store)),
@@ -173,6 +189,7 @@ impl AuditLogBuilder {
                 redactors: self.redactors,
                 clock: self.clock,
                 bell: Bell::default(),
+                signing,
                 cache: Mutex::default(),
             }),
         }
@@ -192,6 +209,7 @@ impl AuditLog {
             consumers: Vec::new(),
             redactors: Vec::new(),
             clock: Arc::new(SystemClock),
+            signing: None,
         }
     }
 
@@ -467,8 +485,8 @@ fn no_receipt() -> Error {
 /// One tenant's log, within a scope. No method takes a tenant, so none can be given the wrong one.
 #[derive(Debug, Clone)]
 pub struct TenantLog {
-    log: AuditLog,
-    scope: TenantScope,
+    pub(crate) log: AuditLog,
+    pub(crate) scope: TenantScope,
 }
 
 impl TenantLog {

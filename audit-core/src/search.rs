@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -125,7 +126,7 @@ pub trait SearchIndex: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// What the store and the index answer.
-    async fn rebuild(&self, store: &dyn LogStore) -> Result<()>;
+    async fn rebuild(&self, store: &Arc<dyn LogStore>) -> Result<()>;
 }
 
 /// The most positions that [`SearchIndex::held`] is asked for at once.

@@ -10,7 +10,7 @@ use audit_tlog::{Basis, Control, Group, Hash, Timestamp};
 use futures_util::stream::BoxStream;
 
 use crate::decorate::{Wraps, decorate_log_store};
-use crate::entry::{Entry, Receipt, StoredEntry};
+use crate::entry::{Entry, Evidence, Receipt, StoredEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{ActionType, Outcome, Severity};
 use crate::filter::Filter;
@@ -122,6 +122,11 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// [`NotFound`](ErrorKind::NotFound) when the range reaches beyond the tree.
     async fn hashes(&self, scope: &TenantScope, level: u8, range: Range<u64>) -> Result<Vec<Hash>>;
 
+    /// Leaf data by position, of the positions in `range` that still have any, in order: of entries
+    /// that are left, and of pruned ones whose leaf data is kept. That is, of the bundle of 256 that
+    /// a prune ended in, and of entries that say that the key or the epoch changed. Needs `read`.
+    async fn leaves(&self, scope: &TenantScope, range: Range<u64>) -> Result<Vec<(u64, String)>>;
+
     /// Destroys groups of entries and writes the control entries that say so, in one transaction.
     /// Needs `erase`.
     ///
@@ -195,6 +200,9 @@ pub trait Snapshot: Debug + Send + Sync {
 
     /// The entries that match, oldest first. Leaves are not recomputed: a verifier does that.
     async fn scan(&self, filter: &Filter) -> Result<BoxStream<'static, Result<Entry>>>;
+
+    /// All entries that are left, oldest first, with what proves them.
+    async fn evidence(&self) -> Result<BoxStream<'static, Result<Evidence>>>;
 }
 
 /// A count of entries with the same day, operation, severity and outcome.

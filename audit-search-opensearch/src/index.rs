@@ -831,7 +831,7 @@ impl SearchIndex for OpenSearchIndex {
     }
 
     /// As [`reindex`](Self::reindex) does.
-    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
-        self.reindex(store).await
+    async fn rebuild(&self, store: &Arc<dyn LogStore>) -> Result<()> {
+        self.reindex(&**store).await
     }
 }

@@ -9,6 +9,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use audit_core::tlog::checkpoint::Origin;
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -75,6 +76,8 @@ struct Raw {
     search_prefix: Option<String>,
     search_layout: Option<String>,
     ca_file: Option<PathBuf>,
+    tlog_origin: Option<String>,
+    tlog_key: Option<Secret>,
     jwt_secret: Option<Secret>,
     jwt_public_key: Option<String>,
     jwks_url: Option<String>,
@@ -148,6 +151,16 @@ const VARIABLES: &[(&str, &str, &str)] = &[
         "ca_file",
         "",
         "authorities (PEM) that vouch for store, queue and search",
+    ),
+    (
+        "tlog_origin",
+        "localhost/audit, on loopback",
+        "the name that heads are signed under, before each tenant's id",
+    ),
+    (
+        "tlog_key",
+        "tlog.key in the data folder",
+        "the key that signs heads: PRIVATE+KEY+…, or the file that holds it",
     ),
     (
         "jwt_secret",
@@ -377,6 +390,10 @@ pub struct Settings {
     pub search: SearchUrl,
     /// Authorities that vouch for store, queue and search.
     pub ca_file: Option<PathBuf>,
+    /// The name that heads are signed under; none where only this machine reaches the server.
+    pub tlog_origin: Option<Origin>,
+    /// The key that signs them, or the path of its file; none for the data folder's.
+    pub tlog_key: Option<Secret>,
     /// The shared secret of tokens.
     pub jwt_secret: Option<Secret>,
     /// The public key of tokens, PEM, or the path of a file with it.
@@ -517,6 +534,13 @@ impl Settings {
             jwt_secret: raw.jwt_secret,
             jwt_public_key: raw.jwt_public_key,
             jwks_url: raw.jwks_url,
+            tlog_origin: raw
+                .tlog_origin
+                .map(|text| {
+                    Origin::parse(&text).map_err(|e| refuse("AUDIT_TLOG_ORIGIN", e.to_string()))
+                })
+                .transpose()?,
+            tlog_key: raw.tlog_key,
             jwt_issuer: raw.jwt_issuer,
             jwt_audience: raw.jwt_audience,
             jwt_across_tenants: raw.jwt_across_tenants,

@@ -74,7 +74,7 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 /// Writes a file whole: a crash leaves the old one or the new one.
-fn write(path: &Path, text: &str) -> Result<(), FolderFault> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), FolderFault> {
     let temporary = path.with_extension("new");
     // A leftover could have been made with another mode.
     match std::fs::remove_file(&temporary) {
@@ -88,7 +88,7 @@ fn write(path: &Path, text: &str) -> Result<(), FolderFault> {
     std::fs::rename(&temporary, path).map_err(fault(path))
 }
 
-fn read(path: &Path) -> Result<Option<String>, FolderFault> {
+pub(crate) fn read(path: &Path) -> Result<Option<String>, FolderFault> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),

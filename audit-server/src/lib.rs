@@ -24,5 +24,6 @@ pub mod problem;
 mod query;
 mod routes;
 pub mod server;
+pub mod signing;
 mod stall;
 pub mod storage;

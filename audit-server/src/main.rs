@@ -10,6 +10,7 @@ use audit_server::config::{self, LogFormat, Settings, StoreUrl};
 use audit_server::docs;
 use audit_server::first_start::{self, LocalToken};
 use audit_server::server::{Bound, Listening};
+use audit_server::signing::{self, SigningFault};
 use audit_server::storage::{self, Storage};
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -242,7 +243,11 @@ fn with_cause(error: &audit_core::Error) -> String {
 
 async fn open(settings: &Settings) -> Result<Storage, Exit> {
     make_data_folder(settings)?;
-    Storage::open(settings).await.map_err(|error| {
+    let signer = signing::signer(settings).map_err(|fault| match fault {
+        SigningFault::Folder(fault) => Exit::failure(fault),
+        other => Exit::usage(other),
+    })?;
+    Storage::open(settings, signer).await.map_err(|error| {
         let setting = "AUDIT_STORE_URL names another";
         Exit::failure(format!(
             "the store can't be opened: {}; {setting}",

@@ -171,12 +171,26 @@ pub(crate) fn routes<T: OpenApi>(app: &Arc<App>, api: T) -> Route {
             pattern: Pattern(described.as_str().into()),
             operations,
         };
-        route = route.at(served_path(&described), endpoint);
+        route = route.at(matched_path(&described), endpoint);
     }
     route
 }
 
-/// The path as poem matches it: `/a/{id}` is `/a/:param0`.
+/// The last parameters that take the rest of a path, with its slashes.
+const RESTS: [&str; 1] = ["/{tile}"];
+
+/// The pattern that requests are matched with.
+fn matched_path(described: &str) -> String {
+    let served = served_path(described);
+    match served.rsplit_once("/:") {
+        Some((before, last)) if RESTS.iter().any(|rest| described.ends_with(rest)) => {
+            format!("{before}/*{last}")
+        }
+        _ => served,
+    }
+}
+
+/// The path as the handlers are known by: `/a/{id}` is `/a/:param0`.
 fn served_path(described: &str) -> String {
     let mut count = 0;
     described

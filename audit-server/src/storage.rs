@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use audit_core::{
-    AuditLog, CredentialStore, Error, ErrorKind, EventQueue, MemoryIndex, MemoryQueue, MemoryStore,
-    Result, SearchIndex,
+    AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, Error, ErrorKind, EventQueue,
+    MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex, Signer,
 };
 use audit_store_postgres::{PostgresOptions, PostgresStore};
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
@@ -23,12 +23,12 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Opens what the settings name. SQLite's files are made where there are none; a database has to
+    /// Opens what the settings name; `signer` signs the heads, once the workers run. SQLite's files are made where there are none; a database has to
     /// be [migrated](migrate) before.
     ///
     /// # Errors
     /// What the parts answer, with the cause.
-    pub async fn open(settings: &Settings) -> Result<Self> {
+    pub async fn open(settings: &Settings, signer: Option<Signer>) -> Result<Self> {
         let queue = other_queue(settings).await?;
         let search = other_index(settings)?;
         match &settings.store {
@@ -36,16 +36,15 @@ impl Storage {
                 let store = Arc::new(MemoryStore::new());
                 let log = AuditLog::builder(Arc::clone(&store))
                     .queue(queue.unwrap_or_else(|| Arc::new(MemoryQueue::new())))
-                    .search(search.unwrap_or_else(|| Arc::new(MemoryIndex::new())))
-                    .build();
+                    .search(search.unwrap_or_else(|| Arc::new(MemoryIndex::new())));
                 Ok(Self {
-                    log,
+                    log: signed(log, signer, &store).build(),
                     credentials: store,
                 })
             }
             StoreUrl::Sqlite(path) => {
                 let path = path.clone();
-                tokio::task::spawn_blocking(move || Self::sqlite(&path, queue, search))
+                tokio::task::spawn_blocking(move || Self::sqlite(&path, queue, search, signer))
                     .await
                     .map_err(|e| {
                         Error::new(ErrorKind::Internal, "opening the store panicked").with_source(e)
@@ -57,10 +56,9 @@ impl Storage {
                 let log = AuditLog::builder(Arc::clone(&store))
                     .queue(queue.unwrap_or_else(|| Arc::new(store.queue())))
                     .search(search.unwrap_or_else(|| Arc::new(store.search_index())))
-                    .outbox(Arc::new(store.outbox()))
-                    .build();
+                    .outbox(Arc::new(store.outbox()));
                 Ok(Self {
-                    log,
+                    log: signed(log, signer, &store).build(),
                     credentials: store,
                 })
             }
@@ -72,6 +70,7 @@ impl Storage {
         path: &Path,
         queue: Option<Arc<dyn EventQueue>>,
         search: Option<Arc<dyn SearchIndex>>,
+        signer: Option<Signer>,
     ) -> Result<Self> {
         let store = Arc::new(open_when_free(path)?);
         let queue = match queue {
@@ -80,12 +79,22 @@ impl Storage {
         };
         let log = AuditLog::builder(Arc::clone(&store))
             .queue(queue)
-            .search(search.unwrap_or_else(|| store.search_index()))
-            .build();
+            .search(search.unwrap_or_else(|| store.search_index()));
         Ok(Self {
-            log,
+            log: signed(log, signer, &store).build(),
             credentials: store,
         })
+    }
+}
+
+fn signed<S: CheckpointStore>(
+    log: AuditLogBuilder,
+    signer: Option<Signer>,
+    store: &Arc<S>,
+) -> AuditLogBuilder {
+    match signer {
+        Some(signer) => log.signer(signer, Arc::clone(store) as Arc<dyn CheckpointStore>),
+        None => log,
     }
 }
 
@@ -116,7 +125,8 @@ pub async fn migrate(settings: &Settings) -> Result<()> {
         audit_store_postgres::migrate(&options).await?;
     }
     make_queues(settings).await?;
-    Storage::open(settings).await?.log.log_store().ping().await
+    let storage = Storage::open(settings, None).await?;
+    storage.log.log_store().ping().await
 }
 
 /// The SQL that makes a login for each purpose in PostgreSQL.

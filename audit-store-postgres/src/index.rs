@@ -6,6 +6,8 @@
 
 mod document;
 
+use std::sync::Arc;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -202,8 +204,8 @@ impl SearchIndex for PostgresIndex {
     }
 
     /// Document by document, in place.
-    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
-        rebuild_in_place(self, store).await
+    async fn rebuild(&self, store: &Arc<dyn LogStore>) -> Result<()> {
+        rebuild_in_place(self, &**store).await
     }
 }
 

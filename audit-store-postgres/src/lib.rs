@@ -16,6 +16,7 @@
 //! four. Give each its own logins, and let each connect to one database only.
 
 mod append;
+mod checkpoints;
 mod copy;
 mod credentials;
 mod erase;

@@ -5,9 +5,7 @@
 use std::ops::Range;
 
 use audit_core::filter::FilterField;
-use audit_core::{
-    Entry, Filter, Head, Order, Page, PageRequest, Position, Result, Sort, StoredEntry,
-};
+use audit_core::{Filter, Head, Order, Page, PageRequest, Position, Result, Sort, StoredEntry};
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_builder::QueryBuilder;
 use sqlx_postgres::{PgConnection, Postgres};
@@ -80,7 +78,7 @@ pub(crate) struct Window {
 
 /// What a window holds.
 pub(crate) struct Found {
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<StoredEntry>,
     /// The first position that was not looked at.
     pub(crate) next: u64,
 }
@@ -116,17 +114,17 @@ pub(crate) async fn window(
     let (mut bytes, mut last) = (0, window.seqs.start);
     let everything = filter.is_empty();
     for r in &rows {
-        let entry = row::stored_entry(r, 0, head.tenant)?.into_entry();
-        let f = &entry.fields;
+        let stored = row::stored_entry(r, 0, head.tenant)?;
+        let f = &stored.entry.fields;
         let raw = [&f.before_state, &f.after_state, &f.metadata];
         bytes += raw
             .into_iter()
             .flatten()
             .map(|j| j.as_str().len() as i64)
             .sum::<i64>();
-        last = entry.seq;
-        if everything || filter.matches(&entry) {
-            entries.push(entry);
+        last = stored.entry.seq;
+        if everything || filter.matches(&stored.entry) {
+            entries.push(stored);
         }
     }
     let is_cut = rows.len() == window.entries || bytes >= window.bytes;

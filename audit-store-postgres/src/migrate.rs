@@ -12,12 +12,13 @@ use crate::fault::{at_start, from_sqlx};
 use crate::pool::{check_version, connect_options};
 
 /// What has to be run, once each and in this order.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../migrations/0001_log.sql"),
     include_str!("../migrations/0002_outbox.sql"),
     include_str!("../migrations/0003_queue.sql"),
     include_str!("../migrations/0004_index.sql"),
     include_str!("../migrations/0005_append.sql"),
+    include_str!("../migrations/0006_checkpoints.sql"),
 ];
 
 /// What this program works with.

@@ -5,8 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use audit_core::{Entry, Error, ErrorKind, Filter, Head, Result, Snapshot, TenantId};
-use futures_util::stream::{self, BoxStream, StreamExt as _};
+use audit_core::{
+    Entry, Error, ErrorKind, Evidence, Filter, Head, Result, Snapshot, StoredEntry, TenantId,
+};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt as _, TryStreamExt as _};
 use sqlx_core::connection::Connection as _;
 use sqlx_core::executor::Executor as _;
 use sqlx_postgres::PgConnection;
@@ -40,7 +42,7 @@ struct Request {
 }
 
 struct Chunk {
-    entries: Vec<Entry>,
+    entries: Vec<StoredEntry>,
     /// What is left to scan.
     rest: Range<u64>,
 }
@@ -166,7 +168,7 @@ impl Scan {
         }
     }
 
-    async fn next(&mut self) -> Option<Result<Vec<Entry>>> {
+    async fn next(&mut self) -> Option<Result<Vec<StoredEntry>>> {
         let answer = self.answer.take()?;
         let entries = match answer.await.unwrap_or_else(|_| Err(ended())) {
             Ok(Chunk { entries, rest }) => self.ask(rest).map(|()| entries),
@@ -184,6 +186,22 @@ impl Snapshot for PostgresSnapshot {
     }
 
     async fn scan(&self, filter: &Filter) -> Result<BoxStream<'static, Result<Entry>>> {
+        let entries = self.stored(filter)?;
+        Ok(entries.map_ok(StoredEntry::into_entry).boxed())
+    }
+
+    async fn evidence(&self) -> Result<BoxStream<'static, Result<Evidence>>> {
+        let entries = self.stored(&Filter::new())?;
+        Ok(entries.map_ok(StoredEntry::into_evidence).boxed())
+    }
+}
+
+impl PostgresSnapshot {
+    /// The rows that match, oldest first.
+    fn stored(
+        &self,
+        filter: &Filter,
+    ) -> Result<impl Stream<Item = Result<StoredEntry>> + Send + use<>> {
         let mut scan = Scan {
             requests: self.requests.clone(),
             filter: Arc::new(filter.clone()),
@@ -194,10 +212,9 @@ impl Snapshot for PostgresSnapshot {
             let chunk = scan.next().await?;
             Some((chunk, scan))
         });
-        let entries = chunks.flat_map(|chunk| match chunk {
+        Ok(chunks.flat_map(|chunk| match chunk {
             Ok(entries) => stream::iter(entries).map(Ok).left_stream(),
             Err(error) => stream::iter([Err(error)]).right_stream(),
-        });
-        Ok(entries.boxed())
+        }))
     }
 }

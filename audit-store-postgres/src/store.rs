@@ -9,7 +9,7 @@ use audit_core::tlog::Hash;
 use audit_core::{
     Batch, Counter, Entry, Erased, Erasure, Error, ErrorKind, EventId, Filter, Grown, Head,
     LogStore, Lookup, Mark, Page, PageRequest, Permission, Prune, Pruned, Receipt, Result,
-    Snapshot, TenantId, TenantScope,
+    Snapshot, StoredEntry, TenantId, TenantScope,
 };
 use sqlx_core::query::query;
 use sqlx_core::query_as::query_as;
@@ -118,32 +118,6 @@ impl PostgresStore {
     /// The outbox in the same database.
     pub fn outbox(&self) -> PostgresOutbox {
         PostgresOutbox::new(self)
-    }
-
-    /// The leaf data of pruned entries that is kept, by position: of the bundle of 256 that the prune
-    /// ended in, and of entries that say that the key or the epoch changed. Of entries that are
-    /// present, [`at`](LogStore::at) tells. Needs [`Permission::Read`].
-    ///
-    /// # Errors
-    /// Those of a read: the scope's permission, the tenant's status, the engine.
-    pub async fn kept_leaves(
-        &self,
-        scope: &TenantScope,
-        range: Range<u64>,
-    ) -> Result<Vec<(u64, String)>> {
-        let (mut tx, _) = self.begin_read(scope, Permission::Read).await?;
-        let kept: Vec<(i64, String)> = query_as(
-            "SELECT seq, leaf_data FROM audit.tenant_kept_leaves
-             WHERE seq >= $1 AND seq < $2 ORDER BY seq",
-        )
-        .bind(row::signed(range.start))
-        .bind(row::signed(range.end))
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(from_sqlx)?;
-        kept.into_iter()
-            .map(|(seq, data)| Ok((row::unsigned(seq)?, data)))
-            .collect()
     }
 
     pub(crate) fn options(&self) -> &PostgresOptions {
@@ -302,7 +276,11 @@ impl LogStore for PostgresStore {
             bytes: READ_BYTES,
         };
         let found = list::window(&mut tx, &head, &Filter::new(), window).await?;
-        Ok(found.entries)
+        Ok(found
+            .entries
+            .into_iter()
+            .map(StoredEntry::into_entry)
+            .collect())
     }
 
     async fn snapshot(&self, scope: &TenantScope) -> Result<Box<dyn Snapshot>> {
@@ -341,6 +319,36 @@ impl LogStore for PostgresStore {
     async fn hashes(&self, scope: &TenantScope, level: u8, range: Range<u64>) -> Result<Vec<Hash>> {
         let (mut tx, head) = self.begin_read(scope, Permission::Read).await?;
         head::hashes(&mut tx, &head, level, range).await
+    }
+
+    async fn leaves(&self, scope: &TenantScope, range: Range<u64>) -> Result<Vec<(u64, String)>> {
+        let (mut tx, head) = self.begin_read(scope, Permission::Read).await?;
+        let kept: Vec<(i64, String)> = query_as(
+            "SELECT seq, leaf_data FROM audit.tenant_kept_leaves
+             WHERE seq >= $1 AND seq < $2 ORDER BY seq",
+        )
+        .bind(row::signed(range.start))
+        .bind(row::signed(range.end))
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(from_sqlx)?;
+        let mut leaves = kept
+            .into_iter()
+            .map(|(seq, data)| Ok((row::unsigned(seq)?, data)))
+            .collect::<Result<Vec<_>>>()?;
+        let mut seqs = range.start.max(head.pruned_below)..range.end.min(head.size());
+        while !seqs.is_empty() {
+            let window = Window {
+                seqs: seqs.clone(),
+                entries: READ_ENTRIES,
+                bytes: READ_BYTES,
+            };
+            let found = list::window(&mut tx, &head, &Filter::new(), window).await?;
+            seqs.start = found.next;
+            let present = found.entries.iter();
+            leaves.extend(present.map(|stored| (stored.entry.seq, stored.leaf_data())));
+        }
+        Ok(leaves)
     }
 
     async fn erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased> {

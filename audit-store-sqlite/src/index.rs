@@ -200,8 +200,8 @@ impl SearchIndex for SqliteIndex {
     }
 
     /// Document by document, in place.
-    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
-        rebuild_in_place(self, store).await
+    async fn rebuild(&self, store: &Arc<dyn LogStore>) -> Result<()> {
+        rebuild_in_place(self, &**store).await
     }
 }
 

@@ -13,6 +13,7 @@
 //! Keep the files on a local disk: WAL does not work over a network file system.
 
 mod append;
+mod checkpoints;
 mod credentials;
 mod erase;
 mod fault;

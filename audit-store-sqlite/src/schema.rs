@@ -10,7 +10,7 @@ use crate::fault::from_sqlite;
 use crate::private::make_private;
 
 /// The version of the tables below, in `meta`. A file of a newer one is refused.
-pub(crate) const VERSION: i64 = 1;
+pub(crate) const VERSION: i64 = 2;
 
 /// Earlier engines can corrupt a WAL database when two connections write or checkpoint at once.
 pub(crate) const SAFE_ENGINE: i32 = 3_051_003;
@@ -159,6 +159,26 @@ CREATE TABLE tickets (
 CREATE INDEX tickets_expires_at ON tickets (expires_at);
 ";
 
+/// What version 2 added.
+const CHECKPOINTS: &str = "
+CREATE TABLE checkpoints (
+    tenant    INTEGER NOT NULL,
+    size      INTEGER NOT NULL,
+    root      BLOB    NOT NULL,
+    note      TEXT    NOT NULL,
+    signed_at INTEGER NOT NULL,
+    PRIMARY KEY (tenant, size)
+) STRICT, WITHOUT ROWID;
+
+-- One row once somebody signs. The fence counts the holders.
+CREATE TABLE signer (
+    one    INTEGER PRIMARY KEY CHECK (one = 1),
+    holder TEXT    NOT NULL,
+    fence  INTEGER NOT NULL,
+    until  INTEGER NOT NULL
+) STRICT;
+";
+
 /// Opens the writer's connection, and creates the tables in a new file.
 pub(crate) fn open_writer(path: &Path, max_pages: Option<u64>) -> Result<Connection> {
     if rusqlite::version_number() < SAFE_ENGINE {
@@ -186,11 +206,18 @@ pub(crate) fn open_writer(path: &Path, max_pages: Option<u64>) -> Result<Connect
     }
     if !has_tables(&conn)? {
         conn.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {TABLES} INSERT INTO meta VALUES ('schema_version', {VERSION}); COMMIT;",
+            "BEGIN IMMEDIATE; {TABLES} {CHECKPOINTS}
+             INSERT INTO meta VALUES ('schema_version', {VERSION}); COMMIT;",
         ))
         .map_err(from_sqlite)?;
     }
-    check_version(&conn)?;
+    if check_version(&conn)? < VERSION {
+        conn.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {CHECKPOINTS}
+             UPDATE meta SET value = {VERSION} WHERE key = 'schema_version'; COMMIT;",
+        ))
+        .map_err(from_sqlite)?;
+    }
     Ok(conn)
 }
 
@@ -207,7 +234,12 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection> {
             "the file holds no log yet",
         ));
     }
-    check_version(&conn)?;
+    if check_version(&conn)? < VERSION {
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            "the file is of an older version of this program: open it for writing once",
+        ));
+    }
     Ok(conn)
 }
 
@@ -227,7 +259,7 @@ fn has_tables(conn: &Connection) -> Result<bool> {
     .map_err(from_sqlite)
 }
 
-fn check_version(conn: &Connection) -> Result<()> {
+fn check_version(conn: &Connection) -> Result<i64> {
     let version: i64 = conn
         .query_row(
             "SELECT value FROM meta WHERE key = 'schema_version'",
@@ -243,5 +275,5 @@ fn check_version(conn: &Connection) -> Result<()> {
             ),
         ));
     }
-    Ok(())
+    Ok(version)
 }

@@ -7,8 +7,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use audit_core::{Entry, Error, ErrorKind, Filter, Head, Result, Snapshot, TenantId};
-use futures_util::stream::{self, BoxStream, StreamExt as _};
+use audit_core::{
+    Entry, Error, ErrorKind, Evidence, Filter, Head, Result, Snapshot, StoredEntry, TenantId,
+};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt as _, TryStreamExt as _};
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
@@ -36,7 +38,7 @@ struct Request {
 }
 
 struct Chunk {
-    entries: Vec<Entry>,
+    entries: Vec<StoredEntry>,
     /// What is left to scan.
     rest: Range<u64>,
 }
@@ -172,7 +174,7 @@ fn chunk(
         if everything || filter.matches(&stored.entry) {
             let seq = stored.entry.seq;
             bytes += row::raw_bytes(&stored.entry.fields);
-            entries.push(stored.into_entry());
+            entries.push(stored);
             if entries.len() == CHUNK || bytes >= CHUNK_BYTES {
                 next = seq + 1;
                 break;
@@ -217,7 +219,7 @@ impl Scan {
         }
     }
 
-    async fn next(&mut self) -> Option<Result<Vec<Entry>>> {
+    async fn next(&mut self) -> Option<Result<Vec<StoredEntry>>> {
         let answer = self.answer.take()?;
         let entries = match answer.await.unwrap_or_else(|_| Err(ended())) {
             Ok(Chunk { entries, rest }) => self.ask(rest).map(|()| entries),
@@ -235,6 +237,22 @@ impl Snapshot for SqliteSnapshot {
     }
 
     async fn scan(&self, filter: &Filter) -> Result<BoxStream<'static, Result<Entry>>> {
+        let entries = self.stored(filter)?;
+        Ok(entries.map_ok(StoredEntry::into_entry).boxed())
+    }
+
+    async fn evidence(&self) -> Result<BoxStream<'static, Result<Evidence>>> {
+        let entries = self.stored(&Filter::new())?;
+        Ok(entries.map_ok(StoredEntry::into_evidence).boxed())
+    }
+}
+
+impl SqliteSnapshot {
+    /// The rows that match, oldest first.
+    fn stored(
+        &self,
+        filter: &Filter,
+    ) -> Result<impl Stream<Item = Result<StoredEntry>> + Send + use<>> {
         let start = filter
             .from_seq
             .map_or(self.range.start, |from| from.max(self.range.start));
@@ -251,10 +269,9 @@ impl Snapshot for SqliteSnapshot {
             let chunk = scan.next().await?;
             Some((chunk, scan))
         });
-        let entries = chunks.flat_map(|chunk| match chunk {
+        Ok(chunks.flat_map(|chunk| match chunk {
             Ok(entries) => stream::iter(entries).map(Ok).left_stream(),
             Err(error) => stream::iter([Err(error)]).right_stream(),
-        });
-        Ok(entries.boxed())
+        }))
     }
 }

@@ -143,21 +143,8 @@ impl SqliteStore {
         Ok(queue.insert(opened).clone())
     }
 
-    /// The leaf data of pruned entries that is kept, by position: of the bundle of 256 that the prune
-    /// ended in, and of entries that say that the key or the epoch changed. Of entries that are
-    /// present, [`at`](LogStore::at) tells. Needs [`Permission::Read`].
-    ///
-    /// # Errors
-    /// Those of a read: the scope's permission, the tenant's status, the engine.
-    pub async fn kept_leaves(
-        &self,
-        scope: &TenantScope,
-        range: Range<u64>,
-    ) -> Result<Vec<(u64, String)>> {
-        self.read_log(scope, Permission::Read, move |conn, no, _| {
-            prune::kept_leaves(conn, no, range)
-        })
-        .await
+    pub(crate) fn time(&self) -> &TimeSource {
+        &self.inner.options.time
     }
 
     /// Runs `f` on a connection that only reads.
@@ -216,6 +203,28 @@ fn entry_at(conn: &Connection, no: i64, tenant: TenantId, seq: u64) -> Result<Op
         .optional()
         .map_err(from_sqlite)?;
     stored.map(|stored| stored.verify()).transpose()
+}
+
+/// The leaf data of entries that are left.
+fn present_leaves(
+    conn: &Connection,
+    no: i64,
+    tenant: TenantId,
+    range: Range<u64>,
+) -> Result<Vec<(u64, String)>> {
+    conn.prepare_cached(&format!(
+        "SELECT {} FROM entries WHERE tenant = ?1 AND seq >= ?2 AND seq < ?3 ORDER BY seq",
+        row::COLUMNS
+    ))
+    .and_then(|mut statement| {
+        statement
+            .query_map(params![no, range.start as i64, range.end as i64], |r| {
+                let stored = row::stored_entry(r, tenant)?;
+                Ok((stored.entry.seq, stored.leaf_data()))
+            })?
+            .collect()
+    })
+    .map_err(from_sqlite)
 }
 
 fn look_up(conn: &Connection, no: i64, head: &Head, id: EventId) -> Result<Lookup> {
@@ -414,6 +423,16 @@ impl LogStore for SqliteStore {
     async fn hashes(&self, scope: &TenantScope, level: u8, range: Range<u64>) -> Result<Vec<Hash>> {
         self.read_log(scope, Permission::Read, move |conn, no, head| {
             head::hashes(conn, no, head.tenant, head.size(), level, range)
+        })
+        .await
+    }
+
+    async fn leaves(&self, scope: &TenantScope, range: Range<u64>) -> Result<Vec<(u64, String)>> {
+        self.read_log(scope, Permission::Read, move |conn, no, head| {
+            let present = range.start.max(head.pruned_below)..range.end.min(head.size());
+            let mut leaves = prune::kept_leaves(conn, no, range)?;
+            leaves.extend(present_leaves(conn, no, head.tenant, present)?);
+            Ok(leaves)
         })
         .await
     }

@@ -4,12 +4,9 @@
 //! and [`Control::parse`] takes no other. What needs the log to be judged (whether targets lie
 //! below the entry, whether a key is this tenant's) is not checked here.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use sha2::{Digest, Sha256};
-
 use crate::json;
 use crate::leaf::{Group, Hash, Kind};
+use crate::note::{self, Algorithm};
 use crate::time::Timestamp;
 
 /// The most ranges that one `erase` entry lists.
@@ -17,9 +14,6 @@ pub const MAX_RANGES: usize = 1000;
 
 /// Numbers in a `ctl` are below this, so that every JSON reader has them exactly (RFC 8259 §6).
 const NUMBER_END: u64 = 1 << 53;
-
-/// C2SP `signed-note`'s signature type of Ed25519.
-const ED25519: u8 = 1;
 
 /// Why something is not a control entry's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -357,7 +351,8 @@ impl Control {
 pub struct Vkey<'a> {
     /// The key's name, which is the log's origin.
     pub name: &'a str,
-    /// The Ed25519 public key. Whether it is a point on the curve is not checked.
+    /// The Ed25519 public key. Whether it is a point on the curve is checked only when it becomes a
+    /// [`VerifyingKey`](crate::note::VerifyingKey).
     pub key: [u8; 32],
 }
 
@@ -373,39 +368,23 @@ impl<'a> Vkey<'a> {
     }
 
     fn read(text: &'a str) -> Option<Self> {
-        let (name, rest) = text.split_once('+')?;
-        // The base64 alphabet has a plus sign of its own.
-        let (_, key) = rest.split_once('+')?;
-        let bytes = STANDARD.decode(key).ok()?;
-        let (&ED25519, key) = bytes.split_first()? else {
+        let (name, Algorithm::Ed25519, key) = note::read_vkey(text)? else {
             return None;
         };
-        let vkey = Self {
-            name,
-            key: key.try_into().ok()?,
-        };
         let known = |b| matches!(b, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'/' | b':');
-        (!name.is_empty() && name.bytes().all(known) && vkey.encode() == text).then_some(vkey)
+        (!name.is_empty() && name.bytes().all(known)).then_some(Self { name, key })
     }
 
     /// The key id, `SHA-256(name ‖ LF ‖ 0x01 ‖ key)[0..4]`.
     #[must_use]
     pub fn id(&self) -> [u8; 4] {
-        let digest = Sha256::new()
-            .chain_update(self.name)
-            .chain_update([b'\n', ED25519])
-            .chain_update(self.key)
-            .finalize();
-        [digest[0], digest[1], digest[2], digest[3]]
+        note::key_id(self.name, Algorithm::Ed25519, &self.key)
     }
 
     /// The text form.
     #[must_use]
     pub fn encode(&self) -> String {
-        let id = u32::from_be_bytes(self.id());
-        let mut bytes = [ED25519; 33];
-        bytes[1..].copy_from_slice(&self.key);
-        format!("{}+{id:08x}+{}", self.name, STANDARD.encode(bytes))
+        note::write_vkey(self.name, Algorithm::Ed25519, &self.key)
     }
 }
 

@@ -399,7 +399,25 @@ pub struct Disclosed {
 /// Whether the value has its group's shape is not checked.
 #[must_use]
 pub fn open_disclosure(text: &str) -> Option<Disclosed> {
-    let decoded = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    let mut buf = Vec::new();
+    let (salt, group, value) = open_disclosure_with(&mut buf, text)?;
+    Some(Disclosed {
+        salt,
+        group,
+        value: value.to_owned(),
+    })
+}
+
+/// [`open_disclosure`] that works in a buffer of the caller's, from which the value is borrowed.
+/// What the buffer held before is dropped.
+#[must_use]
+pub fn open_disclosure_with<'b>(
+    buf: &'b mut Vec<u8>,
+    text: &str,
+) -> Option<(Salt, Group, &'b str)> {
+    buf.clear();
+    URL_SAFE_NO_PAD.decode_vec(text, buf).ok()?;
+    let decoded = std::str::from_utf8(buf).ok()?;
     let (salt, rest) = decoded.strip_prefix("[\"")?.split_at_checked(22)?;
     let salt = Salt::from_slice(&URL_SAFE_NO_PAD.decode(salt).ok()?)?;
     let (name, rest) = rest.strip_prefix("\",\"")?.split_once("\",")?;
@@ -412,11 +430,7 @@ pub fn open_disclosure(text: &str) -> Option<Disclosed> {
         return None;
     }
     json::check(value, json::MAX_DEPTH).ok()?;
-    Some(Disclosed {
-        salt,
-        group: name.parse().ok()?,
-        value: value.to_owned(),
-    })
+    Some((salt, name.parse().ok()?, value))
 }
 
 /// What leaf data is made of. Defaults are filled in before.

@@ -66,6 +66,29 @@ impl Tree {
         self.size += 1;
     }
 
+    /// Appends a run of leaves of which only the root is known: `1 << level` of them, at a size that
+    /// is a multiple of their number, so that they are a perfect subtree of the grown tree
+    /// ([`subtrees`] lists such runs). `false`, and nothing is appended, at any other size, for a
+    /// level of 63 and more, or where the tree would have 2⁶³ leaves.
+    pub fn push_subtree(&mut self, level: u32, root: Hash) -> bool {
+        if level >= 63 || self.size.trailing_zeros() < level {
+            return false;
+        }
+        let grown = self.size + (1 << level);
+        if grown >= 1 << 63 {
+            return false;
+        }
+        let mut node = root;
+        for _ in 0..(self.size >> level).trailing_ones() {
+            if let Some(left) = self.peaks.pop() {
+                node = node_hash(&left, &node);
+            }
+        }
+        self.peaks.push(node);
+        self.size = grown;
+        true
+    }
+
     /// The root, `MTH` of all leaves; SHA-256 of nothing when there are none.
     #[must_use]
     pub fn root(&self) -> Hash {
@@ -160,6 +183,22 @@ pub fn range_peaks(range: Range<u64>) -> Vec<Range<u64>> {
         start = end;
     }
     peaks
+}
+
+/// The perfect subtrees that any range of leaves is made of, from left to right, each the largest
+/// that begins there; what [`Tree::push_subtree`] takes one after the other. At most two of each
+/// size; none for an empty range.
+#[must_use]
+pub fn subtrees(range: Range<u64>) -> Vec<Range<u64>> {
+    let mut subtrees = Vec::new();
+    let mut start = range.start;
+    while start < range.end {
+        let level = (range.end - start).ilog2().min(start.trailing_zeros());
+        let end = start + (1 << level);
+        subtrees.push(start..end);
+        start = end;
+    }
+    subtrees
 }
 
 /// The perfect subtrees that a tree of this size is made of, the largest first, each as a run of

@@ -7,6 +7,7 @@ mod exit_codes;
 mod export;
 mod import;
 mod server;
+mod verify;
 
 use std::path::PathBuf;
 

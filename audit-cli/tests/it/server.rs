@@ -9,6 +9,7 @@ use audit_server::auth::jwt::{self, Demands, Verifiers};
 use audit_server::config::Settings;
 use audit_server::first_start;
 use audit_server::server::Bound;
+use audit_server::signing;
 use audit_server::storage::Storage;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -44,7 +45,9 @@ impl Server {
                     _ => None,
                 })
                 .unwrap();
-                let storage = Storage::open(&settings).await.unwrap();
+                let storage = Storage::open(&settings, signing::signer(&settings).unwrap())
+                    .await
+                    .unwrap();
                 let tenant = first_start::tenant(&storage.log).await.unwrap();
                 let tokens = Verifiers::none()
                     .secret(SECRET, &Demands::default(), true)

@@ -1,9 +1,15 @@
+use audit_core::tlog::leaf::{disclosure_digest, leaf_hash, open_disclosure};
 use audit_core::tlog::merkle;
-use audit_core::{Batch, ErrorKind, LogStore as _, Lookup, Opening, StoredEntry, Timestamp};
+use audit_core::{
+    Batch, Erasure, ErrorKind, Evidence, Filter, Group, LogStore as _, Lookup, Opening, Prune,
+    StoredEntry, Timestamp,
+};
+use futures_util::TryStreamExt as _;
 
 use super::LogStoreHarness;
 use crate::fixture::{
-    append, event, events, everything, kind, new_tenant, prepare, trusted, try_append,
+    act, append, basis, event, events, everything, kind, new_tenant, prepare, scan, trusted,
+    try_append,
 };
 
 /// At every size, and in every receipt: RFC 6962's tree over the leaf hashes.
@@ -121,4 +127,73 @@ pub async fn the_leaf_is_recomputed_from_what_is_shown<H: LogStoreHarness>() {
         };
         assert_eq!(kind(stored.verify()), Some(ErrorKind::Corrupt));
     }
+}
+
+/// Leaf data that hashes to the stored leaf, and a disclosure for each digest in it, but those of
+/// erased groups.
+pub async fn evidence_opens_every_group_that_is_left<H: LogStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let tenant = new_tenant(harness.tenants()).await;
+    let scope = trusted(tenant);
+    let receipts = append(store, tenant, events(4)).await;
+    let erasure = Erasure::new(vec![receipts[2].id], basis("gdpr-17"), act(tenant));
+    store
+        .erase(&scope, &erasure.groups(&[Group::Actor, Group::Metadata]))
+        .await
+        .expect("erased");
+    let snapshot = store.snapshot(&scope).await.expect("a snapshot");
+    append(store, tenant, events(1)).await;
+    let evidence: Vec<Evidence> = snapshot
+        .evidence()
+        .await
+        .expect("a stream")
+        .try_collect()
+        .await
+        .expect("evidence");
+    let entries = scan(&*snapshot, &Filter::new()).await;
+    assert_eq!(evidence.len(), 5);
+    for (found, entry) in evidence.iter().zip(entries) {
+        assert_eq!(found.entry, entry);
+        assert_eq!(leaf_hash(found.leaf.as_bytes()), entry.leaf_hash);
+        for group in Group::ALL {
+            let disclosure = &found.disclosures[group.index()];
+            let is_there = entry.fields.group_value(group).is_some();
+            assert_eq!(disclosure.is_some(), is_there, "{group}");
+            if let Some(disclosure) = disclosure {
+                let opened = open_disclosure(disclosure).expect("a disclosure");
+                assert_eq!(opened.group, group);
+                let digest = disclosure_digest(&opened.salt, group, &opened.value);
+                assert!(found.leaf.contains(&digest.to_base64url()), "{group}");
+            }
+        }
+    }
+    let erased = &evidence[2];
+    assert_eq!(erased.disclosures[Group::Actor.index()], None);
+    assert!(erased.disclosures[Group::Reason.index()].is_some());
+}
+
+/// Of the 256 positions that the prune ended in, all leaf data stays until all of them are pruned.
+pub async fn leaf_data_of_the_straddling_bundle_outlives_a_prune<H: LogStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let tenant = new_tenant(harness.tenants()).await;
+    let scope = trusted(tenant);
+    append(store, tenant, events(600)).await;
+    let prune = Prune::new(Timestamp::MAX, basis("retention"), act(tenant));
+    let pruned = store.prune(&scope, &prune).await.expect("pruned");
+    assert_eq!(pruned.below, 600);
+    for swept in [false, true] {
+        while swept && store.sweep().await.expect("a step") {}
+        let leaves = store.leaves(&scope, 0..601).await.expect("leaf data");
+        let seqs: Vec<u64> = leaves.iter().map(|(seq, _)| *seq).collect();
+        assert_eq!(seqs, (512..601).collect::<Vec<_>>());
+        let hashes = store.hashes(&scope, 0, 512..601).await.expect("hashes");
+        let own = leaves.iter().map(|(_, leaf)| leaf_hash(leaf.as_bytes()));
+        assert!(own.eq(hashes));
+        let within = store.leaves(&scope, 599..600).await.expect("leaf data");
+        assert_eq!(within, leaves[87..88]);
+    }
+    let beyond = store.leaves(&scope, 601..u64::MAX).await;
+    assert_eq!(beyond.expect("none"), []);
 }

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use audit_conformance::{
-    CredentialStoreHarness, EventQueueHarness, LogStoreHarness, OutboxHarness, SearchIndexHarness,
-    TenantAuthorizerHarness,
+    CheckpointStoreHarness, CredentialStoreHarness, EventQueueHarness, LogStoreHarness,
+    OutboxHarness, SearchIndexHarness, TenantAuthorizerHarness,
 };
 use audit_core::{
     ByClaims, ByMembership, ByPolicy, Decision, EventId, ManualClock, MemoryIndex, MemoryOutbox,
@@ -43,6 +43,26 @@ impl CredentialStoreHarness for Store {
     fn store(&self) -> &MemoryStore {
         &self.0
     }
+}
+
+impl CheckpointStoreHarness for Store {
+    type Store = MemoryStore;
+
+    async fn open() -> Self {
+        <Self as LogStoreHarness>::open().await
+    }
+
+    fn store(&self) -> &MemoryStore {
+        &self.0
+    }
+
+    fn clock(&self) -> Arc<ManualClock> {
+        self.1.clone()
+    }
+}
+
+mod checkpoint_store {
+    audit_conformance::checkpoint_store!(super::Store);
 }
 
 mod log_store {

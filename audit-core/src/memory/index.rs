@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, Range};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
@@ -129,7 +129,7 @@ impl SearchIndex for MemoryIndex {
         Ok(())
     }
 
-    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
-        rebuild_in_place(self, store).await
+    async fn rebuild(&self, store: &Arc<dyn LogStore>) -> Result<()> {
+        rebuild_in_place(self, &**store).await
     }
 }

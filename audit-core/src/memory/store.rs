@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use audit_tlog::{Control, Hash, Timestamp, merkle};
+use audit_tlog::{Control, Hash, Kind, Timestamp, merkle};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use uuid::Uuid;
 
+use crate::checkpoint::{CheckpointStore, Fence, SignedCheckpoint, admit_checkpoint};
 use crate::clock::{Clock, SystemClock};
 use crate::credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
-use crate::entry::{Entry, Opening, Receipt, StoredEntry};
+use crate::entry::{Entry, Evidence, Opening, Receipt, StoredEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{ActionType, Outcome, Severity};
 use crate::filter::Filter;
@@ -46,6 +48,16 @@ struct State {
     mark: u64,
     keys: HashMap<SecretHash, ApiKey>,
     tickets: HashMap<SecretHash, Ticket>,
+    signer: Lease,
+}
+
+/// Who signs. The fence of the first holder is 1.
+#[derive(Debug, Default)]
+struct Lease {
+    holder: String,
+    fence: u64,
+    /// In microseconds since 1970.
+    until: i64,
 }
 
 /// One tenant with its log.
@@ -56,6 +68,9 @@ struct Log {
     /// By position; none once it was swept.
     rows: Vec<Option<Arc<StoredEntry>>>,
     hashes: Vec<Hash>,
+    /// Leaf data that outlives a prune.
+    kept: BTreeMap<u64, (Kind, String)>,
+    checkpoints: BTreeMap<u64, SignedCheckpoint>,
     ids: HashMap<EventId, Known>,
     counters: BTreeMap<(i32, ActionType, Severity, Outcome), u64>,
     cursors: HashMap<String, Cursor>,
@@ -132,6 +147,8 @@ impl Log {
             tenant,
             rows: Vec::new(),
             hashes: Vec::new(),
+            kept: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
             ids: HashMap::new(),
             counters: BTreeMap::new(),
             cursors: HashMap::new(),
@@ -434,6 +451,23 @@ impl LogStore for MemoryStore {
             .collect())
     }
 
+    async fn leaves(&self, scope: &TenantScope, range: Range<u64>) -> Result<Vec<(u64, String)>> {
+        let state = self.lock();
+        let log = state.open(scope, Permission::Read)?;
+        let mut leaves: BTreeMap<u64, String> = log
+            .kept
+            .iter()
+            .filter(|(seq, _)| range.contains(seq))
+            .map(|(seq, (_, leaf))| (*seq, leaf.clone()))
+            .collect();
+        let rows = log.rows_from(range.start);
+        leaves.extend(
+            rows.take_while(|row| row.entry.seq < range.end)
+                .map(|row| (row.entry.seq, row.leaf_data())),
+        );
+        Ok(leaves.into_iter().collect())
+    }
+
     async fn erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased> {
         scope.require(Permission::Erase)?;
         let mut state = self.lock();
@@ -496,8 +530,19 @@ impl LogStore for MemoryStore {
             receipts.extend(outcome?);
         }
         let receipt = receipts.pop();
-        let Log { rows, counters, .. } = log;
+        let Log {
+            rows,
+            counters,
+            kept,
+            ..
+        } = log;
+        let bundle = below / 256 * 256;
+        let outlives = |seq, kind| seq >= bundle || matches!(kind, Kind::Key | Kind::Epoch);
+        kept.retain(|seq, (kind, _)| outlives(*seq, *kind));
         for row in rows[was as usize..below as usize].iter().flatten() {
+            if outlives(row.entry.seq, row.entry.kind) {
+                kept.insert(row.entry.seq, (row.entry.kind, row.leaf_data()));
+            }
             let f = &row.entry.fields;
             let day = row.entry.created_at.utc_day();
             if let Some(n) = counters.get_mut(&(day, f.action_type, f.severity, f.outcome)) {
@@ -615,6 +660,68 @@ impl Snapshot for MemorySnapshot {
             .filter(move |row| filter.matches(&row.entry))
             .map(|row| Ok(shown(&row)));
         Ok(stream::iter(entries).boxed())
+    }
+
+    async fn evidence(&self) -> Result<BoxStream<'static, Result<Evidence>>> {
+        let rows = self.rows.clone().into_iter();
+        let evidence = rows.map(|row| Ok(StoredEntry::clone(&row).into_evidence()));
+        Ok(stream::iter(evidence).boxed())
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl CheckpointStore for MemoryStore {
+    async fn lease(&self, holder: &str, ttl: Duration) -> Result<Option<Fence>> {
+        let mut state = self.lock();
+        let now = self.clock.now().as_micros();
+        let signer = &mut state.signer;
+        let is_other = signer.holder != holder;
+        if is_other && signer.until > now {
+            return Ok(None);
+        }
+        if is_other {
+            signer.fence += 1;
+            signer.holder = holder.to_owned();
+        }
+        let ttl = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX);
+        signer.until = now.saturating_add(ttl);
+        Ok(Some(Fence(signer.fence)))
+    }
+
+    async fn publish(
+        &self,
+        fence: Fence,
+        tenant: TenantId,
+        checkpoint: &SignedCheckpoint,
+    ) -> Result<()> {
+        let mut state = self.lock();
+        let signer = (state.signer.fence > 0).then_some(Fence(state.signer.fence));
+        let log = state.log_mut(tenant)?;
+        let known = log
+            .checkpoints
+            .get(&checkpoint.size)
+            .map(|known| known.root);
+        admit_checkpoint(checkpoint, fence, signer, log.head.size(), known)?;
+        let hour = checkpoint.hour();
+        log.checkpoints
+            .retain(|size, old| *size >= checkpoint.size || old.hour() != hour);
+        log.checkpoints
+            .entry(checkpoint.size)
+            .or_insert_with(|| checkpoint.clone());
+        Ok(())
+    }
+
+    async fn latest(&self, scope: &TenantScope) -> Result<Option<SignedCheckpoint>> {
+        let state = self.lock();
+        let log = state.open(scope, Permission::Read)?;
+        Ok(log.checkpoints.values().next_back().cloned())
+    }
+
+    async fn covering(&self, scope: &TenantScope, size: u64) -> Result<Option<SignedCheckpoint>> {
+        let state = self.lock();
+        let log = state.open(scope, Permission::Read)?;
+        Ok(log.checkpoints.range(size..).next().map(|(_, c)| c.clone()))
     }
 }
 

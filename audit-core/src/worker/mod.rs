@@ -1,5 +1,5 @@
-//! The workers: what follows the log, drains queue and outbox, compares the index with the log, and
-//! sweeps what was pruned.
+//! The workers: what follows the log, drains queue and outbox, compares the index with the log, signs
+//! heads, and sweeps what was pruned.
 
 mod consumer;
 mod followed;
@@ -7,6 +7,7 @@ mod indexer;
 mod ingest;
 mod reconciler;
 mod relay;
+mod signer;
 mod sweeper;
 
 use std::collections::BTreeMap;
@@ -114,6 +115,10 @@ impl Workers {
         if let Some(outbox) = log.outbox.clone() {
             let context = workers.context(&log, "relay".into());
             workers.spawn(context.name.clone(), relay::run(context, outbox));
+        }
+        if let Some(signing) = log.signing.clone() {
+            let context = workers.context(&log, "signer".into());
+            workers.spawn(context.name.clone(), signer::run(context, signing));
         }
         let context = workers.context(&log, "sweeper".into());
         workers.spawn(context.name.clone(), sweeper::run(context));

@@ -148,6 +148,14 @@ impl LogStore for Faulty {
         self.inner.hashes(scope, level, range).await
     }
 
+    async fn leaves(
+        &self,
+        scope: &TenantScope,
+        range: std::ops::Range<u64>,
+    ) -> Result<Vec<(u64, String)>> {
+        self.inner.leaves(scope, range).await
+    }
+
     async fn erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased> {
         self.inner.erase(scope, erasure).await
     }

@@ -456,7 +456,7 @@ impl SearchIndex for Losable {
     async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
         self.index_now().mend(scope, missing, surplus).await
     }
-    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
+    async fn rebuild(&self, store: &Arc<dyn LogStore>) -> Result<()> {
         self.index_now().rebuild(store).await
     }
 }
@@ -563,7 +563,7 @@ impl SearchIndex for Picky {
     async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
         self.inner.mend(scope, missing, surplus).await
     }
-    async fn rebuild(&self, store: &dyn LogStore) -> Result<()> {
+    async fn rebuild(&self, store: &Arc<dyn LogStore>) -> Result<()> {
         self.inner.rebuild(store).await
     }
 }

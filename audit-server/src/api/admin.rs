@@ -110,7 +110,7 @@ fn start_reindex(app: &Arc<App>) {
     let app = Arc::clone(app);
     tokio::spawn(async move {
         let log = app.log();
-        let rebuilding = index.rebuild(&**log.log_store());
+        let rebuilding = index.rebuild(log.log_store());
         let outcome = tokio::select! {
             () = app.stopping.cancelled() => return,
             outcome = rebuilding => outcome,

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use audit_core::{Entry, Filter, Permission, TenantId, Timestamp};
+use audit_core::{Entry, EvidenceRequest, Filter, Group, Permission, TenantId, Timestamp};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use poem::http::HeaderValue;
@@ -90,13 +90,14 @@ enum Format {
     #[default]
     Csv,
     Ndjson,
+    Evidence,
 }
 
 impl Format {
     fn media_type(self) -> &'static str {
         match self {
             Self::Csv => "text/csv",
-            Self::Ndjson => "application/x-ndjson",
+            Self::Ndjson | Self::Evidence => "application/x-ndjson",
         }
     }
 
@@ -104,6 +105,7 @@ impl Format {
         match self {
             Self::Csv => "csv",
             Self::Ndjson => "ndjson",
+            Self::Evidence => "evidence.ndjson",
         }
     }
 }
@@ -114,6 +116,7 @@ impl FromStr for Format {
         match text {
             "csv" => Ok(Self::Csv),
             "ndjson" => Ok(Self::Ndjson),
+            "evidence" => Ok(Self::Evidence),
             _ => Err(NotAFormat),
         }
     }
@@ -121,7 +124,7 @@ impl FromStr for Format {
 
 /// A format that exports don't have.
 #[derive(Debug, thiserror::Error)]
-#[error("csv or ndjson is expected")]
+#[error("csv, ndjson or evidence is expected")]
 struct NotAFormat;
 
 /// What is exported.
@@ -129,6 +132,7 @@ struct NotAFormat;
 pub(crate) struct Asked {
     filter: Filter,
     format: Format,
+    withhold: Vec<Group>,
 }
 
 impl Parameters for Asked {
@@ -136,17 +140,36 @@ impl Parameters for Asked {
         let mut list = Filter::list();
         list.push(Parameter::choice(
             "format",
-            &["csv", "ndjson"],
+            &["csv", "ndjson", "evidence"],
             "`csv` when absent.",
+        ));
+        list.push(Parameter::text(
+            "withhold",
+            "Of `evidence`: groups that are kept back, with a comma between them: `actor`, \
+             `resource`, `context`, `reason`, `before_state`, `after_state`, `metadata`.",
         ));
         list
     }
 
     fn read(reader: &mut Reader<'_>) -> Self {
         let filter = Filter::read(reader);
+        let format = reader.parsed("format").unwrap_or_default();
+        let mut withhold = Vec::new();
+        if let Some(groups) = reader.text("withhold") {
+            if format != Format::Evidence {
+                reader.fault("withhold", "goes with format=evidence only");
+            }
+            for name in groups.split(',') {
+                match name.parse() {
+                    Ok(group) => withhold.push(group),
+                    Err(_) => reader.fault("withhold", format!("{name:?} is no group")),
+                }
+            }
+        }
         Self {
             filter,
-            format: reader.parsed("format").unwrap_or_default(),
+            format,
+            withhold,
         }
     }
 }
@@ -180,7 +203,10 @@ impl ApiResponse for File {
                         Format::Csv,
                         "The event's fields in their order, then `erased`.",
                     ),
-                    media(Format::Ndjson, "One entry a line."),
+                    media(
+                        Format::Ndjson,
+                        "One entry a line; of `evidence`, one record.",
+                    ),
                 ],
                 headers: vec![MetaHeader {
                     name: "Content-Disposition".into(),
@@ -201,8 +227,10 @@ impl Export {
     /// Export entries
     ///
     /// Needs `export`. One snapshot of the log, oldest first, streamed. In CSV, a text that a
-    /// spreadsheet would take for a formula gets a `'` in front. A view, not evidence. At most 4
-    /// exports of a tenant run at once.
+    /// spreadsheet would take for a formula gets a `'` in front. `csv` and `ndjson` are views;
+    /// `evidence` is what `audit verify` reads: leaf data, disclosures and a signed checkpoint, a
+    /// line each, complete only with its last line, `{"end":…}`. Every control entry is in it,
+    /// whatever the filter. At most 4 exports of a tenant run at once.
     #[oai(
         path = "/logs/export",
         method = "get",
@@ -210,16 +238,30 @@ impl Export {
         tag = "Tag::Logs"
     )]
     async fn export(&self, caller: Caller, asked: Params<Asked>) -> Result<File, Refused<Reading>> {
-        let Asked { filter, format } = asked.0;
+        let Asked {
+            filter,
+            format,
+            withhold,
+        } = asked.0;
         let log = self.0.gate.enter(&caller, Permission::Export, &[]).await?;
         let counted = self.0.exports.begin(log.scope().tenant())?;
-        let entries = log
-            .scan(&filter)
-            .await
-            .map_err(|e| Problem::from(e).of_parameters())?;
+        let body = if format == Format::Evidence {
+            let request = EvidenceRequest::new().filter(filter).withhold(&withhold);
+            let lines = log.evidence(request).await;
+            let lines = lines.map_err(|e| Problem::from(e).of_parameters())?;
+            Body::from_bytes_stream(lines.map(move |piece| {
+                let _counted = &counted;
+                piece.map(String::into_bytes).map_err(cut)
+            }))
+        } else {
+            let entries = log
+                .scan(&filter)
+                .await
+                .map_err(|e| Problem::from(e).of_parameters())?;
+            Body::from_bytes_stream(pieces(entries, format, counted))
+        };
         let name = file_name(log.scope().tenant(), self.0.log().clock().now(), format);
-        let mut response =
-            Response::builder().body(Body::from_bytes_stream(pieces(entries, format, counted)));
+        let mut response = Response::builder().body(body);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
         if let Ok(value) = HeaderValue::try_from(format!("attachment; filename=\"{name}\"")) {
@@ -227,6 +269,12 @@ impl Export {
         }
         Ok(File(response))
     }
+}
+
+/// Cuts the connection, which tells the client that the export is not complete.
+fn cut(error: audit_core::Error) -> std::io::Error {
+    tracing::warn!(%error, "an export ended early");
+    std::io::Error::other("the export ended early")
 }
 
 fn file_name(tenant: TenantId, now: Timestamp, format: Format) -> String {
@@ -265,8 +313,7 @@ struct Writing {
 }
 
 impl Writing {
-    /// The next piece; none at the end. An error cuts the connection, which tells the client that
-    /// the export is not complete.
+    /// The next piece; none at the end.
     async fn piece(&mut self) -> Option<std::io::Result<Vec<u8>>> {
         let mut entries = self.entries.take()?;
         let mut sheet = Sheet::new();
@@ -279,7 +326,7 @@ impl Writing {
                 Some(Ok(entry)) => {
                     match self.format {
                         Format::Csv => sheet.entry(&entry),
-                        Format::Ndjson => {
+                        Format::Ndjson | Format::Evidence => {
                             entry.write_json(&mut lines);
                             lines.push('\n');
                         }
@@ -289,16 +336,13 @@ impl Writing {
                         break;
                     }
                 }
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "an export ended early");
-                    return Some(Err(std::io::Error::other("the export ended early")));
-                }
+                Some(Err(error)) => return Some(Err(cut(error))),
                 None => break,
             }
         }
         let piece = match self.format {
             Format::Csv => sheet.finish(),
-            Format::Ndjson => lines.into_bytes(),
+            Format::Ndjson | Format::Evidence => lines.into_bytes(),
         };
         (!piece.is_empty()).then_some(Ok(piece))
     }

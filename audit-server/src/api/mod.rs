@@ -13,6 +13,7 @@ pub(crate) mod schema;
 pub(crate) mod stats;
 pub(crate) mod stream;
 pub(crate) mod tenants;
+pub(crate) mod tlog;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub(crate) type Api = (
     stats::StatsApi,
     stream::Streams,
     prunes::Prunes,
+    tlog::Tlog,
     tenants::Tenants,
     api_keys::Keys,
     admin::Admin,
@@ -48,6 +50,7 @@ pub(crate) fn api(app: &Arc<App>) -> Api {
         stats::StatsApi(app()),
         stream::Streams(app()),
         prunes::Prunes(app()),
+        tlog::Tlog(app()),
         tenants::Tenants(app()),
         api_keys::Keys(app()),
         admin::Admin(app()),
@@ -65,9 +68,17 @@ impl PathId {
     where
         T::Err: std::fmt::Display,
     {
+        self.parse_as("id")
+    }
+
+    /// Reads it; the parameter has another name than `id`.
+    pub(crate) fn parse_as<T: std::str::FromStr>(&self, name: &'static str) -> Result<T, Problem>
+    where
+        T::Err: std::fmt::Display,
+    {
         self.0
             .parse()
-            .map_err(|e: T::Err| Problem::parameter("id", e.to_string()))
+            .map_err(|e: T::Err| Problem::parameter(name, e.to_string()))
     }
 }
 

@@ -58,6 +58,8 @@ pub(crate) enum Tag {
     Logs,
     /// Following a log as it grows.
     Streams,
+    /// Checkpoints, tiles and proofs in open formats, which other people's tools verify.
+    Evidence,
     /// Pruning and erasing.
     Cleanup,
     /// Tenants.

@@ -187,6 +187,31 @@ impl Gate {
         })
     }
 
+    /// Opens the log of the tenant that the path names. Another one than the caller's own is as one
+    /// that isn't there.
+    pub(crate) async fn enter_path(
+        &self,
+        caller: &Caller,
+        tenant: TenantId,
+        permissions: impl Into<Permissions>,
+    ) -> Result<TenantLog, Problem> {
+        let principal = &caller.principal;
+        if !principal.across_tenants && principal.tenant != Some(tenant) {
+            return Err(Problem::new(
+                ProblemKind::NotFound,
+                "there is no such tenant",
+            ));
+        }
+        let named = [caller.header, caller.query];
+        if principal.across_tenants && named.iter().flatten().any(|t| *t != tenant) {
+            return Err(Problem::parameter(
+                TENANT_PARAMETER,
+                "differs from the tenant in the path",
+            ));
+        }
+        self.enter(caller, permissions, &[tenant]).await
+    }
+
     /// Opens the log of the tenant that the request names, for `permissions`.
     ///
     /// `bodies` are the tenants that events in the body name. A caller who may not act across

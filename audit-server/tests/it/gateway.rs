@@ -24,9 +24,10 @@ fn routes(definition: &Value) -> BTreeMap<(String, String), Value> {
     let paths = definition["paths"].as_object().unwrap();
     let methods = paths.iter().flat_map(|(path, methods)| {
         let methods = methods.as_object().unwrap();
-        methods
-            .iter()
-            .map(move |(method, operation)| ((method.clone(), path.clone()), operation.clone()))
+        methods.iter().map(move |(method, operation)| {
+            let path = path.replace("+}", "}");
+            ((method.clone(), path), operation.clone())
+        })
     });
     methods.collect()
 }

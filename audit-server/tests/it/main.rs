@@ -7,6 +7,7 @@ mod child;
 mod concurrency;
 mod crash;
 mod document;
+mod evidence;
 mod exports;
 mod gateway;
 mod index_faults;

@@ -1,7 +1,9 @@
 //! Who may do what, for every operation of the document: each refused cell leaves everything as it
 //! was and tells nothing of the other tenant, and has a twin that differs in one thing and succeeds.
 
-use audit_core::{Event, Permission, Role, TenantFilter, TenantId, TenantScope};
+use std::time::Duration;
+
+use audit_core::{Event, EventId, Permission, Role, TenantFilter, TenantId, TenantScope};
 use serde_json::Value;
 
 use crate::service::{SECRET, Service, event, in_seconds, token, token_until};
@@ -23,9 +25,13 @@ fn needs(operation: &str) -> Option<Needs> {
     Some(match operation {
         "get /health/live" | "get /health/ready" => Needs::Nothing,
         "post /api/v1/logs" | "post /api/v1/logs/bulk" => Needs::Tenant(Record),
-        "get /api/v1/logs" | "get /api/v1/logs/{id}" | "get /api/v1/logs/stats" => {
-            Needs::Tenant(Read)
-        }
+        "get /api/v1/logs"
+        | "get /api/v1/logs/{id}"
+        | "get /api/v1/logs/{id}/proof"
+        | "get /api/v1/logs/stats"
+        | "get /api/v1/tlog/{tenant_id}/checkpoint"
+        | "get /api/v1/tlog/{tenant_id}/key"
+        | "get /api/v1/tlog/{tenant_id}/tile/{tile}" => Needs::Tenant(Read),
         "get /api/v1/logs/export" => Needs::Tenant(Export),
         "get /api/v1/logs/stream" | "post /api/v1/logs/stream/ticket" => Needs::Tenant(Stream),
         "post /api/v1/prunes" | "get /api/v1/prunes/{id}" | "delete /api/v1/logs/cleanup" => {
@@ -88,6 +94,8 @@ struct World {
     service: Service,
     home: TenantId,
     other: TenantId,
+    /// Entries of these two that a checkpoint covers.
+    proved: [EventId; 2],
 }
 
 impl World {
@@ -104,6 +112,7 @@ impl World {
                 .await;
         }
         let world = Self {
+            proved: [proved(&service, home).await, proved(&service, other).await],
             service,
             home,
             other,
@@ -155,6 +164,23 @@ impl World {
             }
             "get /api/v1/logs" => Call::new("GET", "/api/v1/logs"),
             "get /api/v1/logs/{id}" => Call::new("GET", format!("/api/v1/logs/{}", entry().await)),
+            "get /api/v1/logs/{id}/proof" => {
+                let id = if tenant == self.other {
+                    self.proved[1]
+                } else {
+                    self.proved[0]
+                };
+                Call::new("GET", format!("/api/v1/logs/{id}/proof"))
+            }
+            "get /api/v1/tlog/{tenant_id}/checkpoint" => {
+                Call::new("GET", format!("/api/v1/tlog/{tenant}/checkpoint"))
+            }
+            "get /api/v1/tlog/{tenant_id}/key" => {
+                Call::new("GET", format!("/api/v1/tlog/{tenant}/key"))
+            }
+            "get /api/v1/tlog/{tenant_id}/tile/{tile}" => {
+                Call::new("GET", format!("/api/v1/tlog/{tenant}/tile/0/000.p/1"))
+            }
             "get /api/v1/logs/stats" => Call::new("GET", "/api/v1/logs/stats"),
             "get /api/v1/logs/export" => {
                 Call::new("GET", "/api/v1/logs/export").query("format", "ndjson")
@@ -282,6 +308,26 @@ impl World {
 
 const MARKER_FREE: &str = "harmless";
 
+/// An entry that a checkpoint covers.
+async fn proved(service: &Service, tenant: TenantId) -> EventId {
+    let id = service
+        .record(tenant, Event::view("doc", MARKER_FREE))
+        .await;
+    let log = service
+        .storage
+        .log
+        .tenant(TenantScope::trusted(tenant, "test"));
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while let Err(error) = log.proof(id).await {
+            assert!(error.is_retryable(), "{error}");
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    id
+}
+
 /// A token of the same claims as `good`, with another header and signature.
 fn forged(good: &str, header: &str, signature: &str) -> String {
     use base64::Engine as _;
@@ -405,7 +451,7 @@ async fn every_operation_refuses_who_may_not_and_serves_who_may() {
                 .await;
             continue;
         }
-        if operation.contains("{id}") {
+        if operation.contains("{id}") || operation.contains("{tenant_id}") {
             let cell = format!("{operation}, the other tenant's in the path");
             world
                 .refused(&cell, &build(other).await, Some(&good), &[404])
@@ -450,7 +496,7 @@ async fn every_operation_refuses_who_may_not_and_serves_who_may() {
 
         // An admin acts elsewhere only where it says so.
         let nowhere = token(Role::Admin, None);
-        if !operation.contains("{id}") {
+        if !operation.contains("{id}") && !operation.contains("{tenant_id}") {
             let cell = format!("{operation}, an admin who names no tenant");
             world
                 .refused(&cell, &build(home).await, Some(&nowhere), &[400])
@@ -463,13 +509,25 @@ async fn every_operation_refuses_who_may_not_and_serves_who_may() {
         let unknown = "00000000-0000-7000-8000-00000000dead";
         let call = build(home).await.header("X-Tenant-Id", unknown);
         let cell = format!("{operation}, an admin in a tenant that isn't there");
-        world.refused(&cell, &call, Some(&nowhere), &[404]).await;
+        // A path that names the tenant is contradicted.
+        let status = if operation.contains("{tenant_id}") {
+            400
+        } else {
+            404
+        };
+        world.refused(&cell, &call, Some(&nowhere), &[status]).await;
 
         // A token for a tenant that isn't there.
         let lost = token(Role::TenantAdmin, unknown.parse::<TenantId>().unwrap());
         let cell = format!("{operation}, a token of an unknown tenant");
+        // In its path, the tenant that is there is a foreign one.
+        let status = if operation.contains("{tenant_id}") {
+            404
+        } else {
+            403
+        };
         world
-            .refused(&cell, &build(home).await, Some(&lost), &[403])
+            .refused(&cell, &build(home).await, Some(&lost), &[status])
             .await;
     }
 }
@@ -497,7 +555,11 @@ async fn a_suspended_tenant_is_closed_and_an_inactive_one_takes_no_writes() {
             "post" => "POST",
             _ => "DELETE",
         };
-        let mut call = Call::new(method, path.replace("{id}", &world.home.to_string()));
+        let path = path
+            .replace("{id}", &world.home.to_string())
+            .replace("{tenant_id}", &world.home.to_string())
+            .replace("{tile}", "0/000.p/1");
+        let mut call = Call::new(method, path.as_str());
         if path.ends_with("/cleanup") {
             call = call.query("older_than_days", "1");
         }

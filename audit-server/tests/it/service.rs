@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_core::tlog::note::SigningKey;
 use audit_core::{
     AuditLog, Clock as _, EventId, EventQueue, Head, Role, SystemClock, TenantId, TenantScope,
     Timestamp,
@@ -10,6 +11,7 @@ use audit_core::{
 use audit_server::auth::jwt::{self, Demands, Verifiers};
 use audit_server::config::Settings;
 use audit_server::server::{Bound, ServeError};
+use audit_server::signing;
 use audit_server::storage::Storage;
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 use serde_json::Value;
@@ -94,6 +96,11 @@ impl Answer {
     }
 }
 
+/// The key that signs heads.
+pub(crate) fn tlog_key() -> SigningKey {
+    SigningKey::from_seed("test", &[7; 32]).unwrap()
+}
+
 impl Service {
     pub(crate) async fn start() -> Self {
         Self::with(&[]).await
@@ -121,11 +128,14 @@ impl Service {
                 .map(|(_, v)| (*v).to_owned());
             given.or_else(|| match name {
                 "AUDIT_BIND" => Some("127.0.0.1:0".into()),
+                "AUDIT_TLOG_KEY" => Some(tlog_key().encode()),
                 _ => stack.setting(name),
             })
         })
         .unwrap();
-        let storage = Storage::open(&settings).await.unwrap();
+        let storage = Storage::open(&settings, signing::signer(&settings).unwrap())
+            .await
+            .unwrap();
         Self::on(storage, stack, settings, tokens).await
     }
 

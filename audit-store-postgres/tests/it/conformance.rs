@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use audit_conformance::{CredentialStoreHarness, LogStoreHarness};
+use audit_conformance::{CheckpointStoreHarness, CredentialStoreHarness, LogStoreHarness};
 use audit_core::ManualClock;
 use audit_store_postgres::PostgresStore;
 
-use crate::fixture::shared;
+use crate::fixture::{Database, shared};
 
 struct Shared {
     clock: Arc<ManualClock>,
@@ -57,6 +57,27 @@ impl CredentialStoreHarness for Shared {
     fn store(&self) -> &PostgresStore {
         &self.store
     }
+}
+
+/// A database of its own: there is one signer in each.
+impl CheckpointStoreHarness for Database {
+    type Store = PostgresStore;
+
+    async fn open() -> Self {
+        Self::open().await
+    }
+
+    fn store(&self) -> &PostgresStore {
+        &self.store
+    }
+
+    fn clock(&self) -> Arc<ManualClock> {
+        self.clock.clone()
+    }
+}
+
+mod checkpoint_store {
+    audit_conformance::checkpoint_store!(crate::fixture::Database);
 }
 
 mod log_store {

@@ -106,6 +106,8 @@ async fn nobody_but_the_owner_reads_events_or_their_partitions() {
         "counters",
         "subtrees",
         "kept_leaves",
+        "checkpoints",
+        "signer",
         "tenants",
         "api_keys",
     ] {

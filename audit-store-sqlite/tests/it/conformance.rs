@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use audit_conformance::{CredentialStoreHarness, LogStoreHarness};
+use audit_conformance::{CheckpointStoreHarness, CredentialStoreHarness, LogStoreHarness};
 use audit_core::ManualClock;
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 use tempfile::TempDir;
@@ -69,6 +69,26 @@ impl CredentialStoreHarness for Files {
     fn store(&self) -> &SqliteStore {
         &self.store
     }
+}
+
+impl CheckpointStoreHarness for Files {
+    type Store = SqliteStore;
+
+    async fn open() -> Self {
+        <Self as LogStoreHarness>::open().await
+    }
+
+    fn store(&self) -> &SqliteStore {
+        &self.store
+    }
+
+    fn clock(&self) -> Arc<ManualClock> {
+        self.clock.clone()
+    }
+}
+
+mod checkpoint_store {
+    audit_conformance::checkpoint_store!(super::Files);
 }
 
 mod log_store {

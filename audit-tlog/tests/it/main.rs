@@ -6,8 +6,19 @@
     reason = "a test fails by panicking"
 )]
 
+mod checkpoint;
 mod control;
+mod deployment;
+mod evidence;
 mod json;
+mod log;
 mod merkle;
+mod note;
+mod other_tools;
+mod proof;
+mod sample;
+mod tile;
 mod time;
 mod vectors;
+mod verify;
+mod witness;

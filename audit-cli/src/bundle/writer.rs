@@ -1,0 +1,359 @@
+//! Writes an evidence stream into a folder.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use audit_tlog::evidence::{FolderManifest, ListedFile, MAX_LINE_LEN, Manifest, Record};
+use audit_tlog::{Checkpoint, Hash, Note};
+use sha2::{Digest as _, Sha256};
+
+use super::{CHECKPOINT, CHECKPOINTS, KEYS, LOG, MANIFEST, digest};
+use crate::failure::Failure;
+
+/// Splits an evidence stream, which comes in pieces of any size, into a folder. The folder appears
+/// when the stream has come to its end line, whole or not at all.
+pub(crate) struct Folder {
+    at: PathBuf,
+    temporary: PathBuf,
+    rest: Vec<u8>,
+    manifest: Option<Manifest>,
+    /// Checkpoints by their size.
+    checkpoints: BTreeMap<u64, String>,
+    keys: String,
+    log: io::BufWriter<File>,
+    written: (u64, Sha256),
+    ended: bool,
+}
+
+impl Folder {
+    /// Begins a folder that isn't there yet, in a temporary one beside it.
+    pub(crate) fn create(at: &Path) -> Result<Self, Failure> {
+        if at.exists() {
+            let error = io::Error::from(io::ErrorKind::AlreadyExists);
+            return Err(unwritable(at, error));
+        }
+        let mut name = at.file_name().unwrap_or_default().to_owned();
+        name.push(".part");
+        let temporary = at.with_file_name(name);
+        // What an earlier run left behind.
+        match fs::remove_dir_all(&temporary) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(unwritable(&temporary, e)),
+            _ => {}
+        }
+        fs::create_dir(&temporary).map_err(|e| unwritable(&temporary, e))?;
+        let log = temporary.join(LOG);
+        let log = File::create_new(&log).map_err(|e| unwritable(&log, e))?;
+        Ok(Self {
+            at: at.to_owned(),
+            temporary,
+            rest: Vec::new(),
+            manifest: None,
+            checkpoints: BTreeMap::new(),
+            keys: String::new(),
+            log: io::BufWriter::new(log),
+            written: (0, Sha256::new()),
+            ended: false,
+        })
+    }
+
+    /// Takes the next piece of the stream.
+    pub(crate) fn push(&mut self, piece: &[u8]) -> Result<(), Failure> {
+        self.rest.extend_from_slice(piece);
+        let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else {
+            if self.rest.len() > MAX_LINE_LEN {
+                return Err(self.unusable("a line is too long"));
+            }
+            return Ok(());
+        };
+        let rest = self.rest.split_off(end + 1);
+        let lines = std::mem::replace(&mut self.rest, rest);
+        for line in lines.split_inclusive(|b| *b == b'\n') {
+            self.line(line)?;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &[u8]) -> Result<(), Failure> {
+        let parsed = std::str::from_utf8(line)
+            .ok()
+            .and_then(|line| Record::parse(line).ok());
+        let Some(record) = parsed else {
+            return Err(self.unusable("a line is no evidence"));
+        };
+        if self.ended {
+            return Err(self.unusable("there are lines behind the end line"));
+        }
+        match record {
+            Record::Manifest(manifest) => self.manifest = Some(manifest),
+            Record::Vkey(vkey) => {
+                self.keys.push_str(&vkey);
+                self.keys.push('\n');
+            }
+            Record::Checkpoint(note) => {
+                let size = Note::parse(&note)
+                    .ok()
+                    .and_then(|note| Checkpoint::parse(note.text()).ok())
+                    .map(|checkpoint| checkpoint.size());
+                let Some(size) = size else {
+                    return Err(self.unusable("a checkpoint is none"));
+                };
+                self.checkpoints.insert(size, note.into_owned());
+            }
+            record => {
+                self.ended = matches!(record, Record::End(_));
+                let log = self.temporary.join(LOG);
+                self.log.write_all(line).map_err(|e| unwritable(&log, e))?;
+                self.written.0 += line.len() as u64;
+                self.written.1.update(line);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the folder appear.
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        if !self.ended || !self.rest.is_empty() {
+            return Err(self.unusable("it was cut"));
+        }
+        let Some(manifest) = self.manifest.take() else {
+            return Err(self.unusable("it has no manifest"));
+        };
+        let log = self.temporary.join(LOG);
+        self.log
+            .flush()
+            .and_then(|()| self.log.get_ref().sync_all())
+            .map_err(|e| unwritable(&log, e))?;
+        let mut files = vec![ListedFile {
+            name: LOG.to_owned(),
+            bytes: self.written.0,
+            sha256: Hash(std::mem::take(&mut self.written.1).finalize().into()),
+        }];
+        let mut small = vec![(KEYS.to_owned(), std::mem::take(&mut self.keys))];
+        for (size, note) in std::mem::take(&mut self.checkpoints) {
+            if size == manifest.size {
+                small.push((CHECKPOINT.to_owned(), note));
+            } else {
+                small.push((format!("{CHECKPOINTS}/{size}"), note));
+            }
+        }
+        if small.iter().any(|(name, _)| name.contains('/')) {
+            let folder = self.temporary.join(CHECKPOINTS);
+            fs::create_dir(&folder).map_err(|e| unwritable(&folder, e))?;
+        }
+        for (name, text) in small {
+            self.write(&name, &text)?;
+            files.push(ListedFile {
+                bytes: text.len() as u64,
+                sha256: digest(text.as_bytes()),
+                name,
+            });
+        }
+        let listing = FolderManifest { manifest, files };
+        self.write(MANIFEST, &listing.encode())?;
+        let sync = |path: &Path| File::open(path).and_then(|folder| folder.sync_all());
+        sync(&self.temporary)
+            .and_then(|()| fs::rename(&self.temporary, &self.at))
+            .map_err(|e| unwritable(&self.at, e))
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<(), Failure> {
+        let path = self.temporary.join(name);
+        File::create_new(&path)
+            .and_then(|mut file| {
+                file.write_all(text.as_bytes())?;
+                file.sync_all()
+            })
+            .map_err(|e| unwritable(&path, e))
+    }
+
+    fn unusable(&self, why: &str) -> Failure {
+        Failure::Local(
+            format!("{} can't be made of this stream", self.at.display()),
+            io::Error::new(io::ErrorKind::InvalidData, why.to_owned()),
+        )
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Of a folder that didn't appear nothing is left; of one that did, nothing is there.
+        drop(fs::remove_dir_all(&self.temporary));
+    }
+}
+
+fn unwritable(path: &Path, error: io::Error) -> Failure {
+    Failure::Local(format!("{} can't be written", path.display()), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use audit_tlog::evidence::{Composer, EvidenceLine};
+    use audit_tlog::verify::{Options, verify_blocks};
+    use audit_tlog::{Kind, Leaf, Origin, SigningKey, Timestamp, Tree};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::bundle;
+
+    /// A stream of a log of two entries, with a checkpoint over each.
+    fn stream() -> String {
+        let tenant = Uuid::from_u128(7);
+        let origin = Origin::parse("logs.example.com").unwrap();
+        let key = SigningKey::from_seed(&origin.for_tenant(tenant, 1), &[1; 32]).unwrap();
+        let mut tree = Tree::new();
+        let mut notes = Vec::new();
+        let leaves = [1, 2].map(|id| {
+            let leaf = Leaf {
+                kind: Kind::Event,
+                tenant_id: tenant,
+                id: Uuid::from_u128(id),
+                created_at: Timestamp::MIN,
+                occurred_at: Timestamp::MIN,
+                action_type: "VIEW",
+                action: "page.view",
+                outcome: "success",
+                severity: "INFO",
+                ctl: None,
+                digests: &[None; 7],
+            };
+            let leaf = leaf.encode();
+            tree.push(audit_tlog::leaf::leaf_hash(leaf.as_bytes()));
+            let head = Checkpoint::new(key.name(), tree.size(), tree.root()).unwrap();
+            notes.push(head.sign(&[&key]).unwrap().encode());
+            leaf
+        });
+        let manifest = Manifest {
+            tenant_id: tenant,
+            origin,
+            created_at: Timestamp::MIN,
+            size: 2,
+            root: tree.root(),
+            filter: None,
+            withheld: Vec::new(),
+        };
+        let mut out = String::new();
+        let mut composer = Composer::new(&manifest, &mut out);
+        for note in notes.iter().rev() {
+            composer.checkpoint(note, &mut out).unwrap();
+        }
+        composer
+            .vkey(&key.verifying_key().encode(), &mut out)
+            .unwrap();
+        for (seq, leaf) in (0..).zip(&leaves) {
+            let line = EvidenceLine {
+                seq,
+                leaf: leaf.into(),
+                disclosures: [const { None }; 7],
+            };
+            composer.entry(line, &mut out).unwrap();
+        }
+        composer.finish(&mut out).unwrap();
+        out
+    }
+
+    fn judged(at: &Path) -> (bool, Vec<String>) {
+        let opened = bundle::open(at).unwrap();
+        let report = verify_blocks(opened.blocks, Options::default(), 2, |_| ()).unwrap();
+        let verified = report.is_verified() && opened.findings.is_empty();
+        (verified, opened.warnings)
+    }
+
+    #[test]
+    fn a_stream_becomes_a_folder_however_it_is_cut() {
+        let stream = stream();
+        let within = tempfile::TempDir::new().unwrap();
+        for size in [1, 7, 1_000, stream.len()] {
+            let at = within.path().join(size.to_string());
+            let mut folder = Folder::create(&at).unwrap();
+            for piece in stream.as_bytes().chunks(size) {
+                folder.push(piece).unwrap();
+                assert!(!at.exists());
+            }
+            folder.finish().unwrap();
+            assert_eq!(
+                bundle::present(&at).unwrap(),
+                [
+                    "checkpoint",
+                    "checkpoints/1",
+                    "keys",
+                    "log.ndjson",
+                    "manifest.json"
+                ]
+            );
+            assert_eq!(judged(&at), (true, Vec::new()));
+            assert!(Folder::create(&at).is_err());
+        }
+        assert_eq!(fs::read_dir(within.path()).unwrap().count(), 4);
+    }
+
+    #[test]
+    fn of_a_stream_that_is_cut_or_no_evidence_nothing_is_left() {
+        let stream = stream();
+        let within = tempfile::TempDir::new().unwrap();
+        let at = within.path().join("cut");
+        for end in 0..stream.len() {
+            let mut folder = Folder::create(&at).unwrap();
+            folder.push(&stream.as_bytes()[..end]).unwrap();
+            assert!(folder.finish().is_err(), "{end}");
+        }
+        let mut folder = Folder::create(&at).unwrap();
+        assert!(folder.push(b"{\"error\":1}\n").is_err());
+        drop(folder);
+        assert_eq!(fs::read_dir(within.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_changed_file_is_named_and_a_packed_log_is_read() {
+        let within = tempfile::TempDir::new().unwrap();
+        let at = within.path().join("bundle");
+        let mut folder = Folder::create(&at).unwrap();
+        folder.push(stream().as_bytes()).unwrap();
+        folder.finish().unwrap();
+        for name in ["checkpoint", "checkpoints/1", "keys"] {
+            let path = at.join(name);
+            let before = fs::read(&path).unwrap();
+            let mut changed = before.clone();
+            changed.push(b'\n');
+            fs::write(&path, changed).unwrap();
+            let opened = bundle::open(&at).unwrap();
+            assert_eq!(opened.findings[0].file.as_deref(), Some(name));
+            fs::remove_file(&path).unwrap();
+            let opened = bundle::open(&at).unwrap();
+            assert_eq!(opened.findings[0].file.as_deref(), Some(name));
+            fs::write(&path, before).unwrap();
+        }
+        // A manifest that isn't the one that was written can't be read.
+        let path = at.join(MANIFEST);
+        let manifest = fs::read_to_string(&path).unwrap();
+        for changed in [
+            manifest.replacen("1970", "1971", 1),
+            manifest.replacen("\"bytes\":1", "\"bytes\":2", 1),
+            String::new(),
+        ] {
+            fs::write(&path, changed).unwrap();
+            assert!(bundle::open(&at).is_err());
+        }
+        let mut listing = FolderManifest::parse(&manifest).unwrap();
+        let mut log = Vec::new();
+        File::open(at.join(LOG))
+            .unwrap()
+            .read_to_end(&mut log)
+            .unwrap();
+        fs::remove_file(at.join(LOG)).unwrap();
+        fs::write(
+            at.join("log.ndjson.zst"),
+            zstd::encode_all(&*log, 3).unwrap(),
+        )
+        .unwrap();
+        listing.files[0].name = "log.ndjson.zst".into();
+        fs::write(&path, listing.encode()).unwrap();
+        let (verified, warnings) = judged(&at);
+        assert!(verified && warnings.len() == 1);
+        fs::write(at.join("more"), "x").unwrap();
+        assert_eq!(judged(&at).1.len(), 2);
+    }
+}

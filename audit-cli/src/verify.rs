@@ -1,0 +1,193 @@
+//! `audit verify`.
+
+use std::io;
+use std::path::Path;
+use std::thread::available_parallelism;
+
+use audit_tlog::Note;
+use audit_tlog::verify::{Options, Report, verify_blocks};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::VerifyArgs;
+use crate::bundle;
+use crate::failure::{Failure, Outcome};
+use crate::present::Out;
+
+/// How many holes and findings are shown to people; scripts get all that the report lists.
+const SHOWN: usize = 20;
+
+/// The longest file with a known checkpoint.
+const MAX_KNOWN: u64 = 2 << 20;
+
+pub(crate) fn run(mut out: Out, args: &VerifyArgs) -> Result<Outcome, Failure> {
+    let known = args.known.iter().map(|path| known(path));
+    let options = Options {
+        partial: args.partial,
+        known: known.collect::<Result<_, _>>()?,
+        keys: args.key.clone(),
+        witnesses: args.witness.clone(),
+        ..Options::default()
+    };
+    let opened = bundle::open(&args.bundle)?;
+    let progress = if out.shows_progress() {
+        ProgressBar::new(0)
+    } else {
+        ProgressBar::hidden()
+    };
+    if let Ok(style) = ProgressStyle::with_template(
+        "{bar:30} {human_pos} of {human_len} entries, {per_sec}, {eta} left",
+    ) {
+        progress.set_style(style);
+    }
+    let workers = available_parallelism().map_or(1, usize::from);
+    let verified = verify_blocks(opened.blocks, options, workers, |read| {
+        progress.set_length(read.size);
+        progress.set_position(read.positions);
+    });
+    progress.finish_and_clear();
+    let mut report = verified
+        .map_err(|e| Failure::Local(format!("{} can't be read", args.bundle.display()), e))?;
+    for finding in opened.findings {
+        report.add(finding);
+    }
+    report.warnings.extend(opened.warnings);
+    if out.json {
+        out.line(&report.to_json())?;
+    } else {
+        present(&mut out, &report)?;
+    }
+    out.flush()?;
+    Ok(if report.is_verified() {
+        Outcome::Complete
+    } else {
+        Outcome::Partial
+    })
+}
+
+fn known(path: &Path) -> Result<Note, Failure> {
+    let text = bundle::text(path, MAX_KNOWN)?;
+    Note::parse(&text).map_err(|fault| {
+        let error = io::Error::new(io::ErrorKind::InvalidData, fault.to_string());
+        Failure::Local(format!("{} is no checkpoint", path.display()), error)
+    })
+}
+
+fn present(out: &mut Out, report: &Report) -> Result<(), Failure> {
+    out.text(&first_line(report))?;
+    if let (Some(tenant), Some(origin)) = (report.tenant_id, &report.origin) {
+        out.text(&format!("Log {origin} of tenant {tenant}"))?;
+    }
+    if let Some(root) = report.root {
+        out.text(&format!(
+            "Root {} at size {}",
+            root.to_base64(),
+            report.size
+        ))?;
+    }
+    if let Some(key) = &report.signed_by {
+        out.text(&format!("Signed by {key}"))?;
+    }
+    for one in &report.cosigned {
+        let at = i64::try_from(one.time)
+            .ok()
+            .and_then(|seconds| seconds.checked_mul(1_000_000))
+            .and_then(audit_core::Timestamp::from_micros);
+        let at = at.map_or_else(|| format!("{} s", one.time), crate::present::second);
+        out.text(&format!("Cosigned by {} at {at}", one.witness))?;
+    }
+    for size in &report.known {
+        out.text(&format!("Continues the known checkpoint of size {size}"))?;
+    }
+    let row = |name: &str, count: u64| vec![name.to_owned(), count.to_string()];
+    let (absent, groups) = (report.absent, report.groups);
+    let mut rows = vec![row("entries in the bundle", report.entries)];
+    for (name, count) in [
+        ("entries pruned", absent.pruned),
+        ("entries withheld", absent.withheld),
+        ("entries UNEXPLAINED", absent.unexplained),
+        ("groups shown", groups.shown),
+        ("groups that never were", groups.never),
+        ("groups erased", groups.erased),
+        ("groups pruned", groups.pruned),
+        ("groups withheld", groups.withheld),
+        ("groups UNEXPLAINED", groups.unexplained),
+    ] {
+        if count > 0 {
+            rows.push(row(name, count));
+        }
+    }
+    out.line("")?;
+    out.table(&[], rows)?;
+    if !report.holes.is_empty() {
+        out.line("")?;
+        out.text("Holes:")?;
+        for hole in report.holes.iter().take(SHOWN) {
+            let at = if hole.from == hole.to {
+                format!("position {}", hole.from)
+            } else {
+                format!("positions {} to {}", hole.from, hole.to)
+            };
+            let names: Vec<_> = hole.groups.iter().map(|group| group.as_str()).collect();
+            let what = if names.is_empty() {
+                "whole entries".to_owned()
+            } else {
+                names.join(", ")
+            };
+            out.text(&format!("  {at}: {what}: {}", hole.why))?;
+        }
+        more(out, report.holes_total, report.holes.len())?;
+    }
+    if !report.findings.is_empty() {
+        out.line("")?;
+        out.text("Findings:")?;
+        for finding in report.findings.iter().take(SHOWN) {
+            out.text(&format!("  {finding}"))?;
+        }
+        more(out, report.findings_total, report.findings.len())?;
+    }
+    if !report.warnings.is_empty() {
+        out.line("")?;
+        for warning in &report.warnings {
+            out.text(&format!("Note: {warning}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn more(out: &mut Out, total: u64, listed: usize) -> Result<(), Failure> {
+    let shown = listed.min(SHOWN) as u64;
+    if total > shown {
+        out.text(&format!("  and {} more (--json lists more)", total - shown))?;
+    }
+    Ok(())
+}
+
+/// The verdict, and up to where it reaches.
+fn first_line(report: &Report) -> String {
+    if !report.is_verified() {
+        let n = report.findings_total;
+        let findings = if n == 1 { "finding" } else { "findings" };
+        return format!("NOT VERIFIED: {n} {findings}");
+    }
+    let reach = match report.span {
+        Some((_, (seq, at))) if seq + 1 == report.size => {
+            format!("up to size {}, accepted {at}", report.size)
+        }
+        Some((_, (seq, at))) => format!(
+            "up to size {} (the last entry shown is {seq}, accepted {at})",
+            report.size
+        ),
+        None => format!("up to size {}", report.size),
+    };
+    let partial = if report.partial {
+        ", not necessarily the whole log"
+    } else {
+        ""
+    };
+    let tail = if report.sees_cut_tails() {
+        ""
+    } else {
+        "; a tail that was cut off behind it can't be seen (--known or --witness finds it)"
+    };
+    format!("Verified {reach}{partial}{tail}")
+}

@@ -1,0 +1,281 @@
+//! Verifying evidence, without a server.
+
+use std::process::Output;
+
+use audit_tlog::evidence::{Composer, EvidenceLine, FolderManifest, ListedFile, Manifest};
+use audit_tlog::leaf::{disclosure, disclosure_digest, leaf_hash};
+use audit_tlog::{
+    Basis, Checkpoint, Control, Cosigner, Group, Hash, Kind, Leaf, Note, Origin, Salt, SigningKey,
+    Timestamp, Tree,
+};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::server::audit;
+use crate::{json_lines, text};
+
+/// A log of `size` entries: the third is an erasure of the first one's actor.
+struct Log {
+    key: SigningKey,
+    entries: Vec<(String, Option<String>)>,
+    notes: Vec<Note>,
+    manifest: Manifest,
+}
+
+impl Log {
+    fn new(size: u64) -> Self {
+        let tenant = Uuid::from_u128(7);
+        let origin = Origin::parse("logs.example.com").unwrap();
+        let key = SigningKey::from_seed(&origin.for_tenant(tenant, 1), &[1; 32]).unwrap();
+        let mut tree = Tree::new();
+        let mut notes = Vec::new();
+        let mut entries = Vec::new();
+        for seq in 0..size {
+            let salt = Salt([seq as u8; 16]);
+            let actor = format!("{{\"user_id\":\"user-{seq}\"}}");
+            let erase = Control::Erase {
+                groups: vec![Group::Actor],
+                entries: vec![(0, 0)],
+                basis: Basis::parse("gdpr-17").unwrap(),
+            };
+            let ctl = (seq == 2).then(|| erase.to_json());
+            let mut digests = [None; 7];
+            digests[0] = Some(disclosure_digest(&salt, Group::Actor, &actor));
+            let at = Timestamp::from_micros(1_764_000_000_000_000 + seq as i64).unwrap();
+            let leaf = Leaf {
+                kind: if seq == 2 { Kind::Erase } else { Kind::Event },
+                tenant_id: tenant,
+                id: Uuid::from_u128(seq.into()),
+                created_at: at,
+                occurred_at: at,
+                action_type: if seq == 2 { "OTHER" } else { "VIEW" },
+                action: if seq == 2 { "log.erase" } else { "page.view" },
+                outcome: "success",
+                severity: "INFO",
+                ctl: ctl.as_deref(),
+                digests: &digests,
+            }
+            .encode();
+            tree.push(leaf_hash(leaf.as_bytes()));
+            let head = Checkpoint::new(key.name(), tree.size(), tree.root()).unwrap();
+            notes.push(head.sign(&[&key]).unwrap());
+            let shown = (seq != 0).then(|| disclosure(&salt, Group::Actor, &actor));
+            entries.push((leaf, shown));
+        }
+        let manifest = Manifest {
+            tenant_id: tenant,
+            origin,
+            created_at: Timestamp::MAX,
+            size,
+            root: tree.root(),
+            filter: None,
+            withheld: Vec::new(),
+        };
+        Self {
+            key,
+            entries,
+            notes,
+            manifest,
+        }
+    }
+
+    fn stream(&self) -> String {
+        let mut out = String::new();
+        let mut composer = Composer::new(&self.manifest, &mut out);
+        let last = self.notes.last().unwrap().encode();
+        composer.checkpoint(&last, &mut out).unwrap();
+        let vkey = self.key.verifying_key().encode();
+        composer.vkey(&vkey, &mut out).unwrap();
+        for (seq, (leaf, actor)) in (0..).zip(&self.entries) {
+            let mut disclosures = [const { None }; 7];
+            disclosures[0] = actor.as_deref().map(Into::into);
+            let leaf = leaf.into();
+            let line = EvidenceLine {
+                seq,
+                leaf,
+                disclosures,
+            };
+            composer.entry(line, &mut out).unwrap();
+        }
+        composer.finish(&mut out).unwrap();
+        out
+    }
+
+    /// The folder `bundle` within another.
+    fn folder(&self) -> TempDir {
+        let within = TempDir::new().unwrap();
+        let at = within.path().join("bundle");
+        std::fs::create_dir(&at).unwrap();
+        let stream = self.stream();
+        let positions = stream.lines().skip(3).map(|line| format!("{line}\n"));
+        let mut files = Vec::new();
+        for (name, text) in [
+            ("checkpoint", self.notes.last().unwrap().encode()),
+            ("keys", format!("{}\n", self.key.verifying_key())),
+            ("log.ndjson", positions.collect()),
+        ] {
+            std::fs::write(at.join(name), &text).unwrap();
+            files.push(ListedFile {
+                name: name.into(),
+                bytes: text.len() as u64,
+                sha256: Hash(Sha256::digest(text.as_bytes()).into()),
+            });
+        }
+        let manifest = self.manifest.clone();
+        let listing = FolderManifest { manifest, files }.encode();
+        std::fs::write(at.join("manifest.json"), listing).unwrap();
+        within
+    }
+}
+
+fn verify(within: &TempDir, arguments: &[&str], code: i32) -> Output {
+    audit(&[&["verify"], arguments].concat())
+        .current_dir(within)
+        // Settings of a server that can't be meant so don't matter.
+        .env("AUDIT_URL", "ftp://nowhere")
+        .assert()
+        .code(code)
+        .get_output()
+        .clone()
+}
+
+#[test]
+fn an_untouched_bundle_is_0_and_says_up_to_where_it_reaches() {
+    let log = Log::new(5);
+    let within = log.folder();
+    let output = verify(&within, &["bundle"], 0);
+    let report = text(&output.stdout);
+    let first = report.lines().next().unwrap();
+    assert!(first.starts_with("Verified up to size 5, accepted 2025-11-24T16:00:00.000004Z"));
+    assert!(first.contains("can't be seen"), "{first}");
+    assert!(
+        report.contains("position 0: actor: erased by seq 2"),
+        "{report}"
+    );
+    assert!(output.stderr.is_empty());
+
+    let stream = within.path().join("stream");
+    std::fs::write(&stream, log.stream()).unwrap();
+    let packed = zstd::encode_all(log.stream().as_bytes(), 3).unwrap();
+    std::fs::write(within.path().join("stream.zst"), packed).unwrap();
+    for source in ["bundle", "stream", "stream.zst"] {
+        let vkey = log.key.verifying_key().encode();
+        let output = verify(&within, &["--json", "--key", &vkey, source], 0);
+        let report = &json_lines(&output)[0];
+        assert_eq!(report["verified"], true);
+        assert_eq!(report["key_trusted"], true);
+        assert_eq!(report["holes"][0]["by"], 2);
+        assert_eq!(report["warnings"].as_array().unwrap().len(), 0);
+    }
+    let mut piped = audit(&["verify", "-"]);
+    piped.write_stdin(log.stream()).assert().code(0);
+}
+
+#[test]
+fn a_changed_bundle_is_1_and_names_the_position_or_file() {
+    let within = Log::new(5).folder();
+    let path = within.path().join("bundle/log.ndjson");
+    let before = std::fs::read_to_string(&path).unwrap();
+    for (from, to, expected) in [
+        ("{\"seq\":3", "{\"seq\":4", Some(3)),
+        ("{\"seq\":3", "\"seq\":3", Some(3)),
+        ("VIEW", "EDIT", Some(0)),
+    ] {
+        std::fs::write(&path, before.replacen(from, to, 1)).unwrap();
+        let report = &json_lines(&verify(&within, &["--json", "bundle"], 1))[0];
+        assert_eq!(report["findings"][0]["from"].as_u64(), expected, "{report}");
+        let output = verify(&within, &["bundle"], 1);
+        assert!(text(&output.stdout).starts_with("NOT VERIFIED"));
+    }
+    // Another spelling of the same strings.
+    std::fs::write(&path, before.replace("\"leaf\":", " \"leaf\" : ")).unwrap();
+    let output = verify(&within, &["bundle"], 0);
+    assert!(text(&output.stdout).contains("written again"));
+
+    std::fs::write(&path, before).unwrap();
+    let keys = within.path().join("bundle/keys");
+    std::fs::write(keys, "x\n").unwrap();
+    let output = verify(&within, &["bundle"], 1);
+    assert!(text(&output.stdout).contains("keys: not the file that the manifest lists"));
+}
+
+#[test]
+fn what_can_not_be_read_is_2_with_one_line() {
+    let within = Log::new(5).folder();
+    std::fs::create_dir(within.path().join("empty")).unwrap();
+    std::fs::write(within.path().join("note"), "x").unwrap();
+    std::fs::write(within.path().join("bad.zst"), "x").unwrap();
+    let manifest = within.path().join("bundle/manifest.json");
+    let text_of = std::fs::read_to_string(&manifest).unwrap();
+    let mut attempts = vec![
+        vec!["nowhere"],
+        vec!["empty"],
+        vec!["bad.zst"],
+        vec!["bundle", "--known", "nowhere"],
+        vec!["bundle", "--known", "note"],
+    ];
+    for arguments in attempts.drain(..) {
+        let output = verify(&within, &arguments, 2);
+        assert_eq!(text(&output.stderr).lines().count(), 1, "{arguments:?}");
+    }
+    verify(&within, &["bundle", "--key", "x"], 2);
+    std::fs::write(&manifest, text_of.replacen("\"size\":5", "\"size\":6", 1)).unwrap();
+    let output = verify(&within, &["bundle"], 2);
+    assert!(text(&output.stderr).contains("manifest.json"));
+}
+
+#[test]
+fn a_known_checkpoint_or_a_witness_finds_a_tail_that_was_cut() {
+    let (old, new) = (Log::new(5), Log::new(9));
+    let within = old.folder();
+    std::fs::write(within.path().join("earlier"), old.notes[4].encode()).unwrap();
+    std::fs::write(within.path().join("later"), new.notes[8].encode()).unwrap();
+    let output = verify(&within, &["bundle", "--known", "earlier"], 0);
+    let first = text(&output.stdout).lines().next().unwrap();
+    assert!(!first.contains("can't be seen"), "{first}");
+    let report = &json_lines(&verify(
+        &within,
+        &["--json", "bundle", "--known", "later"],
+        1,
+    ))[0];
+    assert_eq!(report["findings"][0]["code"], "rollback");
+
+    let witness = SigningKey::from_seed("witness.example", &[9; 32]).unwrap();
+    let witness = Cosigner::from(witness);
+    let vkey = witness.verifying_key().encode();
+    verify(&within, &["bundle", "--witness", &vkey], 1);
+    let mut cosigned = Log::new(5);
+    let note = cosigned.notes.last_mut().unwrap();
+    let line = witness.cosign(note.text(), 1_764_000_000).unwrap();
+    note.add(line).unwrap();
+    let output = verify(&cosigned.folder(), &["bundle", "--witness", &vkey], 0);
+    let report = text(&output.stdout);
+    assert!(
+        report.contains("Cosigned by witness.example at 2025-11-24T16:00:00Z"),
+        "{report}"
+    );
+}
+
+#[test]
+fn an_export_that_is_not_the_whole_log_needs_partial() {
+    let mut log = Log::new(5);
+    log.manifest.withheld = vec![Group::Actor];
+    log.entries.iter_mut().for_each(|entry| entry.1 = None);
+    let within = log.folder();
+    let output = verify(&within, &["bundle"], 1);
+    assert!(text(&output.stdout).contains("UNEXPLAINED"));
+    let output = verify(&within, &["bundle", "--partial"], 0);
+    let report = text(&output.stdout);
+    assert!(
+        report
+            .lines()
+            .next()
+            .unwrap()
+            .contains("not necessarily the whole log")
+    );
+    assert!(
+        report.contains("positions 1 to 4: actor: withheld by this export"),
+        "{report}"
+    );
+}

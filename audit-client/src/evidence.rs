@@ -1,0 +1,80 @@
+//! What the log proves: checkpoints, proofs and evidence exports, to be verified with
+//! [`audit_core::tlog`] or any other tool of these formats.
+
+use audit_core::tlog::note::{Note, VerifyingKey};
+use audit_core::tlog::proof::InclusionProof;
+use audit_core::{Error, ErrorKind, EventId, EvidenceRequest, Result, TenantId};
+use reqwest::Method;
+use reqwest::header::{ACCEPT, HeaderValue};
+
+use crate::client::Client;
+use crate::export::{Export, chunks};
+use crate::list::filter_query;
+use crate::transport::Call;
+
+impl Client {
+    /// The proof that an entry is in the log: its position, hashes, and the signed checkpoint that
+    /// they lead to. [`InclusionProof::verify`] says whether it holds for the entry's leaf hash.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] and [`ErrorKind::Pruned`] as for [`get`](Self::get);
+    /// [`ErrorKind::Unavailable`] when no checkpoint covers the entry within the bounds of
+    /// [`Retry`](crate::Retry), and [`ErrorKind::Malformed`] for what is no proof.
+    pub async fn proof(&self, id: EventId) -> Result<InclusionProof> {
+        let text = self.text(format!("api/v1/logs/{id}/proof")).await?;
+        InclusionProof::parse(&text).map_err(not_the_format)
+    }
+
+    /// A tenant's newest checkpoint, a C2SP signed note.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] before the first one; [`ErrorKind::Malformed`] for what is no note.
+    pub async fn checkpoint(&self, tenant: TenantId) -> Result<Note> {
+        let text = self
+            .text(format!("api/v1/tlog/{tenant}/checkpoint"))
+            .await?;
+        Note::parse(&text).map_err(not_the_format)
+    }
+
+    /// The key of a tenant's checkpoints, as the server says. Compare it with one from elsewhere.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Malformed`] for what is no key.
+    pub async fn verifying_key(&self, tenant: TenantId) -> Result<VerifyingKey> {
+        let text = self.text(format!("api/v1/tlog/{tenant}/key")).await?;
+        VerifyingKey::parse(text.trim_end()).map_err(not_the_format)
+    }
+
+    /// Begins an evidence export: the lines of [`audit_core::tlog::evidence`]. It is evidence only
+    /// with its last line.
+    ///
+    /// # Errors
+    /// A filter that the server refuses, by name.
+    pub async fn evidence(&self, request: &EvidenceRequest) -> Result<Export> {
+        let mut query = vec![("format", "evidence".to_owned())];
+        query.extend(filter_query(&request.filter));
+        if !request.withheld.is_empty() {
+            let groups: Vec<&str> = request.withheld.iter().map(|g| g.as_str()).collect();
+            query.push(("withhold", groups.join(",")));
+        }
+        let call = Call::new(Method::GET, "api/v1/logs/export")
+            .query(query)
+            .header(ACCEPT, HeaderValue::from_static("*/*"));
+        let response = self.body(&call).await?;
+        Ok(Export::new(chunks(response, self.shared.silence)))
+    }
+
+    async fn text(&self, path: String) -> Result<String> {
+        let call = Call::new(Method::GET, path)
+            .header(ACCEPT, HeaderValue::from_static("text/plain, */*"));
+        Ok(self.answer(&call).await?.body)
+    }
+}
+
+fn not_the_format(fault: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(
+        ErrorKind::Malformed,
+        "the server's answer is not in the format that was asked for",
+    )
+    .with_source(fault)
+}

@@ -1,0 +1,527 @@
+//! What a tenant's log proves: inclusion, consistency, tiles, and the export that an auditor verifies
+//! without us.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit_tlog::evidence::{ComposeFault, Composer, EvidenceLine, Manifest};
+use audit_tlog::merkle::{self, subtrees};
+use audit_tlog::note::{Note, VerifyingKey};
+use audit_tlog::proof::InclusionProof;
+use audit_tlog::tile::{self, Content, FULL_WIDTH, Tile};
+use audit_tlog::{Control, Group, Hash, leaf::leaf_hash, leaf::node_hash};
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use tokio::time::Instant;
+
+use crate::checkpoint::SignedCheckpoint;
+use crate::entry::Evidence;
+use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Filter;
+use crate::id::{EventId, TenantId};
+use crate::log::TenantLog;
+use crate::page::PageRequest;
+use crate::scope::TenantScope;
+use crate::signing::{Signing, not_signed};
+use crate::store::{LogStore, Lookup, Snapshot};
+
+/// Text after which an export is given out piece by piece, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// What an evidence export is asked for. The default is the whole log.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct EvidenceRequest {
+    /// Which entries. Control entries are always in it.
+    pub filter: Filter,
+    /// Groups that are kept back, of all entries.
+    pub withheld: Vec<Group>,
+}
+
+impl EvidenceRequest {
+    /// The whole log.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only these entries, and the control entries.
+    #[must_use]
+    pub fn filter(mut self, filter: Filter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// Keeps these groups back: their digests are shown, and not what they hold.
+    #[must_use]
+    pub fn withhold(mut self, groups: &[Group]) -> Self {
+        self.withheld = Group::ALL
+            .into_iter()
+            .filter(|group| groups.contains(group))
+            .collect();
+        self
+    }
+}
+
+/// The hash over a perfect subtree of leaves, from the stored hashes of the level below it.
+pub(crate) async fn node(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    range: Range<u64>,
+) -> Result<Hash> {
+    let height = (range.end - range.start).ilog2();
+    let level = height / FULL_WIDTH.ilog2();
+    let width = u64::from(FULL_WIDTH).pow(level);
+    let hashes = store
+        .hashes(
+            scope,
+            u8::try_from(level).unwrap_or(u8::MAX),
+            range.start / width..range.end / width,
+        )
+        .await?;
+    Ok(merkle::subtree_root(&hashes))
+}
+
+/// The `MTH` of any range that a proof asks for: a perfect subtree, or what a tree ends in.
+async fn root_of(store: &dyn LogStore, scope: &TenantScope, range: Range<u64>) -> Result<Hash> {
+    let mut peaks = Vec::new();
+    for subtree in subtrees(range) {
+        peaks.push(node(store, scope, subtree).await?);
+    }
+    Ok(merkle::join_peaks(&peaks))
+}
+
+async fn roots_of(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    nodes: Option<Vec<Range<u64>>>,
+) -> Result<Vec<Hash>> {
+    let mut hashes = Vec::new();
+    for range in nodes.unwrap_or_default() {
+        hashes.push(root_of(store, scope, range).await?);
+    }
+    Ok(hashes)
+}
+
+pub(crate) async fn inclusion(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    seq: u64,
+    checkpoint: &SignedCheckpoint,
+) -> Result<InclusionProof> {
+    let nodes = merkle::inclusion_nodes(seq, checkpoint.size);
+    let hashes = roots_of(store, scope, nodes).await?;
+    Note::parse(&checkpoint.note)
+        .map_err(|fault| broken(scope, fault))
+        .and_then(|note| {
+            InclusionProof::new(seq, hashes, note).map_err(|fault| broken(scope, fault))
+        })
+}
+
+pub(crate) async fn consistency(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    sizes: Range<u64>,
+) -> Result<Vec<Hash>> {
+    let head = store.head(scope).await?;
+    if sizes.start > sizes.end || sizes.end > head.size() {
+        return Err(Error::field(
+            "to",
+            format!("not from `from` to the log's size, {}", head.size()),
+        ));
+    }
+    let nodes = merkle::consistency_nodes(sizes.start, sizes.end);
+    roots_of(store, scope, nodes).await
+}
+
+pub(crate) async fn tile(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    tile: &Tile,
+) -> Result<Vec<u8>> {
+    let none = || Error::new(ErrorKind::NotFound, "the log has no such tile");
+    let start = tile
+        .index()
+        .checked_mul(u64::from(FULL_WIDTH))
+        .ok_or_else(none)?;
+    let range = start..start + u64::from(tile.width());
+    match tile.content() {
+        Content::Hashes(level) => {
+            let hashes = store.hashes(scope, level, range).await?;
+            Ok(tile::encode_hashes(&hashes))
+        }
+        Content::Entries => {
+            if store.head(scope).await?.size() < range.end {
+                return Err(none());
+            }
+            let wanted = range.end - range.start;
+            let leaves = store.leaves(scope, range).await?;
+            if leaves.len() as u64 != wanted {
+                return Err(Error::new(
+                    ErrorKind::Pruned,
+                    "entries of the bundle were pruned",
+                ));
+            }
+            tile::encode_entries(leaves.iter().map(|(_, leaf)| leaf.as_bytes()))
+                .map_err(|fault| broken(scope, fault))
+        }
+    }
+}
+
+fn broken(scope: &TenantScope, fault: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Corrupt, "what is stored is not what was signed")
+        .with_tenant(scope.tenant())
+        .with_source(fault)
+}
+
+/// How long an export waits for a checkpoint of just its snapshot, when another process signs.
+const SIGNED_WITHIN: Duration = Duration::from_secs(5);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What the log proves.
+impl TenantLog {
+    fn signing(&self) -> Result<&Signing> {
+        self.log.inner.signing.as_deref().ok_or_else(not_signed)
+    }
+
+    /// The key that verifies this log's checkpoints. Needs no permission: it is public.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without a signer.
+    pub fn verifying_key(&self) -> Result<VerifyingKey> {
+        self.signing()?.signer().verifying_key(self.scope.tenant())
+    }
+
+    /// The largest signed checkpoint; none before the signer came to this log. Needs `read`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without a signer; what the store answers.
+    pub async fn checkpoint(&self) -> Result<Option<SignedCheckpoint>> {
+        self.signing()?.checkpoints().latest(&self.scope).await
+    }
+
+    /// The proof that an entry stands in the log, under the largest checkpoint. Needs `read`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] and [`ErrorKind::Pruned`] as for [`get`](Self::get);
+    /// [`ErrorKind::Unavailable`] while no checkpoint covers the entry, which takes about a second
+    /// after it was recorded; [`ErrorKind::NotFound`] without a signer.
+    pub async fn proof(&self, id: EventId) -> Result<InclusionProof> {
+        let signing = self.signing()?;
+        let store = &*self.log.inner.store;
+        let mut found = store.get(&self.scope, &[id]).await?;
+        let entry = found.pop().unwrap_or(Lookup::Missing).into_entry()?;
+        match signing.checkpoints().latest(&self.scope).await? {
+            Some(checkpoint) if checkpoint.size > entry.seq => {
+                inclusion(store, &self.scope, entry.seq, &checkpoint).await
+            }
+            _ => Err(not_yet("no checkpoint covers the entry yet")),
+        }
+    }
+
+    /// The proof (RFC 6962 §2.1.2) that the log of `to` entries continues the one of `from`. Needs
+    /// `read`. Empty when they are equal, and from 0.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] unless `from` ≤ `to` ≤ the log's size; what the store answers.
+    pub async fn consistency(&self, from: u64, to: u64) -> Result<Vec<Hash>> {
+        consistency(&*self.log.inner.store, &self.scope, from..to).await
+    }
+
+    /// A tile, as C2SP tlog-tiles serves it: of hashes, or of the leaf data of entries. Needs `read`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the log isn't so large; [`ErrorKind::Pruned`] when leaf data of
+    /// the bundle is gone.
+    pub async fn tile(&self, wanted: &Tile) -> Result<Vec<u8>> {
+        tile(&*self.log.inner.store, &self.scope, wanted).await
+    }
+
+    /// An evidence export: the lines of [`audit_tlog::evidence`], in pieces of whole lines, from one
+    /// snapshot and in constant memory. Needs `export`. The stream is evidence only when its last
+    /// line is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without a signer; [`ErrorKind::Unavailable`] when another process signs
+    /// and did not come to the snapshot's size, as on a log that grows all the time; what the store
+    /// answers.
+    pub async fn evidence(
+        &self,
+        request: EvidenceRequest,
+    ) -> Result<BoxStream<'static, Result<String>>> {
+        let signing = self.signing()?;
+        let inner = &self.log.inner;
+        // Who may export may see what the export begins with.
+        let reader = TenantScope::trusted(self.scope.tenant(), "evidence");
+        let deadline = Instant::now() + SIGNED_WITHIN;
+        let (snapshot, checkpoint) = loop {
+            let snapshot = inner.store.snapshot(&self.scope).await?;
+            let head = snapshot.head();
+            let known = signing.checkpoints().covering(&reader, head.size()).await?;
+            match (known, signing.fence()) {
+                (Some(known), _) if known.size == head.size() => break (snapshot, known),
+                (_, Some(fence)) => {
+                    let checkpoint = signing.publish(fence, head, inner.clock.now()).await?;
+                    break (snapshot, checkpoint);
+                }
+                _ if Instant::now() >= deadline => {
+                    return Err(not_yet("no checkpoint has the size of the export yet"));
+                }
+                _ => tokio::time::sleep(LOOK).await,
+            }
+        };
+        let manifest = Manifest {
+            tenant_id: self.scope.tenant().into_uuid(),
+            origin: signing.signer().origin().clone(),
+            created_at: inner.clock.now(),
+            size: checkpoint.size,
+            root: checkpoint.root,
+            filter: (!request.filter.is_empty()).then(|| request.filter.to_json()),
+            withheld: request.withheld.clone(),
+        };
+        let vkey = self.verifying_key()?.encode();
+        let export = Exported {
+            manifest,
+            checkpoint,
+            vkey,
+        };
+        export
+            .stream(Arc::clone(&inner.store), reader, request, snapshot)
+            .await
+    }
+}
+
+fn not_yet(message: &'static str) -> Error {
+    Error::new(ErrorKind::Unavailable, message).with_retry_after(Duration::from_secs(1))
+}
+
+/// What an export begins with.
+struct Exported {
+    manifest: Manifest,
+    checkpoint: SignedCheckpoint,
+    vkey: String,
+}
+
+/// An export under way.
+struct Export {
+    scope: TenantScope,
+    request: EvidenceRequest,
+    entries: BoxStream<'static, Result<Evidence>>,
+    composer: Composer,
+    /// Positions that are left out, up to the next entry that isn't.
+    gap: Run,
+    text: String,
+}
+
+/// Where prunes of what is absent ended, up to and with `below`: a verifier compares the roots there.
+async fn prunes(store: &dyn LogStore, tenant: TenantId, below: u64) -> Result<Vec<u64>> {
+    if below == 0 {
+        return Ok(Vec::new());
+    }
+    let scope = TenantScope::trusted(tenant, "evidence");
+    let filter = Filter::new().action("log.prune");
+    let mut page = PageRequest::first()
+        .ascending()
+        .limit(PageRequest::MAX_LIMIT);
+    let mut ends = vec![below];
+    loop {
+        let found = store.list(&scope, &filter, &page).await?;
+        for entry in &found.items {
+            let control = entry
+                .ctl
+                .as_deref()
+                .map(|ctl| Control::parse(entry.kind, ctl));
+            if let Some(Ok(Control::Prune { below: end, .. })) = control
+                && end < below
+            {
+                ends.push(end);
+            }
+        }
+        match found.next {
+            Some(next) if !found.items.is_empty() => page = page.after(next),
+            _ => break,
+        }
+    }
+    ends.sort_unstable();
+    ends.dedup();
+    Ok(ends)
+}
+
+impl Exported {
+    /// The lines of the stream.
+    async fn stream(
+        self,
+        store: Arc<dyn LogStore>,
+        scope: TenantScope,
+        request: EvidenceRequest,
+        snapshot: Box<dyn Snapshot>,
+    ) -> Result<BoxStream<'static, Result<String>>> {
+        let mut text = String::with_capacity(PIECE);
+        let mut composer = Composer::new(&self.manifest, &mut text);
+        let written = composer
+            .checkpoint(&self.checkpoint.note, &mut text)
+            .and_then(|()| composer.vkey(&self.vkey, &mut text));
+        written.map_err(|fault| broken(&scope, fault))?;
+        let below = snapshot.head().pruned_below;
+        let mut from = 0;
+        for to in prunes(&*store, scope.tenant(), below).await? {
+            let mut hashes = Vec::new();
+            for subtree in subtrees(from..to) {
+                hashes.push(node(&*store, &scope, subtree).await?);
+            }
+            composer
+                .gap(from..to, hashes, &mut text)
+                .map_err(|fault| broken(&scope, fault))?;
+            composer.mark(&mut text);
+            from = to;
+        }
+        let export = Export {
+            entries: snapshot.evidence().await?,
+            scope,
+            request,
+            composer,
+            gap: Run::starting_at(below),
+            text,
+        };
+        drop(snapshot);
+        let pieces = stream::unfold(Some(export), |export| async move {
+            let mut export = export?;
+            match export.piece().await {
+                Ok(true) => Some((Ok(std::mem::take(&mut export.text)), Some(export))),
+                Ok(false) => {
+                    let Export {
+                        composer,
+                        mut text,
+                        scope,
+                        ..
+                    } = export;
+                    let done = composer
+                        .finish(&mut text)
+                        .map_err(|fault| broken(&scope, fault));
+                    Some((done.map(|()| text), None))
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Ok(pieces.boxed())
+    }
+}
+
+impl Export {
+    /// Fills the text. False when everything was written.
+    async fn piece(&mut self) -> Result<bool> {
+        while self.text.len() < PIECE {
+            let Some(evidence) = self.entries.next().await.transpose()? else {
+                self.close_gap()?;
+                return Ok(false);
+            };
+            let entry = &evidence.entry;
+            if entry.kind.is_control() || self.request.filter.matches(entry) {
+                self.close_gap()?;
+                self.gap = Run::starting_at(entry.seq + 1);
+                self.write(evidence)?;
+            } else {
+                self.gap.push(leaf_hash(evidence.leaf.as_bytes()));
+            }
+        }
+        Ok(true)
+    }
+
+    fn write(&mut self, evidence: Evidence) -> Result<()> {
+        let mut disclosures = evidence.disclosures.map(|text| text.map(Into::into));
+        for group in &self.request.withheld {
+            disclosures[group.index()] = None;
+        }
+        let line = EvidenceLine {
+            seq: evidence.entry.seq,
+            leaf: evidence.leaf.into(),
+            disclosures,
+        };
+        self.composer
+            .entry(line, &mut self.text)
+            .map_err(|fault| self.fault(fault))
+    }
+
+    fn close_gap(&mut self) -> Result<()> {
+        if self.gap.is_empty() {
+            return Ok(());
+        }
+        let (range, hashes) = std::mem::take(&mut self.gap).finish();
+        self.composer
+            .gap(range, hashes, &mut self.text)
+            .map_err(|fault| self.fault(fault))
+    }
+
+    fn fault(&self, fault: ComposeFault) -> Error {
+        broken(&self.scope, fault)
+    }
+}
+
+/// Leaf hashes of consecutive positions, joined into the largest perfect subtrees as they come: what
+/// [`subtrees`] of the run are the roots of.
+#[derive(Debug, Default)]
+struct Run {
+    start: u64,
+    len: u64,
+    /// Each subtree's height and root; their sizes go up, then down.
+    roots: VecDeque<(u32, Hash)>,
+}
+
+impl Run {
+    fn starting_at(start: u64) -> Self {
+        Self {
+            start,
+            ..Self::default()
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn push(&mut self, leaf: Hash) {
+        let end = self.start + self.len + 1;
+        self.len += 1;
+        let (mut height, mut root) = (0, leaf);
+        // The subtree that ends here is a right half when its left one is there, and aligned.
+        while let Some((left, sibling)) = self.roots.back().copied() {
+            if left != height || !end.is_multiple_of(2 << height) {
+                break;
+            }
+            self.roots.pop_back();
+            root = node_hash(&sibling, &root);
+            height += 1;
+        }
+        self.roots.push_back((height, root));
+    }
+
+    fn finish(self) -> (Range<u64>, Vec<Hash>) {
+        let range = self.start..self.start + self.len;
+        (
+            range,
+            self.roots.into_iter().map(|(_, root)| root).collect(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_has_the_roots_of_its_subtrees() {
+        let leaf = |seq: u64| leaf_hash(&seq.to_be_bytes());
+        for start in 0..70 {
+            let mut run = Run::starting_at(start);
+            for end in start + 1..140 {
+                run.push(leaf(end - 1));
+                let (range, roots) = (start..end, run.roots.iter().map(|(_, root)| *root));
+                let expected = subtrees(range)
+                    .into_iter()
+                    .map(|subtree| merkle::subtree_root(&subtree.map(leaf).collect::<Vec<_>>()));
+                assert!(roots.eq(expected), "{start}..{end}");
+            }
+        }
+    }
+}

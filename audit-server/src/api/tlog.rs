@@ -1,0 +1,205 @@
+//! `/tlog/{tenant_id}/…` and `GET /logs/{id}/proof`: what other people's tools verify.
+
+use std::sync::Arc;
+
+use audit_core::tlog::tile::{Content, Tile};
+use audit_core::{Permission, TenantId, TenantLog};
+use poem::http::HeaderValue;
+use poem::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use poem::{IntoResponse, Response};
+use poem_openapi::param::Path;
+use poem_openapi::payload::Payload;
+use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
+use poem_openapi::{ApiResponse, OpenApi};
+
+use crate::api::PathId;
+use crate::api::schema::Tag;
+use crate::app::App;
+use crate::auth::Caller;
+use crate::problem::{Problem, ProblemKind, Reading, Refused};
+
+/// Checkpoints, tiles and proofs.
+pub(crate) struct Tlog(pub(crate) Arc<App>);
+
+/// What never changes may be kept for ever.
+const FOREVER: &str = "private, max-age=31536000, immutable";
+/// What a later answer replaces.
+const NEVER: &str = "no-store";
+
+/// Text as a standard of its own defines it.
+pub(crate) struct Text {
+    text: String,
+    cache: &'static str,
+}
+
+impl Payload for Text {
+    const CONTENT_TYPE: &'static str = "text/plain; charset=utf-8";
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema::new("string")))
+    }
+}
+
+impl IntoResponse for Text {
+    fn into_response(self) -> Response {
+        served(self.text.into_bytes(), Self::CONTENT_TYPE, self.cache)
+    }
+}
+
+/// A tile's bytes.
+pub(crate) struct Bytes {
+    bytes: Vec<u8>,
+    cache: &'static str,
+}
+
+impl Payload for Bytes {
+    const CONTENT_TYPE: &'static str = "application/octet-stream";
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema::new_with_format("string", "binary")))
+    }
+}
+
+impl IntoResponse for Bytes {
+    fn into_response(self) -> Response {
+        served(self.bytes, Self::CONTENT_TYPE, self.cache)
+    }
+}
+
+fn served(bytes: Vec<u8>, content_type: &'static str, cache: &'static str) -> Response {
+    let mut response = Response::builder().body(bytes);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
+    response
+}
+
+#[derive(ApiResponse)]
+pub(crate) enum TextAnswer {
+    /// The text.
+    #[oai(status = 200)]
+    Text(Text),
+}
+
+#[derive(ApiResponse)]
+pub(crate) enum TileAnswer {
+    /// The tile.
+    #[oai(status = 200)]
+    Tile(Bytes),
+}
+
+fn no_tile() -> Problem {
+    Problem::new(ProblemKind::NotFound, "the log has no such tile")
+}
+
+#[OpenApi(prefix_path = "/api/v1")]
+impl Tlog {
+    async fn enter(&self, caller: &Caller, tenant: &PathId) -> Result<TenantLog, Problem> {
+        let tenant: TenantId = tenant.parse_as("tenant_id")?;
+        self.0
+            .gate
+            .enter_path(caller, tenant, Permission::Read)
+            .await
+    }
+
+    /// Prove that an entry is in the log
+    ///
+    /// Needs `read`. A C2SP tlog-proof: the entry's position, the hashes from its leaf to the root,
+    /// and the signed checkpoint with that root. The leaf is the entry's `leaf_hash`. A checkpoint
+    /// covers an entry about a second after it was recorded; until then the answer is 503.
+    #[oai(
+        path = "/logs/:id/proof",
+        method = "get",
+        operation_id = "proof",
+        tag = "Tag::Evidence"
+    )]
+    async fn proof(
+        &self,
+        caller: Caller,
+        /// The entry's id.
+        id: Path<PathId>,
+    ) -> Result<TextAnswer, Refused<Reading>> {
+        let id = id.0.parse()?;
+        let log = self.0.gate.enter(&caller, Permission::Read, &[]).await?;
+        let text = log.proof(id).await?.encode();
+        Ok(TextAnswer::Text(Text { text, cache: NEVER }))
+    }
+
+    /// Read the newest checkpoint
+    ///
+    /// Needs `read`. A C2SP tlog-checkpoint in a signed note: the log's origin, its size and root,
+    /// and the signature of its key. It is made within about a second after the log has grown.
+    #[oai(
+        path = "/tlog/:tenant_id/checkpoint",
+        method = "get",
+        operation_id = "checkpoint",
+        tag = "Tag::Evidence"
+    )]
+    async fn checkpoint(
+        &self,
+        caller: Caller,
+        /// Whose log.
+        tenant_id: Path<PathId>,
+    ) -> Result<TextAnswer, Refused<Reading>> {
+        let log = self.enter(&caller, &tenant_id.0).await?;
+        let checkpoint = log
+            .checkpoint()
+            .await?
+            .ok_or_else(|| Problem::new(ProblemKind::NotFound, "the log has no checkpoint yet"))?;
+        Ok(TextAnswer::Text(Text {
+            text: checkpoint.note,
+            cache: NEVER,
+        }))
+    }
+
+    /// Read the key that verifies checkpoints
+    ///
+    /// Needs `read`. A C2SP verifier key (`vkey`), one line. An auditor who has it from here trusts
+    /// this server for it: compare it with one that was handed over before.
+    #[oai(
+        path = "/tlog/:tenant_id/key",
+        method = "get",
+        operation_id = "checkpoint_key",
+        tag = "Tag::Evidence"
+    )]
+    async fn key(
+        &self,
+        caller: Caller,
+        /// Whose log.
+        tenant_id: Path<PathId>,
+    ) -> Result<TextAnswer, Refused<Reading>> {
+        let log = self.enter(&caller, &tenant_id.0).await?;
+        let text = format!("{}\n", log.verifying_key()?.encode());
+        Ok(TextAnswer::Text(Text { text, cache: NEVER }))
+    }
+
+    /// Read a tile
+    ///
+    /// Needs `read`. As C2SP tlog-tiles lays them out: `tile/<L>/<N>[.p/<W>]` has hashes,
+    /// `tile/entries/<N>[.p/<W>]` the leaf data of entries, which shows nothing that can be erased.
+    /// A tile never changes. Leaf data of a bundle that was pruned is gone (410), its hashes stay.
+    #[oai(
+        path = "/tlog/:tenant_id/tile/:tile",
+        method = "get",
+        operation_id = "tile",
+        tag = "Tag::Evidence"
+    )]
+    async fn tile(
+        &self,
+        caller: Caller,
+        /// Whose log.
+        tenant_id: Path<PathId>,
+        /// The rest of the tile's path, with its slashes: `0/x001/067`, `entries/000.p/17`.
+        tile: Path<String>,
+    ) -> Result<TileAnswer, Refused<Reading>> {
+        let log = self.enter(&caller, &tenant_id.0).await?;
+        let tile = Tile::parse(&format!("tile/{}", tile.0)).map_err(|_| no_tile())?;
+        let bytes = log.tile(&tile).await?;
+        // A prune takes leaf data away; hashes stay as they are.
+        let cache = match tile.content() {
+            Content::Hashes(_) => FOREVER,
+            Content::Entries => NEVER,
+        };
+        Ok(TileAnswer::Tile(Bytes { bytes, cache }))
+    }
+}

@@ -1,0 +1,152 @@
+//! Checkpoints, tiles, proofs and evidence exports over HTTP, read by the formats' own rules.
+
+use std::time::Duration;
+
+use audit_core::tlog::checkpoint::Checkpoint;
+use audit_core::tlog::evidence::Record;
+use audit_core::tlog::note::{Note, VerifyingKey};
+use audit_core::tlog::proof::InclusionProof;
+use audit_core::tlog::tile::{Content, Tile, parse_entries, parse_hashes};
+use audit_core::tlog::verify::{Checked, Options, Report, Verifier};
+use audit_core::tlog::{leaf, merkle};
+use audit_core::{Event, EventId, Role, TenantId};
+
+use crate::service::{Service, send, token};
+
+async fn recorded(service: &Service, tenant: TenantId, n: usize) -> Vec<EventId> {
+    let mut ids = Vec::new();
+    for n in 0..n {
+        let event = Event::view("doc", format!("d{n}"))
+            .user("ann")
+            .reason("why");
+        ids.push(service.record(tenant, event).await);
+    }
+    ids
+}
+
+/// The newest checkpoint, once it covers so many entries.
+async fn checkpoint(service: &Service, tenant: TenantId, size: u64) -> Checkpoint {
+    let auditor = token(Role::Auditor, tenant);
+    let key = service.get(&format!("/api/v1/tlog/{tenant}/key"), &auditor);
+    let key = send(key).await.text;
+    let key = VerifyingKey::parse(key.trim_end()).unwrap();
+    tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            let asked = service.get(&format!("/api/v1/tlog/{tenant}/checkpoint"), &auditor);
+            let answer = send(asked).await;
+            if answer.status == 200 {
+                let note = Note::parse(&answer.text).unwrap();
+                let opened = Checkpoint::open(&note, std::slice::from_ref(&key)).unwrap();
+                if opened.checkpoint.size() >= size {
+                    return opened.checkpoint;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap()
+}
+
+fn verify(text: &str, partial: bool) -> Report {
+    let mut verifier = Verifier::new(Options {
+        partial,
+        ..Options::default()
+    });
+    let mut buf = Vec::new();
+    for line in text.lines() {
+        verifier.push(Checked::line(line.as_bytes(), &mut buf));
+    }
+    verifier.finish()
+}
+
+#[tokio::test]
+async fn a_proof_leads_to_a_checkpoint_of_the_tenants_own_origin() {
+    let service = Service::start().await;
+    let tenant = service.tenant("acme").await;
+    let ids = recorded(&service, tenant, 5).await;
+    let head = checkpoint(&service, tenant, 5).await;
+    assert_eq!(head.origin(), format!("localhost/audit/{tenant}"));
+    let auditor = token(Role::Auditor, tenant);
+    let key = service.get(&format!("/api/v1/tlog/{tenant}/key"), &auditor);
+    let key = VerifyingKey::parse(send(key).await.text.trim_end()).unwrap();
+    for id in ids {
+        let entry = send(service.get(&format!("/api/v1/logs/{id}"), &auditor)).await;
+        let leaf_hash = entry.json()["leaf_hash"].as_str().unwrap().to_owned();
+        let answer = send(service.get(&format!("/api/v1/logs/{id}/proof"), &auditor)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let proof = InclusionProof::parse(&answer.text).unwrap();
+        let leaf = leaf::Hash::from_base64(&leaf_hash).unwrap();
+        proof.verify(&leaf, std::slice::from_ref(&key)).unwrap();
+    }
+    service.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn tiles_are_served_by_their_paths() {
+    let service = Service::start().await;
+    let tenant = service.tenant("acme").await;
+    recorded(&service, tenant, 3).await;
+    let head = checkpoint(&service, tenant, 3).await;
+    let auditor = token(Role::Auditor, tenant);
+    let get = async |path: &str| {
+        let request = service.get(&format!("/api/v1/tlog/{tenant}/{path}"), &auditor);
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.bytes().await.unwrap().to_vec())
+    };
+    let size = head.size();
+    let hashes = Tile::at(Content::Hashes(0), 0, size).unwrap();
+    let (status, bytes) = get(&hashes.path()).await;
+    assert_eq!(status, 200);
+    let hashes = parse_hashes(&bytes, hashes.width()).unwrap();
+    assert_eq!(merkle::root(&hashes), head.root());
+    let entries = Tile::at(Content::Entries, 0, size).unwrap();
+    let (status, bytes) = get(&entries.path()).await;
+    assert_eq!(status, 200);
+    let leaves = parse_entries(&bytes, entries.width()).unwrap();
+    let own: Vec<_> = leaves.iter().map(|leaf| leaf::leaf_hash(leaf)).collect();
+    assert_eq!(own, hashes);
+    for missing in [
+        "tile/0/001",
+        "tile/1/000",
+        "tile/0/0",
+        "tile/x",
+        "tile/0/000.p/0",
+    ] {
+        assert_eq!(get(missing).await.0, 404, "{missing}");
+    }
+    service.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_evidence_export_verifies_and_withholds_what_it_is_told_to() {
+    let service = Service::start().await;
+    let tenant = service.tenant("acme").await;
+    recorded(&service, tenant, 20).await;
+    let auditor = token(Role::Auditor, tenant);
+    let export = async |query: &str| {
+        let path = format!("/api/v1/logs/export?format=evidence{query}");
+        send(service.get(&path, &auditor)).await
+    };
+    checkpoint(&service, tenant, 20).await;
+    let whole = export("").await;
+    assert_eq!(whole.status, 200, "{}", whole.text);
+    let report = verify(&whole.text, false);
+    assert!(report.is_verified(), "{:#?}", report.findings);
+    assert!(report.entries >= 20);
+    let partial = export("&resource_id=d7&withhold=actor,reason").await;
+    let report = verify(&partial.text, true);
+    assert!(report.is_verified(), "{:#?}", report.findings);
+    assert_eq!(report.groups.withheld, 2);
+    let last = partial.text.lines().last().unwrap();
+    assert!(matches!(Record::parse(last), Ok(Record::End(_))), "{last}");
+    for bad in ["&withhold=nothing", "&withhold="] {
+        let refused = export(bad).await;
+        assert_eq!(refused.status, 400, "{}", refused.text);
+        assert_eq!(refused.json()["errors"][0]["parameter"], "withhold");
+    }
+    let idle = send(service.get("/api/v1/logs/export?withhold=actor", &auditor)).await;
+    assert_eq!(idle.status, 400, "{}", idle.text);
+    service.stop().await.unwrap();
+}

@@ -1,0 +1,167 @@
+//! Signed checkpoints, beside the logs.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use audit_core::checkpoint::admit_checkpoint;
+use audit_core::tlog::{Hash, Timestamp};
+use audit_core::{
+    CheckpointStore, Fence, Permission, Result, SignedCheckpoint, TenantId, TenantScope,
+};
+use chrono::{DateTime, Utc};
+use sqlx_core::query::query;
+use sqlx_core::query_as::query_as;
+use sqlx_postgres::{PgConnection, PgRow};
+
+use crate::fault::from_sqlx;
+use crate::head::unknown_tenant;
+use crate::pool::{Role, to_its_end};
+use crate::store::PostgresStore;
+use crate::{TimeSource, row};
+
+fn decode(r: &PgRow) -> Result<SignedCheckpoint> {
+    Ok(SignedCheckpoint::new(
+        row::position(r, 0)?,
+        row::hash(r, 1)?,
+        row::get(r, 2)?,
+        row::time(row::get(r, 3)?)?,
+    ))
+}
+
+/// Who signs, whose row is locked until the transaction ends.
+async fn signer(conn: &mut PgConnection) -> Result<Option<(String, Fence, DateTime<Utc>)>> {
+    let found: Option<(String, i64, DateTime<Utc>)> =
+        query_as("SELECT holder, fence, until FROM audit.signer FOR UPDATE")
+            .fetch_optional(conn)
+            .await
+            .map_err(from_sqlx)?;
+    found
+        .map(|(holder, fence, until)| Ok((holder, Fence(row::unsigned(fence)?), until)))
+        .transpose()
+}
+
+impl PostgresStore {
+    async fn take_lease(&self, holder: &str, ttl: Duration) -> Result<Option<Fence>> {
+        let mut tx = self.pools().begin(Role::Writer, None).await?;
+        let (now,): (DateTime<Utc>,) = query_as("SELECT clock_timestamp()")
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let now = match &self.options().time {
+            TimeSource::Database => now,
+            TimeSource::Clock(clock) => row::instant(clock.now()),
+        };
+        let fence = match signer(&mut tx).await? {
+            Some((other, _, until)) if other != holder && until > now => return Ok(None),
+            Some((other, fence, _)) if other == holder => fence,
+            Some((_, fence, _)) => Fence(fence.0 + 1),
+            None => Fence(1),
+        };
+        // Of two that are the first, one finds the other's row and gets nothing.
+        let taken = query(
+            "INSERT INTO audit.signer AS s (holder, fence, until) VALUES ($1, $2, $3)
+             ON CONFLICT (one) DO UPDATE
+             SET holder = excluded.holder, fence = excluded.fence, until = excluded.until
+             WHERE s.holder = excluded.holder OR s.until <= $4",
+        )
+        .bind(holder)
+        .bind(row::signed(fence.0))
+        .bind(now + ttl)
+        .bind(now)
+        .execute(&mut *tx)
+        .await
+        .map_err(from_sqlx)?;
+        tx.commit().await.map_err(from_sqlx)?;
+        Ok((taken.rows_affected() == 1).then_some(fence))
+    }
+
+    async fn keep(
+        &self,
+        fence: Fence,
+        tenant: TenantId,
+        checkpoint: &SignedCheckpoint,
+    ) -> Result<()> {
+        let mut tx = self.pools().begin(Role::Writer, None).await?;
+        let signer = signer(&mut tx).await?.map(|(_, fence, _)| fence);
+        let found = query(
+            "SELECT h.size, c.root FROM audit.heads h
+             LEFT JOIN audit.checkpoints c ON c.tenant_id = h.tenant_id AND c.size = $2
+             WHERE h.tenant_id = $1",
+        )
+        .bind(tenant.into_uuid())
+        .bind(row::signed(checkpoint.size))
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(from_sqlx)?
+        .ok_or_else(|| unknown_tenant(tenant))?;
+        let known = row::optional_bytes(&found, 1)?.map(Hash);
+        admit_checkpoint(checkpoint, fence, signer, row::position(&found, 0)?, known)?;
+        let hour = |micros| Timestamp::from_micros(micros).map(row::instant);
+        query(
+            "WITH dropped AS (
+                 DELETE FROM audit.checkpoints
+                 WHERE tenant_id = $1 AND size < $2 AND signed_at >= $6 AND signed_at < $7
+             )
+             INSERT INTO audit.checkpoints (tenant_id, size, root, note, signed_at)
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+        )
+        .bind(tenant.into_uuid())
+        .bind(row::signed(checkpoint.size))
+        .bind(checkpoint.root.as_bytes().as_slice())
+        .bind(&checkpoint.note)
+        .bind(row::instant(checkpoint.signed_at))
+        .bind(hour(checkpoint.hour()))
+        .bind(hour(checkpoint.hour() + SignedCheckpoint::HOUR))
+        .execute(&mut *tx)
+        .await
+        .map_err(from_sqlx)?;
+        tx.commit().await.map_err(from_sqlx)
+    }
+
+    /// The first checkpoint in an order, of those that cover so many entries.
+    async fn checkpoint(
+        &self,
+        scope: &TenantScope,
+        size: u64,
+        order: &'static str,
+    ) -> Result<Option<SignedCheckpoint>> {
+        let (mut tx, _) = self.begin_read(scope, Permission::Read).await?;
+        let sql = format!(
+            "SELECT size, root, note, signed_at FROM audit.tenant_checkpoints
+             WHERE size >= $1 ORDER BY size {order} LIMIT 1"
+        );
+        let found = query(&sql)
+            .bind(row::signed(size))
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        found.as_ref().map(decode).transpose()
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl CheckpointStore for PostgresStore {
+    async fn lease(&self, holder: &str, ttl: Duration) -> Result<Option<Fence>> {
+        let (store, holder) = (self.clone(), holder.to_owned());
+        to_its_end(async move { store.take_lease(&holder, ttl).await }).await
+    }
+
+    async fn publish(
+        &self,
+        fence: Fence,
+        tenant: TenantId,
+        checkpoint: &SignedCheckpoint,
+    ) -> Result<()> {
+        let (store, checkpoint) = (self.clone(), checkpoint.clone());
+        to_its_end(async move { store.keep(fence, tenant, &checkpoint).await }).await
+    }
+
+    async fn latest(&self, scope: &TenantScope) -> Result<Option<SignedCheckpoint>> {
+        self.checkpoint(scope, 0, "DESC").await
+    }
+
+    async fn covering(&self, scope: &TenantScope, size: u64) -> Result<Option<SignedCheckpoint>> {
+        self.checkpoint(scope, size, "ASC").await
+    }
+}

@@ -1,0 +1,806 @@
+//! Judges evidence: what a bundle proves, what is absent from it and why, and what doesn't hold.
+//!
+//! A [`Verifier`] takes the lines of an evidence stream ([`evidence`](crate::evidence)) in their
+//! order and once. It trusts nothing but the keys, checkpoints and witnesses that the caller names
+//! in its [`Options`]; whether a bundle is the whole log is the caller's to demand, whatever the
+//! bundle says of itself.
+//!
+//! - *Form*: every line, leaf and disclosure is in its only spelling, and each disclosure is the one
+//!   that the leaf has the digest of.
+//! - *Log*: positions are complete and in order, ids don't repeat, time doesn't go back, the tenant
+//!   is one, and the entries lead to the root that the log signed.
+//! - *Keys*: a change of the key counts only under a checkpoint that the old key signed.
+//! - *Holes*: each is erased or pruned by an entry of the same log, or withheld by an export that may
+//!   do so, or unexplained, which is a finding.
+//!
+//! What a bundle can't show by itself is a tail that was cut off, or a log that was rolled back to
+//! an older signed head: a known checkpoint finds both, a witness's cosignature bounds when.
+//!
+//! Memory: about 40 bytes for each entry in the bundle (ids, and which groups are shown), 40 for each
+//! mark, 16 for each gap, and the `entries` of the log's `erase` entries.
+
+mod chain;
+mod check;
+mod holes;
+mod pipeline;
+mod report;
+
+use std::collections::HashSet;
+
+pub use check::Checked;
+pub use pipeline::{Progress, verify_blocks};
+pub use report::{Code, Cosigned, EntryCounts, Explanation, Finding, GroupCounts, Hole, Report};
+
+use crate::checkpoint::Checkpoint;
+use crate::control::Control;
+use crate::evidence::{End, Gap, Manifest, Mark, Record, grow, head_digest};
+use crate::leaf::{Group, Hash};
+use crate::merkle::Tree;
+use crate::note::{Note, VerifyingKey};
+use crate::time::Timestamp;
+
+use chain::{Chain, Change};
+use check::{CheckedEntry, CheckedLeaf, Item};
+use holes::{Erase, Reasons, Shown, sweep};
+
+/// What the caller demands and trusts.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether an export that isn't the whole log will do: one that shows only some entries, or
+    /// withholds groups. What it says that it withholds is then no finding.
+    pub partial: bool,
+    /// Checkpoints that the caller has from elsewhere. The log has to continue each of them.
+    pub known: Vec<Note>,
+    /// Keys of which one has to be the log's, or to lead to it through its `key` entries.
+    pub keys: Vec<VerifyingKey>,
+    /// Witnesses that have to have cosigned the checkpoint of the snapshot.
+    pub witnesses: Vec<VerifyingKey>,
+    /// How many findings the report lists; it counts all.
+    pub max_findings: usize,
+    /// How many holes the report lists; it counts all.
+    pub max_holes: usize,
+}
+
+impl Default for Options {
+    /// The whole log is demanded, and nothing is known; 100 findings and 10,000 holes are listed.
+    fn default() -> Self {
+        Self {
+            partial: false,
+            known: Vec::new(),
+            keys: Vec::new(),
+            witnesses: Vec::new(),
+            max_findings: 100,
+            max_holes: 10_000,
+        }
+    }
+}
+
+/// A bounded list of findings.
+#[derive(Debug)]
+struct Findings {
+    list: Vec<Finding>,
+    total: u64,
+    limit: usize,
+}
+
+impl Findings {
+    const fn new(limit: usize) -> Self {
+        Self {
+            list: Vec::new(),
+            total: 0,
+            limit,
+        }
+    }
+
+    fn push(
+        &mut self,
+        code: Code,
+        positions: Option<(u64, u64)>,
+        line: Option<u64>,
+        detail: String,
+    ) {
+        self.total += 1;
+        if self.list.len() < self.limit {
+            self.list.push(Finding {
+                code,
+                positions,
+                line,
+                file: None,
+                detail,
+            });
+        }
+    }
+
+    fn at(&mut self, code: Code, seq: u64, detail: String) {
+        self.push(code, Some((seq, seq)), None, detail);
+    }
+
+    fn span(&mut self, code: Code, positions: (u64, u64), detail: String) {
+        self.push(code, Some(positions), None, detail);
+    }
+
+    fn global(&mut self, code: Code, detail: String) {
+        self.push(code, None, None, detail);
+    }
+}
+
+/// A checkpoint of the bundle.
+#[derive(Debug)]
+struct Head {
+    line: u64,
+    note: Note,
+    checkpoint: Checkpoint,
+}
+
+/// The root that the entries lead to at a size, and whether a mark there has the same.
+#[derive(Debug)]
+struct Passed {
+    size: u64,
+    root: Hash,
+    mark: Option<(u64, bool)>,
+}
+
+/// Judges one evidence stream: [`push`](Self::push) each line in order, then
+/// [`finish`](Self::finish).
+#[derive(Debug)]
+pub struct Verifier {
+    options: Options,
+    findings: Findings,
+    line: u64,
+    manifest: Option<Manifest>,
+    head: Vec<String>,
+    heads: Vec<Head>,
+    hints: Vec<VerifyingKey>,
+    end: Option<End>,
+
+    /// The next position.
+    next: u64,
+    /// The tree up to there, of no use once `broken`.
+    tree: Tree,
+    /// A line was unreadable, or positions are missing or out of order: roots say nothing more.
+    broken: bool,
+    /// A line couldn't be read, so that a jump to a later position is no second finding.
+    lost: bool,
+    /// The sizes at which a checkpoint has to be compared, ascending; those passed are removed from
+    /// the end.
+    due: Vec<u64>,
+    passed: Vec<Passed>,
+
+    ids: HashSet<u128>,
+    first: Option<(u64, Timestamp)>,
+    last: Option<(u64, Timestamp)>,
+    entries: u64,
+    shown: Shown,
+    gaps: Vec<(u64, u64)>,
+    erases: Vec<Erase>,
+    /// Position, `below` and root of each prune.
+    prunes: Vec<(u64, u64, Hash)>,
+    changes: Vec<(u64, Change)>,
+    /// The `epoch` entries that continue from another root than the entries before them lead to.
+    astray: Vec<u64>,
+}
+
+impl Verifier {
+    /// A verifier that has seen nothing yet.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self {
+            findings: Findings::new(options.max_findings),
+            options,
+            line: 0,
+            manifest: None,
+            head: Vec::new(),
+            heads: Vec::new(),
+            hints: Vec::new(),
+            end: None,
+            next: 0,
+            tree: Tree::new(),
+            broken: false,
+            lost: false,
+            due: Vec::new(),
+            passed: Vec::new(),
+            ids: HashSet::new(),
+            first: None,
+            last: None,
+            entries: 0,
+            shown: Shown::default(),
+            gaps: Vec::new(),
+            erases: Vec::new(),
+            prunes: Vec::new(),
+            changes: Vec::new(),
+            astray: Vec::new(),
+        }
+    }
+
+    /// The next position, that is, how many the stream has covered until now.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// The size of the snapshot as the manifest tells it; 0 before the manifest.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.manifest.as_ref().map_or(0, |manifest| manifest.size)
+    }
+
+    /// Takes the next line.
+    pub fn push(&mut self, line: Checked) {
+        self.line += 1;
+        if self.end.is_some() {
+            self.here(Code::Line, None, "behind the end line".into());
+            return;
+        }
+        if self.manifest.is_none() && !matches!(line.0, Item::Manifest(_)) && self.line == 1 {
+            self.here(Code::Manifest, None, "the first line is no manifest".into());
+        }
+        match line.0 {
+            Item::Manifest(manifest) => self.manifest(*manifest),
+            Item::Checkpoint(note) => self.checkpoint(note),
+            Item::Vkey(vkey) => self.vkey(vkey),
+            Item::Entry(entry) => self.entry(entry),
+            Item::Gap(gap) => self.gap(gap),
+            Item::Mark(mark) => self.mark(mark),
+            Item::End(end) => self.end = Some(end),
+            Item::Fault(fault) => {
+                let next = (self.began() && self.next < self.size()).then_some(self.next);
+                self.here(Code::Line, next.map(|at| (at, at)), fault.to_string());
+                self.broken |= self.began();
+                self.lost = true;
+            }
+        }
+    }
+
+    /// A finding about this line.
+    fn here(&mut self, code: Code, positions: Option<(u64, u64)>, detail: String) {
+        self.findings.push(code, positions, Some(self.line), detail);
+    }
+
+    /// Whether the lines before the first position are over.
+    fn began(&self) -> bool {
+        self.next > 0 || !self.due.is_empty()
+    }
+
+    fn manifest(&mut self, manifest: Manifest) {
+        if self.manifest.is_some() || self.began() {
+            self.here(Code::Line, None, "a manifest is the first line".into());
+            return;
+        }
+        self.head.push(Record::Manifest(manifest.clone()).encode());
+        self.manifest = Some(manifest);
+    }
+
+    fn checkpoint(&mut self, text: String) {
+        if self.began() {
+            let detail = "checkpoints come before the first position".into();
+            self.here(Code::Line, None, detail);
+            return;
+        }
+        let read = Note::parse(&text)
+            .map_err(|fault| fault.to_string())
+            .and_then(|note| match Checkpoint::parse(note.text()) {
+                Ok(checkpoint) => Ok((note, checkpoint)),
+                Err(fault) => Err(fault.to_string()),
+            });
+        match read {
+            Ok((note, checkpoint)) => self.heads.push(Head {
+                line: self.line,
+                note,
+                checkpoint,
+            }),
+            Err(detail) => self.here(Code::Checkpoint, None, detail),
+        }
+        self.head.push(Record::Checkpoint(text.into()).encode());
+    }
+
+    fn vkey(&mut self, text: String) {
+        if self.began() {
+            self.here(
+                Code::Line,
+                None,
+                "keys come before the first position".into(),
+            );
+            return;
+        }
+        match VerifyingKey::parse(&text) {
+            Ok(key) => self.hints.push(key),
+            Err(fault) => self.here(Code::Line, None, fault.to_string()),
+        }
+        self.head.push(Record::Vkey(text.into()).encode());
+    }
+
+    /// Makes the run from `from` to `to` the next positions. Whether they are taken.
+    fn advance(&mut self, from: u64, to: u64) -> bool {
+        if !self.began() {
+            let sizes = self.heads.iter().map(|head| head.checkpoint.size());
+            let known = self.options.known.iter();
+            let known = known.filter_map(|note| Some(Checkpoint::parse(note.text()).ok()?.size()));
+            self.due = sizes.chain(known).filter(|size| *size > 0).collect();
+            // So that the lines before the first position are over in any case.
+            self.due.push(u64::MAX);
+            self.due.sort_unstable_by(|a, b| b.cmp(a));
+        }
+        if from < self.next {
+            let detail = "comes again, or behind a later one".into();
+            self.here(Code::Order, Some((from, to - 1)), detail);
+            self.broken = true;
+            return false;
+        }
+        if to > self.size() {
+            let detail = format!("not below the snapshot's size, {}", self.size());
+            self.here(Code::Order, Some((from.max(self.size()), to - 1)), detail);
+            self.broken = true;
+            return false;
+        }
+        if from > self.next {
+            // Of a line that couldn't be read it was said which position it should have had, unless
+            // it might have been one before the first position.
+            if !self.lost || self.next == 0 {
+                let detail = "not in the stream, neither as entries nor as a gap".into();
+                self.here(Code::Missing, Some((self.next, from - 1)), detail);
+            }
+            self.broken = true;
+        }
+        self.lost = false;
+        self.next = to;
+        true
+    }
+
+    /// Keeps the root at this size, if it is asked for.
+    fn pass(&mut self) {
+        while self.due.last().is_some_and(|size| *size <= self.next) {
+            let due = self.due.pop();
+            let kept = self
+                .passed
+                .last()
+                .is_some_and(|last| last.size == self.next);
+            if due == Some(self.next) && !self.broken && !kept {
+                self.passed.push(Passed {
+                    size: self.next,
+                    root: self.tree.root(),
+                    mark: None,
+                });
+            }
+        }
+    }
+
+    fn entry(&mut self, entry: CheckedEntry) {
+        let seq = entry.seq;
+        for (code, detail) in entry.faults {
+            self.here(code, Some((seq, seq)), detail);
+        }
+        if !self.advance(seq, seq + 1) {
+            return;
+        }
+        self.entries += 1;
+        self.shown.push(seq, entry.shown, entry.dark);
+        if let Some(leaf) = entry.leaf {
+            self.leaf(seq, leaf);
+        }
+        if !self.broken {
+            self.tree.push(entry.leaf_hash);
+        }
+        self.pass();
+    }
+
+    fn leaf(&mut self, seq: u64, leaf: CheckedLeaf) {
+        let here = Some((seq, seq));
+        if let Some(manifest) = &self.manifest
+            && manifest.tenant_id != leaf.tenant_id
+        {
+            let detail = format!("an entry of the tenant {}", leaf.tenant_id);
+            self.here(Code::Tenant, here, detail);
+        }
+        if !self.ids.insert(leaf.id.as_u128()) {
+            let detail = format!("the id {} comes again", leaf.id);
+            self.here(Code::RepeatedId, here, detail);
+        }
+        if let Some((before, at)) = self.last
+            && leaf.created_at < at
+        {
+            let detail = format!(
+                "position {seq} was accepted {}, before position {before}",
+                leaf.created_at
+            );
+            self.here(Code::Time, Some((before, seq)), detail);
+        }
+        self.first.get_or_insert((seq, leaf.created_at));
+        self.last = Some((seq, leaf.created_at));
+        match leaf.control.map(|control| *control) {
+            None => {}
+            Some(Control::Erase {
+                groups, entries, ..
+            }) => {
+                if entries.last().is_some_and(|(_, to)| *to >= seq) {
+                    let detail = "erases positions that are not below its own".into();
+                    self.here(Code::EraseEntry, here, detail);
+                }
+                self.erases.push(Erase {
+                    seq,
+                    groups: groups.iter().fold(0, |mask, g| mask | 1 << g.index()),
+                    entries,
+                });
+            }
+            Some(Control::Prune { below, root, .. }) => {
+                let before = self.prunes.last().map_or(0, |prune| prune.1);
+                if below > seq || below <= before {
+                    let detail = format!("prunes below {below}, after a prune below {before}");
+                    self.here(Code::PruneEntry, here, detail);
+                } else {
+                    self.prunes.push((seq, below, root));
+                }
+            }
+            Some(Control::Key { old, new }) => {
+                self.changes.push((seq, Change::Key { old, new }));
+            }
+            Some(Control::Epoch {
+                epoch, size, root, ..
+            }) => {
+                if size != seq {
+                    let detail = format!("continues from size {size}");
+                    self.here(Code::EpochEntry, here, detail);
+                } else if !self.broken && self.tree.root() != root {
+                    self.astray.push(seq);
+                }
+                self.changes.push((seq, Change::Epoch { epoch }));
+            }
+        }
+    }
+
+    fn gap(&mut self, gap: Gap) {
+        let Gap { from, to, hashes } = gap;
+        if from >= to {
+            self.here(Code::Gap, None, "a gap is not empty".into());
+            self.broken = true;
+            self.lost = true;
+            return;
+        }
+        if !self.advance(from, to) {
+            return;
+        }
+        self.gaps.push((from, to));
+        if !self.broken && !grow(&mut self.tree, from..to, &hashes) {
+            let detail = "the hashes of a gap are not as many as its range has subtrees".into();
+            self.here(Code::Gap, Some((from, to - 1)), detail);
+            self.broken = true;
+        }
+        self.pass();
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        if self.broken {
+            return;
+        }
+        let before = self.passed.last();
+        let again = before.is_some_and(|last| last.size == mark.size && last.mark.is_some());
+        if mark.size != self.next || self.next == 0 || again {
+            let detail = format!("a mark of size {} at size {}", mark.size, self.next);
+            self.here(Code::Mark, None, detail);
+            return;
+        }
+        let root = self.tree.root();
+        let verdict = Some((self.line, root == mark.root));
+        match self.passed.last_mut() {
+            Some(last) if last.size == mark.size => last.mark = verdict,
+            _ => self.passed.push(Passed {
+                size: mark.size,
+                root,
+                mark: verdict,
+            }),
+        }
+    }
+
+    /// Judges what was pushed.
+    #[must_use]
+    pub fn finish(mut self) -> Report {
+        let mut report = Report {
+            tenant_id: None,
+            origin: None,
+            size: 0,
+            root: None,
+            signed_by: None,
+            key_trusted: false,
+            span: self.first.zip(self.last),
+            entries: self.entries,
+            absent: EntryCounts::default(),
+            groups: GroupCounts::default(),
+            erased_by: Vec::new(),
+            holes: Vec::new(),
+            holes_total: 0,
+            partial: self.options.partial,
+            known: Vec::new(),
+            cosigned: Vec::new(),
+            findings: Vec::new(),
+            findings_total: 0,
+            warnings: Vec::new(),
+        };
+        let mut late = Findings::new(self.options.max_findings);
+        match self.manifest.take() {
+            None => late.global(Code::Manifest, "there is no manifest".into()),
+            Some(manifest) => self.judge(&manifest, &mut report, &mut late),
+        }
+        report.findings_total = self.findings.total + late.total;
+        // What is wrong with a line comes first: holes that nothing explains may follow from it.
+        report.findings = self.findings.list;
+        report.findings.append(&mut late.list);
+        report.findings.truncate(self.options.max_findings);
+        report
+    }
+
+    fn judge(&mut self, manifest: &Manifest, report: &mut Report, late: &mut Findings) {
+        report.tenant_id = Some(manifest.tenant_id);
+        report.size = manifest.size;
+        self.judge_end(manifest, late);
+        if !self.options.partial && (manifest.filter.is_some() || !manifest.withheld.is_empty()) {
+            let detail = "the export says that it is not the whole log, which was demanded";
+            late.global(Code::Partial, detail.into());
+        }
+        self.judge_heads(manifest, report, late);
+        self.judge_prunes(late);
+
+        let withheld = manifest.withheld.iter();
+        let partial = self.options.partial;
+        let reasons = Reasons {
+            erases: &self.erases,
+            pruned: self.prunes.last().map(|&(seq, below, _)| (below, seq)),
+            withheld: withheld
+                .filter(|_| partial)
+                .fold(0, |mask, group: &Group| mask | 1 << group.index()),
+            filtered: partial && manifest.filter.is_some(),
+        };
+        let max_holes = self.options.max_holes;
+        let swept = sweep(&self.shown, &self.gaps, &reasons, max_holes, late);
+        report.absent = swept.absent;
+        report.groups = swept.groups;
+        report.erased_by = swept.erased_by.into_iter().collect();
+        report.holes = swept.holes;
+        report.holes_total = swept.holes_total;
+    }
+
+    fn judge_end(&self, manifest: &Manifest, late: &mut Findings) {
+        let Some(end) = self.end else {
+            let rest = (self.next < manifest.size).then(|| (self.next, manifest.size - 1));
+            let detail = "the stream ends without its end line".into();
+            late.push(Code::Cut, rest, None, detail);
+            return;
+        };
+        if self.next < manifest.size && !self.lost {
+            let detail = "the stream ends before the snapshot's size".into();
+            late.span(Code::Cut, (self.next, manifest.size - 1), detail);
+        }
+        if end.head != head_digest(self.head.clone()) {
+            let detail = "the manifest, checkpoints or keys are not those that were written";
+            late.global(Code::Damaged, detail.into());
+        }
+        let counted = (self.entries, self.gaps.len() as u64);
+        // After another finding a difference says nothing new.
+        if (end.entries, end.gaps) != counted && self.findings.total + late.total == 0 {
+            let detail = format!(
+                "the end line tells of {} entries and {} gaps, there are {} and {}",
+                end.entries, end.gaps, counted.0, counted.1
+            );
+            late.global(Code::Damaged, detail);
+        }
+    }
+
+    /// The root that the entries lead to at a size, if it was passed with nothing missing before.
+    fn root_at(&self, size: u64) -> Option<&Hash> {
+        if size == 0 {
+            return None;
+        }
+        let found = self
+            .passed
+            .binary_search_by_key(&size, |passed| passed.size);
+        found.ok().map(|at| &self.passed[at].root)
+    }
+
+    /// Between which positions the entries part from a root at a size, as the marks tell.
+    fn parted(&self, size: u64) -> (u64, u64) {
+        let (mut good, mut end) = (0, size);
+        for passed in self.passed.iter().take_while(|passed| passed.size <= size) {
+            match passed.mark {
+                Some((_, true)) if passed.size < size => good = passed.size,
+                Some((_, false)) => {
+                    end = passed.size;
+                    break;
+                }
+                _ => {}
+            }
+        }
+        (good, end.max(1) - 1)
+    }
+
+    fn judge_heads(&mut self, manifest: &Manifest, report: &mut Report, late: &mut Findings) {
+        let size = manifest.size;
+        let empty = Tree::new().root();
+        let mut chain = Chain::new(manifest, &self.changes, late);
+        report.origin = Some(chain.name(size).to_owned());
+        let mut heads = std::mem::take(&mut self.heads);
+        heads.sort_by_key(|head| head.checkpoint.size());
+        let last = heads.iter().rfind(|head| head.checkpoint.size() == size);
+        if let Some(last) = last {
+            let offered = self.options.keys.iter().chain(&self.hints);
+            chain.settle(size, &last.note, offered);
+        } else {
+            let detail = format!("there is no checkpoint of the snapshot's size, {size}");
+            late.global(Code::Checkpoint, detail);
+        }
+
+        // The largest size at which the entries lead to a root that the log signed.
+        let mut agreed = None;
+        let mut parted = None;
+        for head in &heads {
+            let at = head.checkpoint.size();
+            let here = Some(head.line);
+            if at > size {
+                let detail = format!("a checkpoint of size {at}, of a snapshot of size {size}");
+                late.push(Code::Checkpoint, None, here, detail);
+            } else if head.checkpoint.origin() != chain.name(at) {
+                let detail = format!(
+                    "the checkpoint of size {at} is of {}, the log's name is {}",
+                    head.checkpoint.origin(),
+                    chain.name(at)
+                );
+                late.push(Code::Checkpoint, None, here, detail);
+            } else if !chain.signed(at, &head.note) {
+                let detail = match chain.key(at) {
+                    Some(key) => format!("the checkpoint of size {at} is not signed by {key}"),
+                    None => {
+                        format!("the checkpoint of size {at} is signed by no key in the bundle")
+                    }
+                };
+                late.push(Code::Signature, None, here, detail);
+            } else {
+                let root = if at == 0 {
+                    Some(&empty)
+                } else {
+                    self.root_at(at)
+                };
+                match root {
+                    Some(root) if *root == head.checkpoint.root() => agreed = Some(at),
+                    Some(_) if parted.is_none() => {
+                        let positions = self.parted(at);
+                        parted = Some(positions);
+                        let detail = format!(
+                            "the entries lead to another root than the log signed at size {at}"
+                        );
+                        late.span(Code::Root, positions, detail);
+                    }
+                    None if !self.broken => {
+                        let detail = format!("the size {at} of a checkpoint lies within a gap");
+                        late.push(Code::Gap, None, here, detail);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        // Behind a position that isn't what the log signed every root is another.
+        let astray = self.astray.iter();
+        for seq in astray.filter(|seq| parted.is_none_or(|(from, _)| **seq <= from)) {
+            let detail = "continues from another head than the log's here".into();
+            late.at(Code::EpochEntry, *seq, detail);
+        }
+        // Where signed roots agree with the entries, a mark that doesn't is itself wrong.
+        for passed in &self.passed {
+            if let Some((line, false)) = passed.mark
+                && (agreed.is_some_and(|agreed| passed.size <= agreed) || last.is_none())
+            {
+                let detail = "another root than the entries lead to".to_owned();
+                let at = passed.size - 1;
+                late.push(Code::Mark, Some((at, at)), Some(line), detail);
+            }
+        }
+        if !self.broken && self.next == size {
+            let root = self.tree.root();
+            if root != manifest.root && parted.is_none() {
+                let detail = "the manifest's root is not the one that the entries lead to";
+                late.global(Code::Manifest, detail.into());
+            }
+            report.root = Some(root);
+        }
+        chain.check_handovers(
+            heads
+                .iter()
+                .map(|head| (head.checkpoint.size(), &head.note)),
+            late,
+        );
+        report.signed_by = chain.key(size).map(VerifyingKey::encode);
+        report.key_trusted = chain.knows(&self.options.keys);
+        if !self.options.keys.is_empty() && !report.key_trusted {
+            let detail = "the given keys are none of this log's";
+            late.global(Code::ForeignKey, detail.into());
+        }
+        if self.options.keys.is_empty() && report.signed_by.is_some() {
+            let warning = "only the bundle says whose the signing key is: compare it with the one \
+                           that you have from elsewhere";
+            report.warnings.push(warning.into());
+        }
+        self.judge_witnesses(last, report, late);
+        self.judge_known(&chain, manifest, report, late);
+    }
+
+    fn judge_witnesses(&self, last: Option<&Head>, report: &mut Report, late: &mut Findings) {
+        for witness in &self.options.witnesses {
+            let signed = last.and_then(|head| {
+                let signers = head.note.verify(std::slice::from_ref(witness)).ok()?;
+                signers.first()?.time
+            });
+            match signed {
+                Some(time) => report.cosigned.push(Cosigned {
+                    witness: witness.name().to_owned(),
+                    time,
+                }),
+                None => {
+                    let detail = format!("{} didn't cosign the checkpoint", witness.name());
+                    late.global(Code::Witness, detail);
+                }
+            }
+        }
+    }
+
+    fn judge_known(
+        &self,
+        chain: &Chain,
+        manifest: &Manifest,
+        report: &mut Report,
+        late: &mut Findings,
+    ) {
+        for note in &self.options.known {
+            let known = match Checkpoint::parse(note.text()) {
+                Ok(known) => known,
+                Err(fault) => {
+                    late.global(Code::Known, format!("the known checkpoint: {fault}"));
+                    continue;
+                }
+            };
+            let at = known.size();
+            if at > manifest.size {
+                let detail = format!(
+                    "the log had {at} entries when the known checkpoint was signed, and has {} here",
+                    manifest.size
+                );
+                late.span(Code::Rollback, (manifest.size, at - 1), detail);
+            } else if known.origin() != chain.name(at) {
+                let detail = format!(
+                    "the known checkpoint is of {}, the log's name at its size is {}",
+                    known.origin(),
+                    chain.name(at)
+                );
+                late.global(Code::Known, detail);
+            } else if !chain.signed(at, note) {
+                let detail = "the known checkpoint is not signed by the log's key at its size";
+                late.global(Code::Known, detail.into());
+            } else if at == 0 && known.root() == Tree::new().root() {
+                report.known.push(at);
+            } else {
+                match self.root_at(at) {
+                    Some(root) if *root == known.root() => report.known.push(at),
+                    Some(_) => {
+                        let detail = format!("not what the known checkpoint of size {at} has");
+                        late.span(Code::Known, self.parted(at), detail);
+                    }
+                    None if self.broken => {}
+                    None => {
+                        let detail = format!(
+                            "the size {at} of the known checkpoint lies within a gap, so that it \
+                             can't be compared"
+                        );
+                        late.global(Code::KnownInGap, detail);
+                    }
+                }
+            }
+        }
+    }
+
+    fn judge_prunes(&self, late: &mut Findings) {
+        for &(seq, below, root) in &self.prunes {
+            let detail = match self.root_at(below) {
+                Some(found) if *found == root => continue,
+                None if self.broken => continue,
+                Some(_) => format!("the tree had another root at size {below}"),
+                None => format!("the stream has no mark at size {below}, which was pruned"),
+            };
+            late.at(Code::PruneRoot, seq, detail);
+        }
+    }
+}

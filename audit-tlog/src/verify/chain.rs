@@ -1,0 +1,206 @@
+//! Which key and which name a log had at each size: what its own `key` and `epoch` entries say.
+
+use uuid::Uuid;
+
+use super::{Code, Findings};
+use crate::checkpoint::{FIRST_EPOCH, Origin};
+use crate::evidence::Manifest;
+use crate::note::{Algorithm, Note, VerifyingKey};
+
+/// A control entry that concerns the log's key or name.
+#[derive(Debug)]
+pub(super) enum Change {
+    Key { old: String, new: String },
+    Epoch { epoch: u64 },
+}
+
+/// The name and the key of the checkpoints from a size on.
+#[derive(Debug)]
+struct State {
+    from: u64,
+    name: String,
+    /// `None` while nothing in the log says which.
+    key: Option<VerifyingKey>,
+}
+
+/// The states of a log, from its first size on.
+#[derive(Debug)]
+pub(super) struct Chain {
+    states: Vec<State>,
+    /// The old key of each `key` entry, and the entry's position.
+    handovers: Vec<(u64, VerifyingKey)>,
+}
+
+impl Chain {
+    /// Follows the log's changes, in their order.
+    pub(super) fn new(
+        manifest: &Manifest,
+        changes: &[(u64, Change)],
+        findings: &mut Findings,
+    ) -> Self {
+        let tenant = manifest.tenant_id;
+        let first = changes.iter().find_map(|(_, change)| match change {
+            Change::Key { old, .. } => VerifyingKey::parse(old).ok(),
+            Change::Epoch { .. } => None,
+        });
+        let mut origin = first
+            .as_ref()
+            .and_then(|key| Origin::of_tenant(key.name()))
+            .map_or_else(|| manifest.origin.clone(), |(origin, _, _)| origin);
+        let mut epoch = FIRST_EPOCH;
+        let name = origin.for_tenant(tenant, epoch);
+        let mut chain = Self {
+            states: vec![State {
+                from: 0,
+                key: first.and_then(|key| key.renamed(&name).ok()),
+                name,
+            }],
+            handovers: Vec::new(),
+        };
+        for (seq, change) in changes {
+            let (name, key) = match change {
+                Change::Epoch { epoch: next } => {
+                    if *next != epoch + 1 {
+                        let detail = format!("epoch {next} after epoch {epoch}");
+                        findings.at(Code::EpochEntry, *seq, detail);
+                    }
+                    epoch = *next;
+                    let name = origin.for_tenant(tenant, epoch);
+                    let key = chain.last().key.as_ref();
+                    let key = key.and_then(|key| key.renamed(&name).ok());
+                    (name, key)
+                }
+                Change::Key { old, new } => match chain.handover(old, new, tenant, epoch) {
+                    Ok((old, new, of_new)) => {
+                        chain.handovers.push((*seq, old));
+                        origin = of_new;
+                        (new.name().to_owned(), Some(new))
+                    }
+                    Err(detail) => {
+                        findings.at(Code::KeyEntry, *seq, detail);
+                        continue;
+                    }
+                },
+            };
+            chain.states.push(State {
+                from: seq + 1,
+                name,
+                key,
+            });
+        }
+        if origin != manifest.origin {
+            let detail = format!(
+                "the manifest's origin is {}, the log's own entries make it {origin}",
+                manifest.origin
+            );
+            findings.global(Code::Manifest, detail);
+        }
+        chain
+    }
+
+    fn last(&self) -> &State {
+        #[allow(
+            clippy::expect_used,
+            reason = "`new` puts the first in, and none is removed"
+        )]
+        self.states.last().expect("never empty")
+    }
+
+    fn handover(
+        &self,
+        old: &str,
+        new: &str,
+        tenant: Uuid,
+        epoch: u64,
+    ) -> Result<(VerifyingKey, VerifyingKey, Origin), String> {
+        let read = |text: &str| VerifyingKey::parse(text).map_err(|fault| fault.to_string());
+        let (old, new) = (read(old)?, read(new)?);
+        let now = self.last();
+        if old.name() != now.name || now.key.as_ref().is_some_and(|key| *key != old) {
+            return Err("the old key is not the one that the log has here".into());
+        }
+        match Origin::of_tenant(new.name()) {
+            Some((origin, of, at)) if of == tenant && at == epoch => Ok((old, new, origin)),
+            _ => Err("the new key has the name of another log".into()),
+        }
+    }
+
+    /// Takes the key of the log from those offered, where the log itself doesn't say: the one that
+    /// signed this checkpoint of the given size.
+    pub(super) fn settle<'k>(
+        &mut self,
+        size: u64,
+        note: &Note,
+        mut offered: impl Iterator<Item = &'k VerifyingKey>,
+    ) {
+        let state = self.at(size);
+        if state.key.is_some() {
+            return;
+        }
+        let signer = offered.find(|key| {
+            key.algorithm() == Algorithm::Ed25519
+                && key
+                    .renamed(&state.name)
+                    .is_ok_and(|key| note.verify(std::slice::from_ref(&key)).is_ok())
+        });
+        if let Some(signer) = signer {
+            // Without `key` entries one key pair signs under all of the log's names.
+            for state in &mut self.states {
+                state.key = signer.renamed(&state.name).ok();
+            }
+        }
+    }
+
+    fn at(&self, size: u64) -> &State {
+        let behind = self.states.partition_point(|state| state.from <= size);
+        // The first state is from size 0 on.
+        &self.states[behind.saturating_sub(1)]
+    }
+
+    /// The log's name at a size.
+    pub(super) fn name(&self, size: u64) -> &str {
+        &self.at(size).name
+    }
+
+    /// The log's key at a size, if it is known.
+    pub(super) fn key(&self, size: u64) -> Option<&VerifyingKey> {
+        self.at(size).key.as_ref()
+    }
+
+    /// Whether the log's key at a size signed this note.
+    pub(super) fn signed(&self, size: u64, note: &Note) -> bool {
+        self.key(size)
+            .is_some_and(|key| note.verify(std::slice::from_ref(key)).is_ok())
+    }
+
+    /// Whether one of these keys is, or was, the log's.
+    pub(super) fn knows(&self, keys: &[VerifyingKey]) -> bool {
+        let has = |key: &VerifyingKey| self.states.iter().any(|s| s.key.as_ref() == Some(key));
+        keys.iter().any(has)
+    }
+
+    /// Each `key` entry must lie under a checkpoint that the old key signed as well.
+    pub(super) fn check_handovers<'n>(
+        &self,
+        checkpoints: impl Iterator<Item = (u64, &'n Note)> + Clone,
+        findings: &mut Findings,
+    ) {
+        for (seq, old) in &self.handovers {
+            let signed = checkpoints
+                .clone()
+                .filter(|(size, _)| size > seq)
+                .any(|(size, note)| {
+                    // Over a change of the name it may sign under the new one.
+                    let names = [old.name(), self.name(size)];
+                    names.into_iter().any(|name| {
+                        old.renamed(name)
+                            .is_ok_and(|key| note.verify(std::slice::from_ref(&key)).is_ok())
+                    })
+                });
+            if !signed {
+                let detail = "no checkpoint over this change of keys is signed by the old key";
+                findings.at(Code::KeyUnsigned, *seq, detail.into());
+            }
+        }
+    }
+}
