@@ -10,13 +10,14 @@
 
 pub(crate) mod writer;
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use audit_tlog::Hash;
 use audit_tlog::evidence::{FolderManifest, MAX_LINE_LEN, Record};
-use audit_tlog::verify::{Code, Finding};
+use audit_tlog::verify::{Code, Finding, MAX_HEAD_BYTES, MAX_HEAD_LINES};
 use sha2::{Digest as _, Sha256};
 
 use crate::failure::Failure;
@@ -99,15 +100,16 @@ fn folder(path: &Path) -> Result<Opened, Failure> {
         });
     };
     let mut head = vec![Record::Manifest(listing.manifest.clone()).encode()];
+    let mut head_bytes = 0;
+    let mut full = false;
     let mut log = None;
-    let mut listed: Vec<&str> = vec![MANIFEST];
+    let mut listed = HashSet::from([MANIFEST]);
     for file in &listing.files {
         let name = file.name.as_str();
-        if listed.contains(&name) {
+        if !listed.insert(name) {
             add(name, "listed twice");
             continue;
         }
-        listed.push(name);
         if name == LOG || name == LOG_ZST {
             if log.replace(file).is_some() {
                 add(name, "there is more than one log");
@@ -121,6 +123,17 @@ fn folder(path: &Path) -> Result<Opened, Failure> {
             add(name, "no file of a bundle");
             continue;
         }
+        if head.len() > MAX_HEAD_LINES || head_bytes > MAX_HEAD_BYTES {
+            if !full {
+                add(
+                    name,
+                    "from here on there are more checkpoints and keys than a bundle may have",
+                );
+            }
+            full = true;
+            continue;
+        }
+        let before = head.len();
         let text = match self::text(&path.join(name), MAX_SMALL) {
             Ok(text) => text,
             Err(error) => {
@@ -136,9 +149,10 @@ fn folder(path: &Path) -> Result<Opened, Failure> {
         } else {
             head.push(Record::Checkpoint(text.into()).encode());
         }
+        head_bytes += head[before..].iter().map(String::len).sum::<usize>();
     }
     for name in present(path)? {
-        if !listed.contains(&name.as_str()) {
+        if !listed.contains(name.as_str()) {
             warnings.push(format!(
                 "{name} is not in the manifest, and was not looked at"
             ));

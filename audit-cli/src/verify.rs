@@ -51,17 +51,21 @@ pub(crate) fn run(mut out: Out, args: &VerifyArgs) -> Result<Outcome, Failure> {
         report.add(finding);
     }
     report.warnings.extend(opened.warnings);
-    if out.json {
-        out.line(&report.to_json())?;
-    } else {
-        present(&mut out, &report)?;
-    }
-    out.flush()?;
-    Ok(if report.is_verified() {
+    let outcome = if report.is_verified() {
         Outcome::Complete
     } else {
         Outcome::Partial
-    })
+    };
+    let shown = if out.json {
+        out.line(&report.to_json())
+    } else {
+        present(&mut out, &report)
+    };
+    match shown.and_then(|()| out.flush()) {
+        // A reader that has seen enough doesn't change the verdict.
+        Err(failure) if !failure.is_closed_pipe() => Err(failure),
+        _ => Ok(outcome),
+    }
 }
 
 fn known(path: &Path) -> Result<Note, Failure> {
@@ -88,11 +92,7 @@ fn present(out: &mut Out, report: &Report) -> Result<(), Failure> {
         out.text(&format!("Signed by {key}"))?;
     }
     for one in &report.cosigned {
-        let at = i64::try_from(one.time)
-            .ok()
-            .and_then(|seconds| seconds.checked_mul(1_000_000))
-            .and_then(audit_core::Timestamp::from_micros);
-        let at = at.map_or_else(|| format!("{} s", one.time), crate::present::second);
+        let at = cosigned(one.time);
         out.text(&format!("Cosigned by {} at {at}", one.witness))?;
     }
     for size in &report.known {
@@ -162,6 +162,15 @@ fn more(out: &mut Out, total: u64, listed: usize) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The time of a cosignature, which is in seconds since the epoch.
+fn cosigned(seconds: u64) -> String {
+    let at = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| seconds.checked_mul(1_000_000))
+        .and_then(audit_core::Timestamp::from_micros);
+    at.map_or_else(|| format!("{seconds} s"), crate::present::second)
+}
+
 /// The verdict, and up to where it reaches.
 fn first_line(report: &Report) -> String {
     if !report.is_verified() {
@@ -179,15 +188,36 @@ fn first_line(report: &Report) -> String {
         ),
         None => format!("up to size {}", report.size),
     };
-    let partial = if report.partial {
-        ", not necessarily the whole log"
-    } else {
-        ""
-    };
-    let tail = if report.sees_cut_tails() {
-        ""
-    } else {
-        "; a tail that was cut off behind it can't be seen (--known or --witness finds it)"
-    };
-    format!("Verified {reach}{partial}{tail}")
+    let mut line = format!("Verified {reach}");
+    if report.partial {
+        line.push_str(", not necessarily the whole log");
+    }
+    if !report.key_trusted {
+        line.push_str("; signed by a key that only the bundle names");
+    }
+    let (known, cosigned_at) = (report.known_size(), report.cosigned_at());
+    match known {
+        // Of a part nothing is complete, but the log has to be as long.
+        Some(size) if report.partial => {
+            line.push_str(&format!(
+                "; of a log that reaches at least up to size {size}"
+            ));
+        }
+        Some(size) => line.push_str(&format!("; complete at least up to size {size}")),
+        None => {}
+    }
+    if let Some(at) = cosigned_at {
+        line.push_str(&format!("; as of {}", cosigned(at)));
+    }
+    for size in &report.known_in_gap {
+        line.push_str(&format!(
+            "; not compared with the known checkpoint of size {size}"
+        ));
+    }
+    if known.is_none() && cosigned_at.is_none() {
+        line.push_str(
+            "; a tail that was cut off behind it can't be seen (--known or --witness finds it)",
+        );
+    }
+    line
 }

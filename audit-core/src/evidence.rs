@@ -11,7 +11,7 @@ use audit_tlog::merkle::{self, subtrees};
 use audit_tlog::note::{Note, VerifyingKey};
 use audit_tlog::proof::InclusionProof;
 use audit_tlog::tile::{self, Content, FULL_WIDTH, Tile};
-use audit_tlog::{Control, Group, Hash, leaf::leaf_hash, leaf::node_hash};
+use audit_tlog::{Control, Group, Hash, leaf::node_hash};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::time::Instant;
 
@@ -26,6 +26,8 @@ use crate::scope::TenantScope;
 use crate::signing::{Signing, not_signed};
 use crate::store::{LogStore, Lookup, Snapshot};
 
+/// Hashes that are asked for at once.
+const HASHES: u64 = 1_024;
 /// Text after which an export is given out piece by piece, in bytes.
 const PIECE: usize = 64 * 1024;
 
@@ -61,6 +63,25 @@ impl EvidenceRequest {
             .collect();
         self
     }
+
+    /// A filter is told in the manifest: it must not say what is withheld.
+    fn check(&self) -> Result<()> {
+        let told = |group: &Group| {
+            self.filter.q.is_some()
+                || self
+                    .filter
+                    .conditions()
+                    .iter()
+                    .any(|condition| condition.field.group() == Some(*group))
+        };
+        match self.withheld.iter().find(|group| told(group)) {
+            None => Ok(()),
+            Some(group) => Err(Error::field(
+                "withhold",
+                format!("the filter, which the export tells, says what {group} holds"),
+            )),
+        }
+    }
 }
 
 /// The hash over a perfect subtree of leaves, from the stored hashes of the level below it.
@@ -91,7 +112,7 @@ async fn root_of(store: &dyn LogStore, scope: &TenantScope, range: Range<u64>) -
     Ok(merkle::join_peaks(&peaks))
 }
 
-async fn roots_of(
+pub(crate) async fn roots_of(
     store: &dyn LogStore,
     scope: &TenantScope,
     nodes: Option<Vec<Range<u64>>>,
@@ -174,7 +195,7 @@ fn broken(scope: &TenantScope, fault: impl std::error::Error + Send + Sync + 'st
         .with_source(fault)
 }
 
-/// How long an export waits for a checkpoint of just its snapshot, when another process signs.
+/// How long an export or a proof waits for its checkpoint.
 const SIGNED_WITHIN: Duration = Duration::from_secs(5);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(200);
@@ -201,22 +222,29 @@ impl TenantLog {
         self.signing()?.checkpoints().latest(&self.scope).await
     }
 
-    /// The proof that an entry stands in the log, under the largest checkpoint. Needs `read`.
+    /// The proof that an entry stands in the log, under the largest checkpoint. Needs `read`. Waits for
+    /// a checkpoint that covers the entry, which takes about a second after it was recorded.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] and [`ErrorKind::Pruned`] as for [`get`](Self::get);
-    /// [`ErrorKind::Unavailable`] while no checkpoint covers the entry, which takes about a second
-    /// after it was recorded; [`ErrorKind::NotFound`] without a signer.
+    /// [`ErrorKind::Unavailable`] when no such checkpoint came within five seconds;
+    /// [`ErrorKind::NotFound`] without a signer.
     pub async fn proof(&self, id: EventId) -> Result<InclusionProof> {
         let signing = self.signing()?;
         let store = &*self.log.inner.store;
         let mut found = store.get(&self.scope, &[id]).await?;
         let entry = found.pop().unwrap_or(Lookup::Missing).into_entry()?;
-        match signing.checkpoints().latest(&self.scope).await? {
-            Some(checkpoint) if checkpoint.size > entry.seq => {
-                inclusion(store, &self.scope, entry.seq, &checkpoint).await
+        let deadline = Instant::now() + SIGNED_WITHIN;
+        loop {
+            match signing.checkpoints().latest(&self.scope).await? {
+                Some(checkpoint) if checkpoint.size > entry.seq => {
+                    return inclusion(store, &self.scope, entry.seq, &checkpoint).await;
+                }
+                _ if Instant::now() >= deadline => {
+                    return Err(not_yet("no checkpoint covers the entry yet"));
+                }
+                _ => tokio::time::sleep(LOOK).await,
             }
-            _ => Err(not_yet("no checkpoint covers the entry yet")),
         }
     }
 
@@ -243,6 +271,7 @@ impl TenantLog {
     /// line is there.
     ///
     /// # Errors
+    /// [`ErrorKind::Invalid`] when the filter names what is withheld;
     /// [`ErrorKind::NotFound`] without a signer; [`ErrorKind::Unavailable`] when another process signs
     /// and did not come to the snapshot's size, as on a log that grows all the time; what the store
     /// answers.
@@ -250,6 +279,7 @@ impl TenantLog {
         &self,
         request: EvidenceRequest,
     ) -> Result<BoxStream<'static, Result<String>>> {
+        request.check()?;
         let signing = self.signing()?;
         let inner = &self.log.inner;
         // Who may export may see what the export begins with.
@@ -260,10 +290,22 @@ impl TenantLog {
             let head = snapshot.head();
             let known = signing.checkpoints().covering(&reader, head.size()).await?;
             match (known, signing.fence()) {
-                (Some(known), _) if known.size == head.size() => break (snapshot, known),
+                (Some(known), _) if known.size == head.size() => {
+                    signing.check(head, &known)?;
+                    break (snapshot, known);
+                }
                 (_, Some(fence)) => {
-                    let checkpoint = signing.publish(fence, head, inner.clock.now()).await?;
-                    break (snapshot, checkpoint);
+                    let now = inner.clock.now();
+                    match signing.publish(&*inner.store, fence, head, now).await {
+                        Ok(checkpoint) => break (snapshot, checkpoint),
+                        // Another process has just taken over, and will sign.
+                        Err(error)
+                            if error.kind() == ErrorKind::Refused && Instant::now() < deadline =>
+                        {
+                            tokio::time::sleep(LOOK).await;
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
                 _ if Instant::now() >= deadline => {
                     return Err(not_yet("no checkpoint has the size of the export yet"));
@@ -305,9 +347,11 @@ struct Exported {
 
 /// An export under way.
 struct Export {
+    store: Arc<dyn LogStore>,
     scope: TenantScope,
     request: EvidenceRequest,
     entries: BoxStream<'static, Result<Evidence>>,
+    size: u64,
     composer: Composer,
     /// Positions that are left out, up to the next entry that isn't.
     gap: Run,
@@ -342,6 +386,10 @@ async fn prunes(store: &dyn LogStore, tenant: TenantId, below: u64) -> Result<Ve
             Some(next) if !found.items.is_empty() => page = page.after(next),
             _ => break,
         }
+    }
+    // A prune that came since may have taken entries that were looked for.
+    if store.head(&scope).await?.pruned_below != below {
+        return Err(not_yet("the log was pruned while the export began"));
     }
     ends.sort_unstable();
     ends.dedup();
@@ -378,8 +426,10 @@ impl Exported {
         }
         let export = Export {
             entries: snapshot.evidence().await?,
+            store,
             scope,
             request,
+            size: self.manifest.size,
             composer,
             gap: Run::starting_at(below),
             text,
@@ -413,19 +463,34 @@ impl Export {
     async fn piece(&mut self) -> Result<bool> {
         while self.text.len() < PIECE {
             let Some(evidence) = self.entries.next().await.transpose()? else {
+                self.fill(self.size).await?;
                 self.close_gap()?;
                 return Ok(false);
             };
             let entry = &evidence.entry;
+            self.fill(entry.seq).await?;
             if entry.kind.is_control() || self.request.filter.matches(entry) {
                 self.close_gap()?;
                 self.gap = Run::starting_at(entry.seq + 1);
                 self.write(evidence)?;
             } else {
-                self.gap.push(leaf_hash(evidence.leaf.as_bytes()));
+                self.gap.push(entry.leaf_hash);
             }
         }
         Ok(true)
+    }
+
+    /// Where rows are missing up to a position, their leaf hashes stand for them: that nothing
+    /// explains it is for the verifier to find.
+    async fn fill(&mut self, to: u64) -> Result<()> {
+        while self.gap.end() < to {
+            let from = self.gap.end();
+            let range = from..to.min(from + HASHES);
+            for hash in self.store.hashes(&self.scope, 0, range).await? {
+                self.gap.push(hash);
+            }
+        }
+        Ok(())
     }
 
     fn write(&mut self, evidence: Evidence) -> Result<()> {
@@ -439,7 +504,7 @@ impl Export {
             disclosures,
         };
         self.composer
-            .entry(line, &mut self.text)
+            .sealed_entry(line, evidence.entry.leaf_hash, &mut self.text)
             .map_err(|fault| self.fault(fault))
     }
 
@@ -447,7 +512,8 @@ impl Export {
         if self.gap.is_empty() {
             return Ok(());
         }
-        let (range, hashes) = std::mem::take(&mut self.gap).finish();
+        let next = Run::starting_at(self.gap.end());
+        let (range, hashes) = std::mem::replace(&mut self.gap, next).finish();
         self.composer
             .gap(range, hashes, &mut self.text)
             .map_err(|fault| self.fault(fault))
@@ -480,6 +546,11 @@ impl Run {
         self.len == 0
     }
 
+    /// The position behind it.
+    fn end(&self) -> u64 {
+        self.start + self.len
+    }
+
     fn push(&mut self, leaf: Hash) {
         let end = self.start + self.len + 1;
         self.len += 1;
@@ -507,6 +578,8 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
+    use audit_tlog::leaf::leaf_hash;
+
     use super::*;
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use audit_tlog::{Timestamp, json};
+use audit_tlog::{Group, Timestamp, json};
 
 use crate::entry::Entry;
 use crate::event::{ActionType, Fields, Outcome, Severity, print_ip};
@@ -111,6 +111,18 @@ pub enum FilterField {
 }
 
 impl FilterField {
+    /// The group that the field belongs to; none of what can't be erased.
+    pub const fn group(self) -> Option<Group> {
+        match self {
+            Self::UserId => Some(Group::Actor),
+            Self::ResourceType | Self::ResourceId | Self::RelatedId => Some(Group::Resource),
+            Self::SessionId | Self::IpAddress | Self::RequestId | Self::TraceId => {
+                Some(Group::Context)
+            }
+            Self::ActionType | Self::Action | Self::Severity | Self::Outcome => None,
+        }
+    }
+
     /// The event's field, by its name; of `related_id`, the filter's.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::decorate::{Wraps, decorate_log_store};
 use crate::entry::Receipt;
@@ -28,6 +29,9 @@ const MAX_EVENTS: usize = 1_000;
 const MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Appends that are under way at once: while the store commits one, the next is at its door.
 const UNDER_WAY: usize = 2;
+/// Events that must wait for an append to begin beside another one. With fewer, waiting makes one
+/// append of two, which costs less: two appends of one tenant take turns at its head anyway.
+const MANY: usize = 250;
 /// Calls that wait.
 const MAX_WAITING: usize = 4_096;
 /// KiB of events that wait or are under way; further callers wait for room.
@@ -72,38 +76,66 @@ impl fmt::Debug for GroupCommit {
     }
 }
 
-async fn run(store: Arc<dyn LogStore>, mut requests: mpsc::Receiver<Request>) {
-    let mut held: Option<Request> = None;
-    let doors = Arc::new(Semaphore::new(UNDER_WAY));
-    loop {
-        // Never closed.
-        let Ok(door) = Arc::clone(&doors).acquire_owned().await else {
-            return;
-        };
-        let first = match held.take() {
-            Some(request) => request,
-            None => match requests.recv().await {
-                Some(request) => request,
-                None => return,
-            },
-        };
-        let mut group = vec![first];
-        let (mut events, mut bytes) = size(&group[0]);
-        while let Ok(request) = requests.try_recv() {
-            let (more_events, more_bytes) = size(&request);
-            if events + more_events > MAX_EVENTS || bytes + more_bytes > MAX_BYTES {
-                held = Some(request);
-                break;
-            }
-            events += more_events;
-            bytes += more_bytes;
-            group.push(request);
+/// What goes into the next append.
+#[derive(Default)]
+struct Group {
+    requests: Vec<Request>,
+    events: usize,
+    bytes: usize,
+}
+
+impl Group {
+    /// Takes a request, or gives it back when it doesn't fit any more.
+    fn take(&mut self, request: Request) -> Option<Request> {
+        let (events, bytes) = size(&request);
+        let fits = self.events + events <= MAX_EVENTS && self.bytes + bytes <= MAX_BYTES;
+        if !fits && !self.requests.is_empty() {
+            return Some(request);
         }
-        let store = Arc::clone(&store);
-        tokio::spawn(async move {
-            append(&*store, group).await;
-            drop(door);
-        });
+        self.events += events;
+        self.bytes += bytes;
+        self.requests.push(request);
+        None
+    }
+}
+
+async fn run(store: Arc<dyn LogStore>, mut requests: mpsc::Receiver<Request>) {
+    let mut appends = JoinSet::new();
+    let mut group = Group::default();
+    // What no longer fits into the group.
+    let mut held: Option<Request> = None;
+    let mut closed = false;
+    loop {
+        while held.is_none()
+            && let Ok(request) = requests.try_recv()
+        {
+            held = group.take(request);
+        }
+        let is_due = match appends.len() {
+            0 => !group.requests.is_empty(),
+            UNDER_WAY.. => false,
+            _ => held.is_some() || group.events >= MANY,
+        };
+        if is_due {
+            let requests = std::mem::take(&mut group).requests;
+            let store = Arc::clone(&store);
+            appends.spawn(async move { append(&*store, requests).await });
+            if let Some(request) = held.take() {
+                held = group.take(request);
+            }
+            continue;
+        }
+        if closed && appends.is_empty() {
+            return;
+        }
+        tokio::select! {
+            // One that panicked has told its callers by their replies, which are gone.
+            _ = appends.join_next(), if !appends.is_empty() => {}
+            request = requests.recv(), if held.is_none() && !closed => match request {
+                Some(request) => held = group.take(request),
+                None => closed = true,
+            }
+        }
     }
 }
 

@@ -20,6 +20,9 @@ pub(crate) struct Accepted {
     pub(crate) accepted_at: Timestamp,
 }
 
+/// The form of messages that this program writes, and the only one that it reads.
+const VERSION: u32 = 1;
+
 /// Writes a message: ASCII JSON with the event as base64, since some queues refuse characters that
 /// an event may hold, and a MAC under a key of the tenant's.
 pub(crate) fn seal_message(
@@ -37,7 +40,7 @@ pub(crate) fn seal_message(
             .into_bytes(),
     );
     let body = format!(
-        "{{\"v\":1,\"event\":\"{event}\",\"subject\":\"{subject}\",\"accepted_at\":\"{at}\",\"mac\":\"{mac}\"}}"
+        "{{\"v\":{VERSION},\"event\":\"{event}\",\"subject\":\"{subject}\",\"accepted_at\":\"{at}\",\"mac\":\"{mac}\"}}"
     );
     Message::new(tenant, MessageKind::Ingest, id, body)
 }
@@ -45,7 +48,9 @@ pub(crate) fn seal_message(
 /// Reads a message that [`seal_message`] wrote for this tenant.
 ///
 /// # Errors
-/// [`ErrorKind::Forbidden`] for a message that this log did not write.
+/// [`ErrorKind::Forbidden`] for a message that this log did not write; [`ErrorKind::Unavailable`] for
+/// one of another version, which a newer program may have written: it is kept until such a one reads
+/// it.
 pub(crate) fn open_message(secret: &TenantSecret, message: &Message) -> Result<Accepted> {
     let refuse = || {
         Error::new(
@@ -54,6 +59,13 @@ pub(crate) fn open_message(secret: &TenantSecret, message: &Message) -> Result<A
         )
     };
     let members = text::members(&message.body).map_err(|_| refuse())?;
+    let version = members.iter().find(|m| m.name == "v").ok_or_else(refuse)?;
+    if version.raw.parse::<u32>().map_err(|_| refuse())? != VERSION {
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            "the message has a form that this program doesn't know: a newer one has to read it",
+        ));
+    }
     let string = |name: &str| {
         members
             .iter()
@@ -132,5 +144,15 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Forbidden);
         }
         assert!(open_message(&TenantSecret::new([8; 32]), &message).is_err());
+    }
+
+    #[test]
+    fn a_message_of_a_newer_form_is_left_for_a_newer_program() {
+        let tenant = TenantId::new(uuid::Uuid::from_u128(1));
+        let id = EventId::new(uuid::Uuid::from_u128(2));
+        let body = r#"{"v":2,"sealed":"x"}"#.to_owned();
+        let message = Message::new(tenant, MessageKind::Ingest, id, body);
+        let error = open_message(&TenantSecret::new([7; 32]), &message).unwrap_err();
+        assert!(error.is_retryable(), "{error:?}");
     }
 }

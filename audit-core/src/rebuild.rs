@@ -12,6 +12,9 @@ use crate::worker::{is_closed, remove_erased};
 
 /// Entries that are read at once.
 const READ: usize = 2_000;
+/// Entries that are read by their positions at once: the largest ones are some MB each while they are
+/// verified, and a read by position knows no bound of bytes.
+pub(crate) const AT: usize = 64;
 /// How often what is written is compared with what the log has by then.
 const ATTEMPTS: usize = 3;
 
@@ -102,14 +105,9 @@ async fn rewrite<I: SearchIndex>(
     while from < through {
         let to = (from + MAX_HELD).min(through);
         let surplus = Compared::of(index, store, scope, from..to).await?.surplus;
-        mend(
-            index,
-            store,
-            scope,
-            &(from..to).collect::<Vec<_>>(),
-            &surplus,
-        )
-        .await?;
+        let all: Vec<u64> = (from..to).collect();
+        // What is damaged is logged; the rest of the log is to be found all the same.
+        mend(index, store, scope, &all, &surplus).await?;
         from = to;
     }
     Ok(())
@@ -159,26 +157,85 @@ impl Compared {
     }
 }
 
-/// Writes these positions anew as they are in the log now, and takes the others out.
+/// Writes these positions anew as they are in the log now, and takes the others out. Returns how many
+/// could not be written since their entries are damaged.
 pub(crate) async fn mend<I: SearchIndex + ?Sized>(
     index: &I,
     store: &dyn LogStore,
     scope: &TenantScope,
     missing: &[u64],
     surplus: &[u64],
-) -> Result<()> {
-    if missing.is_empty() {
-        return index.mend(scope, &[], surplus).await;
+) -> Result<usize> {
+    if !surplus.is_empty() {
+        index.mend(scope, &[], surplus).await?;
     }
-    let mut written: Option<Vec<Entry>> = None;
+    let mut damaged = 0;
+    for seqs in missing.chunks(AT) {
+        damaged += write_anew(index, store, scope, seqs).await?;
+    }
+    Ok(damaged)
+}
+
+async fn write_anew<I: SearchIndex + ?Sized>(
+    index: &I,
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    seqs: &[u64],
+) -> Result<usize> {
+    let mut written: Option<Intact> = None;
     for _ in 0..ATTEMPTS {
-        let current = store.at(scope, missing).await?;
+        let current = Intact::at(store, scope, seqs).await?;
         // What was erased since it was read must not come back.
         if written.as_ref() == Some(&current) {
-            return Ok(());
+            break;
         }
-        index.mend(scope, &current, surplus).await?;
+        index.mend(scope, &current.entries, &[]).await?;
         written = Some(current);
     }
-    Ok(())
+    let damaged = written.map(|written| written.damaged).unwrap_or_default();
+    tell_damaged(scope, &damaged);
+    Ok(damaged.len())
+}
+
+/// Logs which entries the index lacks for good.
+pub(crate) fn tell_damaged(scope: &TenantScope, seqs: &[u64]) {
+    if !seqs.is_empty() {
+        tracing::error!(tenant = %scope.tenant(), ?seqs,
+            "damaged entries are left out of the index");
+    }
+}
+
+/// Entries at some positions. A damaged one doesn't keep those beside it from being read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Intact {
+    pub(crate) entries: Vec<Entry>,
+    /// Positions whose entries are damaged.
+    pub(crate) damaged: Vec<u64>,
+}
+
+impl Intact {
+    /// Reads at most [`AT`] positions, and each by itself once one of them is damaged.
+    pub(crate) async fn at(
+        store: &dyn LogStore,
+        scope: &TenantScope,
+        seqs: &[u64],
+    ) -> Result<Self> {
+        let mut found = Self::default();
+        match store.at(scope, seqs).await {
+            Ok(entries) => {
+                found.entries = entries;
+                return Ok(found);
+            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => {}
+            Err(error) => return Err(error),
+        }
+        for seq in seqs {
+            match store.at(scope, &[*seq]).await {
+                Ok(entries) => found.entries.extend(entries),
+                Err(error) if error.kind() == ErrorKind::Corrupt => found.damaged.push(*seq),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
 }

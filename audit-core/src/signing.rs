@@ -3,15 +3,17 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use audit_tlog::Timestamp;
 use audit_tlog::checkpoint::Checkpoint;
 use audit_tlog::note::Note;
+use audit_tlog::{Timestamp, merkle};
 
 use crate::checkpoint::{CheckpointStore, Fence, SignedCheckpoint, Signer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::evidence::roots_of;
 use crate::id::TenantId;
 use crate::scope::TenantScope;
 use crate::seal::Head;
+use crate::store::LogStore;
 
 #[derive(Debug)]
 pub(crate) struct Signing {
@@ -60,26 +62,41 @@ impl Signing {
     /// Signs a head and keeps the checkpoint; one of this size that is there already is taken.
     ///
     /// # Errors
+    /// [`ErrorKind::Corrupt`] when the head is no continuation of the newest checkpoint;
     /// [`ErrorKind::Unavailable`] when the log's newest checkpoint bears another key's signature: a
     /// change of keys is an entry of the log, and not something that happens by itself.
     pub(crate) async fn publish(
         &self,
+        store: &dyn LogStore,
         fence: Fence,
         head: &Head,
         now: Timestamp,
     ) -> Result<SignedCheckpoint> {
         let scope = TenantScope::trusted(head.tenant, "signer");
         if let Some(latest) = self.checkpoints.latest(&scope).await? {
-            self.check_key(head.tenant, &latest)?;
+            self.check(head, &latest)?;
             if latest.size == head.size() {
                 return Ok(latest);
             }
+            continues(store, &scope, head, &latest).await?;
         }
         let checkpoint = self.signer.sign(head, now)?;
         self.checkpoints
             .publish(fence, head.tenant, &checkpoint)
             .await?;
         Ok(checkpoint)
+    }
+
+    /// Checks that a checkpoint of the log was signed by this key and, where it is of the head's size,
+    /// has its root.
+    ///
+    /// # Errors
+    /// See [`publish`](Self::publish).
+    pub(crate) fn check(&self, head: &Head, latest: &SignedCheckpoint) -> Result<()> {
+        if latest.size == head.size() && latest.root != head.tree.root() {
+            return Err(Error::corrupt(head.tenant, head.size()));
+        }
+        self.check_key(head.tenant, latest)
     }
 
     fn check_key(&self, tenant: TenantId, latest: &SignedCheckpoint) -> Result<()> {
@@ -95,6 +112,23 @@ impl Signing {
         )
         .with_tenant(tenant))
     }
+}
+
+/// Checks that of a head and a checkpoint the larger continues the smaller (RFC 6962 §2.1.2).
+async fn continues(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    head: &Head,
+    latest: &SignedCheckpoint,
+) -> Result<()> {
+    let mut ends = [(head.size(), head.tree.root()), (latest.size, latest.root)];
+    ends.sort_unstable_by_key(|(size, _)| *size);
+    let [(old, old_root), (new, new_root)] = ends;
+    let nodes = merkle::consistency_nodes(old, new);
+    let proof = roots_of(store, scope, nodes).await?;
+    merkle::verify_consistency(old, &old_root, new, &new_root, &proof).map_err(|fault| {
+        Error::corrupt(head.tenant, latest.size.min(head.size())).with_source(fault)
+    })
 }
 
 pub(crate) fn not_signed() -> Error {

@@ -10,7 +10,7 @@ use audit_server::config::{self, LogFormat, Settings, StoreUrl};
 use audit_server::docs;
 use audit_server::first_start::{self, LocalToken};
 use audit_server::server::{Bound, Listening};
-use audit_server::signing::{self, SigningFault};
+use audit_server::signing;
 use audit_server::storage::{self, Storage};
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -242,11 +242,10 @@ fn with_cause(error: &audit_core::Error) -> String {
 }
 
 async fn open(settings: &Settings) -> Result<Storage, Exit> {
+    // Before anything is made.
+    signing::check(settings).map_err(Exit::usage)?;
     make_data_folder(settings)?;
-    let signer = signing::signer(settings).map_err(|fault| match fault {
-        SigningFault::Folder(fault) => Exit::failure(fault),
-        other => Exit::usage(other),
-    })?;
+    let signer = signing::signer(settings).map_err(Exit::failure)?;
     Storage::open(settings, signer).await.map_err(|error| {
         let setting = "AUDIT_STORE_URL names another";
         Exit::failure(format!(

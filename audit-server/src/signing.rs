@@ -45,23 +45,21 @@ pub enum SigningFault {
     Folder(#[from] FolderFault),
 }
 
-/// Who signs, as the settings say. None where a database is shared and no key is: each server would
-/// make one of its own.
-///
-/// # Errors
-/// An origin that is missing, a key that can't be read or made.
-pub fn signer(settings: &Settings) -> Result<Option<Signer>, SigningFault> {
-    let key = match (&settings.tlog_key, settings.store.folder()) {
-        (Some(key), _) => configured(key.reveal())?,
-        (None, None) => made(&SystemClock.secret())?,
-        (None, Some(_))
-            if matches!(settings.store, StoreUrl::Postgres(_)) && settings.names_token_keys() =>
-        {
-            tracing::warn!("heads are not signed and nothing is proved: AUDIT_TLOG_KEY is not set");
-            return Ok(None);
-        }
-        (None, Some(folder)) => kept(folder)?,
-    };
+/// What the settings say of who signs: nothing is made yet.
+enum Named {
+    /// Nobody: a database is shared and no key is, so that each server would make one of its own.
+    Nobody,
+    /// A key of the settings, or of a store that is gone with the process.
+    Key(Origin, Box<SigningKey>),
+    /// The data folder's key.
+    Kept(Origin, PathBuf),
+}
+
+fn named(settings: &Settings) -> Result<Named, SigningFault> {
+    let shared = matches!(settings.store, StoreUrl::Postgres(_)) && settings.names_token_keys();
+    if settings.tlog_key.is_none() && shared {
+        return Ok(Named::Nobody);
+    }
     let origin = match &settings.tlog_origin {
         Some(origin) => origin.clone(),
         None if settings.bind.ip().is_loopback() => {
@@ -69,11 +67,42 @@ pub fn signer(settings: &Settings) -> Result<Option<Signer>, SigningFault> {
         }
         None => return Err(SigningFault::NoOrigin),
     };
+    Ok(match (&settings.tlog_key, settings.store.folder()) {
+        (Some(key), _) => Named::Key(origin, Box::new(configured(key.reveal())?)),
+        (None, None) => Named::Key(origin, Box::new(made(&SystemClock.secret())?)),
+        (None, Some(folder)) => Named::Kept(origin, folder.to_owned()),
+    })
+}
+
+/// Whether the settings say who signs. Makes nothing.
+///
+/// # Errors
+/// An origin that is missing, a key that can't be read.
+pub fn check(settings: &Settings) -> Result<(), SigningFault> {
+    named(settings).map(drop)
+}
+
+/// Who signs. None where a database is shared and no key is. The data folder's key is made when there
+/// is none.
+///
+/// # Errors
+/// An origin that is missing, a key that can't be read or made.
+pub fn signer(settings: &Settings) -> Result<Option<Signer>, SigningFault> {
+    let (origin, key) = match named(settings)? {
+        Named::Nobody => {
+            tracing::warn!("heads are not signed and nothing is proved: AUDIT_TLOG_KEY is not set");
+            return Ok(None);
+        }
+        Named::Key(origin, key) => (origin, *key),
+        Named::Kept(origin, folder) => (origin, kept(&folder)?),
+    };
     Ok(Some(Signer::new(origin, key)))
 }
 
 fn configured(setting: &str) -> Result<SigningKey, SigningFault> {
-    if setting.starts_with(KEY_START) {
+    let setting = setting.trim();
+    // Whatever looks like a key, misspelt perhaps, is never shown as a path.
+    if setting.contains(KEY_START) {
         return parse(setting, "AUDIT_TLOG_KEY");
     }
     let text = std::fs::read_to_string(setting).map_err(|source| SigningFault::Unreadable {
@@ -87,6 +116,10 @@ fn kept(folder: &Path) -> Result<SigningKey, SigningFault> {
     let path = folder.join(KEY_FILE);
     match first_start::read(&path)? {
         Some(text) => parse(&text, &path.display().to_string()),
+        // Another key would not be the one that the logs were signed with.
+        None if path.exists() => Err(SigningFault::NotAKey {
+            from: path.display().to_string(),
+        }),
         None => {
             let key = made(&SystemClock.secret())?;
             first_start::write(&path, &format!("{}\n", key.encode()))?;

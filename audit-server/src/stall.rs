@@ -54,22 +54,71 @@ impl<A: Acceptor> Acceptor for Unstalled<A> {
             io,
             patience: self.patience,
             stalled: None,
-            phase: Phase::Head(Head::opened()),
+            requests: Some(Requests::opened()),
             late: None,
         };
         Ok((connection, local, remote, scheme))
     }
 }
 
-/// What a connection of HTTP/1 is about, as far as its bytes tell.
+/// The requests of a connection of HTTP/1, as far as its bytes tell. Where a body ends they don't tell:
+/// what follows a head may be its body, or a request that is sent before this one is answered. So
+/// heads are timed only while every one that may be there is answered.
 #[derive(Debug)]
-enum Phase {
-    /// Between requests, or within the head of one.
-    Head(Head),
-    /// The head is complete, and nothing of the response was written.
-    Handling,
-    /// A WebSocket or HTTP/2, which have heads of their own.
-    Other,
+struct Requests {
+    head: Head,
+    /// Heads whose responses haven't begun: at least as many as there are, since an empty line of a
+    /// body ends one, too.
+    unanswered: usize,
+    /// Whether there was any head.
+    any: bool,
+    /// Whether a response has begun.
+    answered: bool,
+}
+
+impl Requests {
+    /// Of a connection on which nothing has come yet.
+    fn opened() -> Self {
+        Self {
+            head: Head::opened(),
+            unanswered: 0,
+            any: false,
+            answered: false,
+        }
+    }
+
+    /// Takes bytes that were read; whether they end a head.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        let ended = self.head.take(bytes);
+        self.unanswered += ended;
+        self.any |= ended > 0;
+        ended > 0
+    }
+
+    /// Takes bytes that were written; whether HTTP/1 goes on.
+    fn answer(&mut self, bytes: &[u8]) -> bool {
+        if self.unanswered == 0 {
+            return true;
+        }
+        match bytes.strip_prefix(b"HTTP/1.") {
+            // 101 makes another protocol of it; the other interim ones leave the response to come.
+            Some(rest) if rest.get(1..5) == Some(b" 101") => return false,
+            Some(rest) if rest.get(1..3) == Some(b" 1") => {}
+            Some(_) => {
+                self.answered = true;
+                self.unanswered -= 1;
+                self.head.since = None;
+            }
+            // The rest of a response, or HTTP/2.
+            None => return self.answered,
+        }
+        true
+    }
+
+    /// When the head began that is to be timed.
+    fn since(&self) -> Option<Instant> {
+        self.head.since.filter(|_| self.unanswered == 0)
+    }
 }
 
 /// How far a head has come. It ends with an empty line (RFC 9112 §2.1).
@@ -101,11 +150,17 @@ impl Head {
         }
     }
 
-    /// Takes bytes; whether the head is complete with them.
-    fn take(&mut self, bytes: &[u8]) -> bool {
-        for byte in bytes {
+    /// Takes bytes, and returns how many heads end with them.
+    fn take(&mut self, bytes: &[u8]) -> usize {
+        let mut ended = 0;
+        let mut rest = bytes.len();
+        for (at, byte) in bytes.iter().enumerate() {
             match byte {
-                b'\n' if self.line_ended && self.any => return true,
+                b'\n' if self.line_ended && self.any => {
+                    *self = Self::awaited();
+                    ended += 1;
+                    rest = bytes.len() - at - 1;
+                }
                 b'\n' => self.line_ended = true,
                 b'\r' => {}
                 _ => {
@@ -114,14 +169,15 @@ impl Head {
                 }
             }
         }
-        if !bytes.is_empty() && self.since.is_none() {
+        if rest > 0 && self.since.is_none() {
             self.since = Some(Instant::now());
         }
-        false
+        ended
     }
 }
 
-/// What a head that took too long is answered with; nothing of another response is on its way then.
+/// What the first head is answered with that took too long. Later ones are not answered: something of
+/// the response before may still be on its way.
 static TOO_LATE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut body = String::new();
     Problem::new(
@@ -144,7 +200,8 @@ pub(crate) struct Connection<T> {
     patience: Patience,
     /// Set while the peer takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
-    phase: Phase,
+    /// None of a WebSocket or HTTP/2, which have heads of their own.
+    requests: Option<Requests>,
     /// Set while a head is not complete.
     late: Option<Pin<Box<Sleep>>>,
 }
@@ -167,18 +224,13 @@ impl<T> Connection<T> {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Notes the begin of a response.
-    fn answers(&mut self, bytes: &[u8]) {
-        if !matches!(self.phase, Phase::Handling) {
-            return;
+    /// Notes what was written, which may begin a response.
+    fn wrote(&mut self, bytes: &[u8], written: &Poll<io::Result<usize>>) {
+        if let (Poll::Ready(Ok(1..)), Some(requests)) = (written, &mut self.requests)
+            && !requests.answer(bytes)
+        {
+            self.requests = None;
         }
-        self.phase = match bytes.strip_prefix(b"HTTP/1.") {
-            // 101 makes another protocol of it; the other interim ones leave the response to come.
-            Some(rest) if rest.get(1..5) == Some(b" 101") => Phase::Other,
-            Some(rest) if rest.get(1..3) == Some(b" 1") => Phase::Handling,
-            Some(_) => Phase::Head(Head::awaited()),
-            None => Phase::Other,
-        };
     }
 }
 
@@ -191,23 +243,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Connection<T> {
         let this = &mut *self;
         let before = buf.filled().len();
         let read = Pin::new(&mut this.io).poll_read(cx, buf);
-        let Phase::Head(head) = &mut this.phase else {
+        let Some(requests) = &mut this.requests else {
             return read;
         };
         if read.is_ready() {
-            if head.take(&buf.filled()[before..]) {
-                this.phase = Phase::Handling;
+            if requests.take(&buf.filled()[before..]) {
                 this.late = None;
             }
             return read;
         }
-        let Some(since) = head.since else { return read };
+        let Some(since) = requests.since() else {
+            return read;
+        };
         let until = since + this.patience.head;
         let late = this
             .late
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         ready!(late.as_mut().poll(cx));
-        if head.any {
+        if requests.head.any && !requests.any {
             // What doesn't fit into the socket's buffer is not worth waiting for.
             let _told = Pin::new(&mut this.io).poll_write(cx, &TOO_LATE);
         }
@@ -221,8 +274,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.answers(buf);
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.wrote(buf, &written);
         self.watch(cx, written)
     }
 
@@ -231,8 +284,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.answers(bufs.first().map_or(&[], |first| &**first));
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.wrote(bufs.first().map_or(&[], |first| &**first), &written);
         self.watch(cx, written)
     }
 
@@ -256,17 +309,47 @@ mod tests {
     #[test]
     fn a_head_ends_with_an_empty_line_and_not_with_those_before_it() {
         for (pieces, complete) in [
-            (&["GET / HTTP/1.1\r\nHost: t\r\n\r\n"][..], true),
-            (&["GET / HTTP/1.1\r\nHost: t\r\n\r", "\n"], true),
-            (&["GET / HTTP/1.1\nHost: t\n\n"], true),
-            (&["\r\n\r\n"], false),
-            (&["\r\n\r\n", "GET / HTTP/1.1\r\n", "\r\n"], true),
-            (&["GET / HTTP/1.1\r\nHost: t\r\n"], false),
-            (&["G", "E", "T"], false),
+            (&["GET / HTTP/1.1\r\nHost: t\r\n\r\n"][..], 1),
+            (&["GET / HTTP/1.1\r\nHost: t\r\n\r", "\n"], 1),
+            (&["GET / HTTP/1.1\nHost: t\n\n"], 1),
+            (&["\r\n\r\n"], 0),
+            (&["\r\n\r\n", "GET / HTTP/1.1\r\n", "\r\n"], 1),
+            (&["GET / HTTP/1.1\r\nHost: t\r\n"], 0),
+            (&["G", "E", "T"], 0),
+            (&["GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n", "\r\n"], 2),
         ] {
             let mut head = Head::awaited();
-            let ends = pieces.iter().any(|piece| head.take(piece.as_bytes()));
-            assert_eq!(ends, complete, "{pieces:?}");
+            let ended: usize = pieces.iter().map(|piece| head.take(piece.as_bytes())).sum();
+            assert_eq!(ended, complete, "{pieces:?}");
         }
+    }
+
+    #[test]
+    fn a_head_is_timed_while_every_request_before_it_is_answered() {
+        let mut requests = Requests::opened();
+        assert!(requests.since().is_some());
+        // With a body, and one sent ahead of the answer.
+        assert!(requests.take(b"POST / HTTP/1.1\r\n\r\n{}"));
+        requests.take(b"POST / HTTP/1.1\r\nHost: t\r\n");
+        requests.take(b"\r\n{");
+        for (written, unanswered) in [
+            (&b"HTTP/1.1 100 Continue\r\n\r\n"[..], 2),
+            (b"HTTP/1.1 200 OK\r\n", 1),
+            (b"the rest of it", 1),
+        ] {
+            assert!(requests.answer(written));
+            assert_eq!(requests.unanswered, unanswered);
+            requests.take(b"{");
+            assert!(requests.since().is_none());
+        }
+        assert!(requests.answer(b"HTTP/1.1 201 Created\r\n"));
+        assert!(requests.since().is_none());
+        requests.take(b"G");
+        assert!(requests.since().is_some());
+        requests.take(b"ET / HTTP/1.1\r\n\r\n");
+        assert!(!requests.answer(b"HTTP/1.1 101 Switching Protocols\r\n"));
+        let mut other = Requests::opened();
+        other.take(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        assert!(!other.answer(b"\0\0\x12"));
     }
 }

@@ -1,9 +1,10 @@
 -- What an append does under the heads' locks, in fewer round trips.
 
 -- Locks heads, then looks up what has become of the ids: a row with `id` null for each head that was
--- had, with `now` the clock under the locks, and a row for each id that is known. `waits_for` is
--- waited for; of the others those are taken that nobody holds. The second statement sees what the
--- holder that was waited for has committed. The ids are looked up for heads that weren't had, too.
+-- had, a row for each id that is known, and one with nothing but `now`, the clock under the locks.
+-- `waits_for` is waited for; of the others those are taken that nobody holds. The last statement sees
+-- what the holder that was waited for has committed. The ids are looked up for heads that weren't had,
+-- too.
 CREATE FUNCTION audit.lock_heads(waits_for uuid, others uuid[], tenants uuid[], ids uuid[])
 RETURNS TABLE (
     tenant_id uuid, status text, size bigint, peaks bytea, created_at timestamptz,
@@ -18,14 +19,14 @@ BEGIN
         RETURN QUERY
             SELECT h.tenant_id, h.status, h.size, h.peaks, h.created_at, h.pruned_below,
                 h.pruned_by, h.swept_below, NULL::uuid, NULL::bigint, NULL::bytea, NULL::bytea,
-                NULL::bytea, clock_timestamp()
+                NULL::bytea, NULL::timestamptz
             FROM audit.heads h WHERE h.tenant_id = waits_for FOR UPDATE;
     END IF;
     IF others <> '{}' THEN
         RETURN QUERY
             SELECT h.tenant_id, h.status, h.size, h.peaks, h.created_at, h.pruned_below,
                 h.pruned_by, h.swept_below, NULL::uuid, NULL::bigint, NULL::bytea, NULL::bytea,
-                NULL::bytea, clock_timestamp()
+                NULL::bytea, NULL::timestamptz
             FROM audit.heads h WHERE h.tenant_id = ANY (others)
             ORDER BY h.tenant_id FOR UPDATE SKIP LOCKED;
     END IF;
@@ -38,7 +39,10 @@ BEGIN
         FROM unnest(tenants, ids) AS w (tenant_id, id)
         CROSS JOIN LATERAL (
             SELECT * FROM audit.ids i WHERE i.tenant_id = w.tenant_id AND i.id = w.id OFFSET 0
-        ) k;
+        ) k
+        UNION ALL
+        SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            clock_timestamp();
 END
 $function$;
 REVOKE ALL ON FUNCTION audit.lock_heads(uuid, uuid[], uuid[], uuid[]) FROM PUBLIC;
@@ -69,12 +73,28 @@ DROP INDEX audit.heads_changed;
 CREATE INDEX heads_era ON audit.heads (era);
 GRANT UPDATE (era) ON audit.heads TO audit_writer, audit_maintainer;
 
+-- A server of before this migration, which still runs, writes `changed` alone. An update that writes
+-- both doesn't come to the function.
+CREATE FUNCTION audit.era_follows() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    NEW.era := NEW.changed::text::bigint >> 8;
+    RETURN NEW;
+END
+$function$;
+REVOKE ALL ON FUNCTION audit.era_follows() FROM PUBLIC;
+CREATE TRIGGER era_follows BEFORE UPDATE ON audit.heads
+    FOR EACH ROW WHEN (NEW.era IS DISTINCT FROM NEW.changed::text::bigint >> 8)
+    EXECUTE FUNCTION audit.era_follows();
+
 -- Documents are some KB at most; compressed, or kept beside the table, each would cost more to write
 -- than all else of its row.
 ALTER TABLE audit.index_documents SET (toast_tuple_target = 8160);
 
 -- As before, and first keeps indexers out: one that read the entries before they were pruned would
--- write their documents after they were removed. The head's lock is taken last.
+-- write their documents after they were removed. One that begins with the tenant is waited for where
+-- the row is inserted. The head's lock is taken last.
 CREATE OR REPLACE FUNCTION audit.sweep_step(most bigint) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
@@ -91,6 +111,8 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    INSERT INTO audit.index_progress (tenant_id, through) VALUES (tenant, 0)
+    ON CONFLICT DO NOTHING;
     PERFORM FROM audit.index_progress WHERE tenant_id = tenant FOR UPDATE;
     SELECT created_at INTO first FROM audit.ids WHERE tenant_id = tenant AND seq = low;
     SELECT created_at INTO last FROM audit.ids WHERE tenant_id = tenant AND seq = high - 1;

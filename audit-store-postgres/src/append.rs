@@ -420,11 +420,12 @@ async fn lock_heads(
         .map_err(from_sqlx)?;
     let (mut heads, mut found) = (Heads::new(), Found::default());
     for r in &rows {
-        if row::get::<Option<Uuid>>(r, 8)?.is_some() {
+        if let Some(now) = row::get(r, 13)? {
+            found.now = Some(row::time(now)?);
+        } else if row::get::<Option<Uuid>>(r, 8)?.is_some() {
             found.add(r, [0, 8, 9, 4, 10, 11, 12])?;
         } else {
             let (status, head) = head::decode(r)?;
-            found.now = Some(row::time(row::get(r, 13)?)?);
             heads.insert(head.tenant, (status, head));
         }
     }

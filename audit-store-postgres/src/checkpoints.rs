@@ -100,7 +100,8 @@ impl PostgresStore {
         query(
             "WITH dropped AS (
                  DELETE FROM audit.checkpoints
-                 WHERE tenant_id = $1 AND size < $2 AND signed_at >= $6 AND signed_at < $7
+                 WHERE tenant_id = $1 AND signed_at >= $6 AND signed_at < $7 AND size =
+                     (SELECT max(size) FROM audit.checkpoints WHERE tenant_id = $1 AND size < $2)
              )
              INSERT INTO audit.checkpoints (tenant_id, size, root, note, signed_at)
              VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",

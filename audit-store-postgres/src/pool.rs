@@ -1,5 +1,6 @@
 //! Connections, by what they are for, and transactions that take the role for it.
 
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -7,9 +8,13 @@ use audit_core::{Error, ErrorKind, Result, TenantId};
 use sqlx_core::connection::{ConnectOptions as _, Connection as _};
 use sqlx_core::error::Error as SqlxError;
 use sqlx_core::executor::Executor as _;
+use sqlx_core::pool::PoolConnection;
 use sqlx_core::query_as::query_as;
-use sqlx_core::transaction::Transaction;
-use sqlx_postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode, Postgres};
+use sqlx_core::transaction::TransactionManager as _;
+use sqlx_postgres::{
+    PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode, PgTransactionManager,
+    Postgres,
+};
 
 use crate::PostgresOptions;
 use crate::fault::from_sqlx;
@@ -18,7 +23,53 @@ use crate::fault::from_sqlx;
 pub(crate) const OLDEST_SERVER: i32 = 150_000;
 
 /// A transaction that ends with a rollback unless it is committed.
-pub(crate) type Tx = Transaction<'static, Postgres>;
+///
+/// Not the driver's own: that gives a connection back whose begin failed, be it in the middle of a
+/// transaction. A statement that begins one and takes a role can fail there.
+#[derive(Debug)]
+pub(crate) struct Tx(PoolConnection<Postgres>);
+
+impl Tx {
+    async fn begin(pool: &PgPool, sql: String) -> Result<Self, SqlxError> {
+        let mut connection = pool.acquire().await?;
+        match PgTransactionManager::begin(&mut connection, Some(sql.into())).await {
+            Ok(()) => Ok(Self(connection)),
+            Err(error) => {
+                connection.close_on_drop();
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) async fn commit(mut self) -> Result<(), SqlxError> {
+        PgTransactionManager::commit(&mut self.0).await
+    }
+
+    pub(crate) async fn rollback(mut self) -> Result<(), SqlxError> {
+        PgTransactionManager::rollback(&mut self.0).await
+    }
+}
+
+impl Deref for Tx {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
+
+impl Drop for Tx {
+    /// Before anything else is asked of the connection; nothing, when it is over.
+    fn drop(&mut self) {
+        PgTransactionManager::start_rollback(&mut self.0);
+    }
+}
 
 /// What a transaction may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,21 +208,24 @@ pub(crate) async fn begin(pool: &PgPool, sql: String) -> Result<Tx> {
     to_its_end(async move {
         // As many as there may be connections that broke while nobody used them.
         for _ in 0..pool.size() {
-            match pool.begin_with(sql.clone()).await {
+            match Tx::begin(&pool, sql.clone()).await {
                 Err(error) if is_broken(&error) => {}
                 done => return done.map_err(from_sqlx),
             }
         }
-        pool.begin_with(sql).await.map_err(from_sqlx)
+        Tx::begin(&pool, sql).await.map_err(from_sqlx)
     })
     .await
 }
 
-/// Whether a connection was cut off. A server that shuts down says so first.
+/// Whether a connection was cut off, or is in a transaction that failed. A server that shuts down says
+/// so first.
 fn is_broken(error: &SqlxError) -> bool {
     match error {
         SqlxError::Io(_) => true,
-        SqlxError::Database(told) => matches!(told.code().as_deref(), Some("57P01" | "57P02")),
+        SqlxError::Database(told) => {
+            matches!(told.code().as_deref(), Some("57P01" | "57P02" | "25P02"))
+        }
         _ => false,
     }
 }

@@ -23,14 +23,14 @@ use crate::list::{self, Window};
 use crate::pool::{Role, begin_statement, snapshot_options};
 
 /// Entries in one answer.
-const CHUNK: usize = 1_000;
+const CHUNK: usize = 2_500;
 
 /// Positions that are looked at for one answer: a filter that few match must not hold up other scans
 /// of the same snapshot.
 const LOOK: u64 = 50_000;
 
 /// No further entry joins an answer that has so much raw JSON.
-const CHUNK_BYTES: i64 = 2 << 20;
+const CHUNK_BYTES: i64 = 4 << 20;
 
 /// Scans that may wait for the connection at once.
 const WAITING: usize = 64;

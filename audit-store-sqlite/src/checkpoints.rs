@@ -121,7 +121,8 @@ impl CheckpointStore for SqliteStore {
             admit_checkpoint(&checkpoint, fence, signer, size, known)?;
             conn.prepare_cached(
                 "DELETE FROM checkpoints
-                 WHERE tenant = ?1 AND size < ?2 AND signed_at >= ?3 AND signed_at < ?4",
+                 WHERE tenant = ?1 AND signed_at >= ?3 AND signed_at < ?4 AND size =
+                    (SELECT max(size) FROM checkpoints WHERE tenant = ?1 AND size < ?2)",
             )
             .and_then(|mut statement| {
                 let hour = checkpoint.hour();

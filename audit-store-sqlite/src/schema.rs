@@ -218,6 +218,9 @@ pub(crate) fn open_writer(path: &Path, max_pages: Option<u64>) -> Result<Connect
         ))
         .map_err(from_sqlite)?;
     }
+    // Whoever signed here before is gone: this process has the writer's lock.
+    conn.execute("UPDATE signer SET until = 0", [])
+        .map_err(from_sqlite)?;
     Ok(conn)
 }
 

@@ -32,8 +32,8 @@ use crate::time::Timestamp;
 /// The version of this format.
 pub const VERSION: u64 = 1;
 
-/// A [`Composer`] writes a mark after so many positions: a changed entry whose form is still right
-/// is found within that many.
+/// A [`Composer`] writes a mark after so many positions: a line that was changed later and whose form
+/// is still right is found within that many, up to the last mark.
 pub const MARK_EVERY: u64 = 256;
 
 /// The longest line that has to be read, in bytes. The longest that a log of version 1 writes is
@@ -443,9 +443,6 @@ pub enum ComposeFault {
     /// Checkpoints and keys come before the first position.
     #[error("checkpoints and keys come before the first position")]
     Late,
-    /// The positions lead to another root than the manifest's.
-    #[error("the entries lead to another root than the snapshot's")]
-    Root,
 }
 
 /// Writes an evidence stream, line by line, and computes the tree on the way. Lines end in a line
@@ -453,7 +450,6 @@ pub enum ComposeFault {
 #[derive(Debug)]
 pub struct Composer {
     size: u64,
-    root: Hash,
     tree: Tree,
     marked: u64,
     head: Vec<String>,
@@ -466,7 +462,6 @@ impl Composer {
     pub fn new(manifest: &Manifest, out: &mut String) -> Self {
         let mut composer = Self {
             size: manifest.size,
-            root: manifest.root,
             tree: Tree::new(),
             marked: 0,
             head: Vec::new(),
@@ -505,8 +500,24 @@ impl Composer {
     ///
     /// [`ComposeFault::Position`].
     pub fn entry(&mut self, line: EvidenceLine<'_>, out: &mut String) -> Result<(), ComposeFault> {
+        let hash = leaf_hash(line.leaf.as_bytes());
+        self.sealed_entry(line, hash, out)
+    }
+
+    /// Writes an entry of which the log has kept the leaf hash. The marks are computed of these, so
+    /// that a verifier finds one that was changed since between two of them.
+    ///
+    /// # Errors
+    ///
+    /// [`ComposeFault::Position`].
+    pub fn sealed_entry(
+        &mut self,
+        line: EvidenceLine<'_>,
+        hash: Hash,
+        out: &mut String,
+    ) -> Result<(), ComposeFault> {
         self.next(line.seq, 1)?;
-        self.tree.push(leaf_hash(line.leaf.as_bytes()));
+        self.tree.push(hash);
         self.entries += 1;
         write_line(&Record::Entry(line), out);
         if self.tree.size().is_multiple_of(MARK_EVERY) {
@@ -565,12 +576,12 @@ impl Composer {
         &self.tree
     }
 
-    /// Ends the stream.
+    /// Ends the stream, whatever root its positions lead to: evidence of a log that was altered is
+    /// what a verifier finds the alteration in.
     ///
     /// # Errors
     ///
-    /// [`ComposeFault::Position`] when positions are missing, [`ComposeFault::Root`] when the root
-    /// isn't the manifest's: then the stream must not be taken for evidence, and nothing is written.
+    /// [`ComposeFault::Position`] when positions are missing; then nothing is written.
     pub fn finish(self, out: &mut String) -> Result<(), ComposeFault> {
         if self.tree.size() != self.size {
             return Err(ComposeFault::Position {
@@ -578,9 +589,6 @@ impl Composer {
                 found: self.size,
                 size: self.size,
             });
-        }
-        if self.tree.root() != self.root {
-            return Err(ComposeFault::Root);
         }
         let end = End {
             entries: self.entries,

@@ -17,7 +17,8 @@
 //! an older signed head: a known checkpoint finds both, a witness's cosignature bounds when.
 //!
 //! Memory: about 40 bytes for each entry in the bundle (ids, and which groups are shown), 40 for each
-//! mark, 16 for each gap, and the `entries` of the log's `erase` entries.
+//! mark, 16 for each gap, and the `entries` of the log's `erase` entries; and before the first
+//! position no more than [`MAX_HEAD_LINES`] and [`MAX_HEAD_BYTES`] allow.
 
 mod chain;
 mod check;
@@ -36,12 +37,22 @@ use crate::control::Control;
 use crate::evidence::{End, Gap, Manifest, Mark, Record, grow, head_digest};
 use crate::leaf::{Group, Hash};
 use crate::merkle::Tree;
-use crate::note::{Note, VerifyingKey};
+use crate::note::{self, Note, VerifyingKey};
 use crate::time::Timestamp;
 
 use chain::{Chain, Change};
 use check::{CheckedEntry, CheckedLeaf, Item};
 use holes::{Erase, Reasons, Shown, sweep};
+
+/// How many checkpoints and keys a bundle may have. An export has one checkpoint, one more for each
+/// change of keys or of the epoch, and the keys that the server knows.
+pub const MAX_HEAD_LINES: usize = 4_096;
+
+/// How long the lines of these checkpoints and keys may be together, in bytes.
+pub const MAX_HEAD_BYTES: usize = 16 << 20;
+
+/// The longest vkey, in bytes: an origin and a few fields of fixed length.
+const MAX_VKEY_LEN: usize = 1_024;
 
 /// What the caller demands and trusts.
 #[derive(Clone, Debug)]
@@ -49,7 +60,8 @@ pub struct Options {
     /// Whether an export that isn't the whole log will do: one that shows only some entries, or
     /// withholds groups. What it says that it withholds is then no finding.
     pub partial: bool,
-    /// Checkpoints that the caller has from elsewhere. The log has to continue each of them.
+    /// Checkpoints that the caller has from elsewhere. The log has to continue each of them. One whose
+    /// size lies within a gap is not compared, and the report warns of it.
     pub known: Vec<Note>,
     /// Keys of which one has to be the log's, or to lead to it through its `key` entries.
     pub keys: Vec<VerifyingKey>,
@@ -148,7 +160,10 @@ pub struct Verifier {
     findings: Findings,
     line: u64,
     manifest: Option<Manifest>,
+    /// The lines before the first position, as [`head_digest`] wants them.
     head: Vec<String>,
+    /// The length of its checkpoints and keys.
+    head_bytes: usize,
     heads: Vec<Head>,
     hints: Vec<VerifyingKey>,
     end: Option<End>,
@@ -190,6 +205,7 @@ impl Verifier {
             line: 0,
             manifest: None,
             head: Vec::new(),
+            head_bytes: 0,
             heads: Vec::new(),
             hints: Vec::new(),
             end: None,
@@ -276,6 +292,14 @@ impl Verifier {
             self.here(Code::Line, None, detail);
             return;
         }
+        if text.len() > note::MAX_LEN {
+            let detail = format!("a checkpoint has at most {} bytes", note::MAX_LEN);
+            self.here(Code::Checkpoint, None, detail);
+            return;
+        }
+        if !self.keep(&Record::Checkpoint(text.as_str().into())) {
+            return;
+        }
         let read = Note::parse(&text)
             .map_err(|fault| fault.to_string())
             .and_then(|note| match Checkpoint::parse(note.text()) {
@@ -290,7 +314,22 @@ impl Verifier {
             }),
             Err(detail) => self.here(Code::Checkpoint, None, detail),
         }
-        self.head.push(Record::Checkpoint(text.into()).encode());
+    }
+
+    /// Keeps a line before the first position for the digest. Whether there was room for it.
+    fn keep(&mut self, record: &Record<'_>) -> bool {
+        let line = record.encode();
+        let bytes = self.head_bytes + line.len();
+        if self.head.len() > MAX_HEAD_LINES || bytes > MAX_HEAD_BYTES {
+            let detail = format!(
+                "a bundle has at most {MAX_HEAD_LINES} checkpoints and keys, of {MAX_HEAD_BYTES} bytes"
+            );
+            self.here(Code::Line, None, detail);
+            return false;
+        }
+        self.head_bytes = bytes;
+        self.head.push(line);
+        true
     }
 
     fn vkey(&mut self, text: String) {
@@ -302,11 +341,18 @@ impl Verifier {
             );
             return;
         }
+        if text.len() > MAX_VKEY_LEN {
+            let detail = format!("a key has at most {MAX_VKEY_LEN} bytes");
+            self.here(Code::Line, None, detail);
+            return;
+        }
+        if !self.keep(&Record::Vkey(text.as_str().into())) {
+            return;
+        }
         match VerifyingKey::parse(&text) {
             Ok(key) => self.hints.push(key),
             Err(fault) => self.here(Code::Line, None, fault.to_string()),
         }
-        self.head.push(Record::Vkey(text.into()).encode());
     }
 
     /// Makes the run from `from` to `to` the next positions. Whether they are taken.
@@ -509,6 +555,7 @@ impl Verifier {
             holes_total: 0,
             partial: self.options.partial,
             known: Vec::new(),
+            known_in_gap: Vec::new(),
             cosigned: Vec::new(),
             findings: Vec::new(),
             findings_total: 0,
@@ -594,20 +641,23 @@ impl Verifier {
         found.ok().map(|at| &self.passed[at].root)
     }
 
-    /// Between which positions the entries part from a root at a size, as the marks tell.
-    fn parted(&self, size: u64) -> (u64, u64) {
-        let (mut good, mut end) = (0, size);
-        for passed in self.passed.iter().take_while(|passed| passed.size <= size) {
+    /// Between which positions the entries part from a root at a size, as the marks tell; up to
+    /// `good` they are right.
+    fn parted(&self, size: u64, good: u64) -> (u64, u64) {
+        let mut before = good;
+        for passed in &self.passed {
+            if passed.size <= good || passed.size > size {
+                continue;
+            }
             match passed.mark {
-                Some((_, true)) if passed.size < size => good = passed.size,
-                Some((_, false)) => {
-                    end = passed.size;
-                    break;
-                }
-                _ => {}
+                Some((_, true)) => before = passed.size,
+                // It is of the log as it was, and so are those before it.
+                Some((_, false)) => return (before, passed.size - 1),
+                None => {}
             }
         }
-        (good, end.max(1) - 1)
+        // Marks that all agree may have been written over changed entries: they bound nothing.
+        (good, size.max(1) - 1)
     }
 
     fn judge_heads(&mut self, manifest: &Manifest, report: &mut Report, late: &mut Findings) {
@@ -659,7 +709,8 @@ impl Verifier {
                 match root {
                     Some(root) if *root == head.checkpoint.root() => agreed = Some(at),
                     Some(_) if parted.is_none() => {
-                        let positions = self.parted(at);
+                        let positions =
+                            self.parted(at, agreed.filter(|good| *good < at).unwrap_or(0));
                         parted = Some(positions);
                         let detail = format!(
                             "the entries lead to another root than the log signed at size {at}"
@@ -698,12 +749,10 @@ impl Verifier {
             }
             report.root = Some(root);
         }
-        chain.check_handovers(
-            heads
-                .iter()
-                .map(|head| (head.checkpoint.size(), &head.note)),
-            late,
-        );
+        let sized = heads
+            .iter()
+            .map(|head| (head.checkpoint.size(), &head.note));
+        chain.check_handovers(&sized.collect::<Vec<_>>(), late);
         report.signed_by = chain.key(size).map(VerifyingKey::encode);
         report.key_trusted = chain.knows(&self.options.keys);
         if !self.options.keys.is_empty() && !report.key_trusted {
@@ -777,15 +826,16 @@ impl Verifier {
                     Some(root) if *root == known.root() => report.known.push(at),
                     Some(_) => {
                         let detail = format!("not what the known checkpoint of size {at} has");
-                        late.span(Code::Known, self.parted(at), detail);
+                        late.span(Code::Known, self.parted(at, 0), detail);
                     }
                     None if self.broken => {}
                     None => {
-                        let detail = format!(
-                            "the size {at} of the known checkpoint lies within a gap, so that it \
-                             can't be compared"
+                        report.known_in_gap.push(at);
+                        let warning = format!(
+                            "the known checkpoint of size {at} was not compared: that size lies \
+                             within a gap"
                         );
-                        late.global(Code::KnownInGap, detail);
+                        report.warnings.push(warning);
                     }
                 }
             }

@@ -16,7 +16,9 @@ use crate::failure::Failure;
 /// when the stream has come to its end line, whole or not at all.
 pub(crate) struct Folder {
     at: PathBuf,
+    /// A folder of this run's own, and whether it is still there.
     temporary: PathBuf,
+    began: bool,
     rest: Vec<u8>,
     manifest: Option<Manifest>,
     /// Checkpoints by their size.
@@ -34,20 +36,13 @@ impl Folder {
             let error = io::Error::from(io::ErrorKind::AlreadyExists);
             return Err(unwritable(at, error));
         }
-        let mut name = at.file_name().unwrap_or_default().to_owned();
-        name.push(".part");
-        let temporary = at.with_file_name(name);
-        // What an earlier run left behind.
-        match fs::remove_dir_all(&temporary) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(unwritable(&temporary, e)),
-            _ => {}
-        }
-        fs::create_dir(&temporary).map_err(|e| unwritable(&temporary, e))?;
+        let temporary = temporary(at)?;
         let log = temporary.join(LOG);
         let log = File::create_new(&log).map_err(|e| unwritable(&log, e))?;
         Ok(Self {
             at: at.to_owned(),
             temporary,
+            began: true,
             rest: Vec::new(),
             manifest: None,
             checkpoints: BTreeMap::new(),
@@ -155,7 +150,11 @@ impl Folder {
         let sync = |path: &Path| File::open(path).and_then(|folder| folder.sync_all());
         sync(&self.temporary)
             .and_then(|()| fs::rename(&self.temporary, &self.at))
-            .map_err(|e| unwritable(&self.at, e))
+            .map_err(|e| unwritable(&self.at, e))?;
+        self.began = false;
+        // A name is on disk with the folder that it is in.
+        let parent = self.at.parent().filter(|path| *path != Path::new(""));
+        sync(parent.unwrap_or(Path::new("."))).map_err(|e| unwritable(&self.at, e))
     }
 
     fn write(&self, name: &str, text: &str) -> Result<(), Failure> {
@@ -178,9 +177,28 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Of a folder that didn't appear nothing is left; of one that did, nothing is there.
-        drop(fs::remove_dir_all(&self.temporary));
+        // Of a folder that didn't appear nothing is left.
+        if self.began {
+            drop(fs::remove_dir_all(&self.temporary));
+        }
     }
+}
+
+/// Makes a folder beside this one, under a name that nothing has: what is there already may be the
+/// user's, or of another run.
+fn temporary(at: &Path) -> Result<PathBuf, Failure> {
+    let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
+    for n in 0..1_000 {
+        let mut name = at.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}-{n}.part", std::process::id()));
+        let path = at.with_file_name(name);
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => taken = e,
+            Err(e) => return Err(unwritable(&path, e)),
+        }
+    }
+    Err(unwritable(at, taken))
 }
 
 fn unwritable(path: &Path, error: io::Error) -> Failure {
@@ -288,6 +306,68 @@ mod tests {
             assert!(Folder::create(&at).is_err());
         }
         assert_eq!(fs::read_dir(within.path()).unwrap().count(), 4);
+    }
+
+    #[test]
+    fn two_exports_to_one_target_leave_each_other_and_what_was_there_alone() {
+        let within = tempfile::TempDir::new().unwrap();
+        let at = within.path().join("bundle");
+        let own = within.path().join("bundle.part");
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("mine"), "x").unwrap();
+        let stale = format!("bundle.{}-0.part", std::process::id());
+        fs::create_dir(within.path().join(&stale)).unwrap();
+        let (mut first, mut second) = (Folder::create(&at).unwrap(), Folder::create(&at).unwrap());
+        first.push(stream().as_bytes()).unwrap();
+        second.push(stream().as_bytes()).unwrap();
+        drop(Folder::create(&at).unwrap());
+        first.finish().unwrap();
+        assert!(second.finish().is_err());
+        assert_eq!(judged(&at), (true, Vec::new()));
+        assert_eq!(fs::read(own.join("mine")).unwrap(), b"x");
+        let mut names: Vec<_> = fs::read_dir(within.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        let mut expected = ["bundle", "bundle.part", &stale];
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn a_manifest_of_very_many_files_is_read_once_and_within_bounds() {
+        let within = tempfile::TempDir::new().unwrap();
+        let at = within.path().join("bundle");
+        let mut folder = Folder::create(&at).unwrap();
+        folder.push(stream().as_bytes()).unwrap();
+        folder.finish().unwrap();
+        let path = at.join(MANIFEST);
+        let mut listing = FolderManifest::parse(&fs::read_to_string(&path).unwrap()).unwrap();
+        let file = listing.files[0].clone();
+        listing.files.extend((0..100_000).map(|n| ListedFile {
+            name: n.to_string(),
+            ..file.clone()
+        }));
+        fs::write(&path, listing.encode()).unwrap();
+        // Each looked for among all before it would take minutes.
+        assert_eq!(bundle::open(&at).unwrap().findings.len(), 100_000);
+        // Small files are read up to what a bundle may have.
+        listing.files.truncate(1);
+        let big = "x".repeat(1 << 20);
+        for size in 100..120 {
+            let name = format!("checkpoints/{size}");
+            fs::write(at.join(&name), &big).unwrap();
+            listing.files.push(ListedFile {
+                bytes: big.len() as u64,
+                sha256: digest(big.as_bytes()),
+                name,
+            });
+        }
+        fs::write(&path, listing.encode()).unwrap();
+        let findings = bundle::open(&at).unwrap().findings;
+        assert_eq!(findings.len(), 1);
+        assert_eq!(findings[0].file.as_deref(), Some("checkpoints/116"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test fails by it
 
 mod commands;
+mod evidence;
 mod exit_codes;
 mod export;
 mod import;

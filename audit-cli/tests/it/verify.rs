@@ -148,6 +148,7 @@ fn an_untouched_bundle_is_0_and_says_up_to_where_it_reaches() {
     let report = text(&output.stdout);
     let first = report.lines().next().unwrap();
     assert!(first.starts_with("Verified up to size 5, accepted 2025-11-24T16:00:00.000004Z"));
+    assert!(first.contains("; signed by a key that only the bundle names; a tail"));
     assert!(first.contains("can't be seen"), "{first}");
     assert!(
         report.contains("position 0: actor: erased by seq 2"),
@@ -165,6 +166,7 @@ fn an_untouched_bundle_is_0_and_says_up_to_where_it_reaches() {
         let report = &json_lines(&output)[0];
         assert_eq!(report["verified"], true);
         assert_eq!(report["key_trusted"], true);
+        assert!(report["known_size"].is_null() && report["cosigned_at"].is_null());
         assert_eq!(report["holes"][0]["by"], 2);
         assert_eq!(report["warnings"].as_array().unwrap().len(), 0);
     }
@@ -229,11 +231,7 @@ fn what_can_not_be_read_is_2_with_one_line() {
 fn a_known_checkpoint_or_a_witness_finds_a_tail_that_was_cut() {
     let (old, new) = (Log::new(5), Log::new(9));
     let within = old.folder();
-    std::fs::write(within.path().join("earlier"), old.notes[4].encode()).unwrap();
     std::fs::write(within.path().join("later"), new.notes[8].encode()).unwrap();
-    let output = verify(&within, &["bundle", "--known", "earlier"], 0);
-    let first = text(&output.stdout).lines().next().unwrap();
-    assert!(!first.contains("can't be seen"), "{first}");
     let report = &json_lines(&verify(
         &within,
         &["--json", "bundle", "--known", "later"],
@@ -255,6 +253,93 @@ fn a_known_checkpoint_or_a_witness_finds_a_tail_that_was_cut() {
         report.contains("Cosigned by witness.example at 2025-11-24T16:00:00Z"),
         "{report}"
     );
+}
+
+#[test]
+fn the_first_line_promises_what_was_shown_and_no_more() {
+    let witness = Cosigner::from(SigningKey::from_seed("witness.example", &[9; 32]).unwrap());
+    let mut log = Log::new(5);
+    let note = log.notes.last_mut().unwrap();
+    let line = witness.cosign(note.text(), 1_764_000_000).unwrap();
+    note.add(line).unwrap();
+    let within = log.folder();
+    let notes: Vec<_> = log.notes.iter().map(Note::encode).collect();
+    for (size, note) in (1..).zip(&notes) {
+        std::fs::write(within.path().join(format!("known{size}")), note).unwrap();
+    }
+    let (key, witness) = (
+        log.key.verifying_key().encode(),
+        witness.verifying_key().encode(),
+    );
+    let first = |arguments: &[&str]| {
+        let output = verify(&within, &[&["bundle"], arguments].concat(), 0);
+        let line = text(&output.stdout).lines().next().unwrap().to_owned();
+        line.split_once("000004Z").unwrap().1.to_owned()
+    };
+    let unknown = "; signed by a key that only the bundle names";
+    assert_eq!(
+        first(&["--known", "known5"]),
+        format!("{unknown}; complete at least up to size 5")
+    );
+    assert_eq!(
+        first(&["--known", "known2", "--known", "known3", "--key", &key]),
+        "; complete at least up to size 3"
+    );
+    assert_eq!(
+        first(&["--witness", &witness]),
+        format!("{unknown}; as of 2025-11-24T16:00:00Z")
+    );
+    assert_eq!(
+        first(&[
+            "--partial",
+            "--known",
+            "known2",
+            "--witness",
+            &witness,
+            "--key",
+            &key
+        ]),
+        ", not necessarily the whole log; of a log that reaches at least up to size 2; \
+         as of 2025-11-24T16:00:00Z"
+    );
+    let arguments = [
+        "--json",
+        "bundle",
+        "--known",
+        "known2",
+        "--witness",
+        &witness,
+    ];
+    let report = &json_lines(&verify(&within, &arguments, 0))[0];
+    assert_eq!(report["known_size"], 2);
+    assert_eq!(report["cosigned_at"], 1_764_000_000);
+}
+
+#[test]
+fn a_closed_pipe_does_not_change_the_verdict() {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    let stream = Log::new(5).stream();
+    for (text, code) in [(stream.replacen("VIEW", "EDIT", 1), 1), (stream, 0)] {
+        for format in [&["--json"][..], &[]] {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_audit"))
+                .args([&["verify", "-"], format].concat())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            // Before there is anything to be read.
+            drop(child.stdout.take());
+            let mut stdin = child.stdin.take().unwrap();
+            stdin.write_all(text.as_bytes()).unwrap();
+            drop(stdin);
+            let output = child.wait_with_output().unwrap();
+            let told = crate::text(&output.stderr);
+            assert_eq!((output.status.code(), told), (Some(code), ""));
+        }
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_tlog::{Control, Kind};
+use audit_tlog::{Control, Group, Kind};
 use tokio::time::Instant;
 
 use super::followed::Followed;
@@ -11,6 +11,7 @@ use super::{POLL, Worker, is_closed, pause_after};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::id::TenantId;
+use crate::rebuild::{AT, Intact, tell_damaged};
 use crate::scope::TenantScope;
 use crate::search::SearchIndex;
 use crate::store::LogStore;
@@ -325,6 +326,8 @@ fn weight(entry: &Entry) -> usize {
 /// erased when they were read. For whatever feeds an index: `entries` come next in the scope's log,
 /// and `indexed` is the position up to which (exclusive) the index was given it or will be.
 ///
+/// Nothing is left in the index of an entry that is named and is damaged.
+///
 /// # Errors
 /// What the store and the index answer; some may be removed by then, and it is safe to repeat.
 pub async fn remove_erased(
@@ -348,13 +351,24 @@ pub async fn remove_erased(
         for (from, to) in ranges {
             let mut next = from;
             while next <= to && next < indexed {
-                let end = (to + 1).min(indexed).min(next + READ as u64);
+                let end = (to + 1).min(indexed).min(next + AT as u64);
                 let seqs: Vec<u64> = (next..end).collect();
-                let current = store.at(scope, &seqs).await?;
-                index.remove(scope, &current).await?;
-                for entry in current {
-                    if let Ok(at) = earlier.binary_search_by_key(&entry.seq, |e| e.seq) {
-                        earlier[at] = entry;
+                let current = Intact::at(store, scope, &seqs).await?;
+                index.remove(scope, &current.entries).await?;
+                if !current.damaged.is_empty() {
+                    tell_damaged(scope, &current.damaged);
+                    index.mend(scope, &[], &current.damaged).await?;
+                }
+                for entry in current.entries {
+                    if let Some(earlier) = entry_of(earlier, entry.seq) {
+                        *earlier = entry;
+                    }
+                }
+                for seq in current.damaged {
+                    if let Some(earlier) = entry_of(earlier, seq) {
+                        for group in Group::ALL {
+                            earlier.fields_mut().clear(group);
+                        }
                     }
                 }
                 next = end;
@@ -362,4 +376,9 @@ pub async fn remove_erased(
         }
     }
     Ok(())
+}
+
+fn entry_of(entries: &mut [Entry], seq: u64) -> Option<&mut Entry> {
+    let at = entries.binary_search_by_key(&seq, |e| e.seq).ok()?;
+    entries.get_mut(at)
 }

@@ -19,8 +19,8 @@ use crate::scope::TenantScope;
 const INGEST: usize = 100;
 /// For how long a received message is hidden from other workers.
 const LEASE: Duration = Duration::from_secs(20);
-/// How often the queue is asked how much waits in it.
-const DEPTH: Duration = Duration::from_secs(1);
+/// How often the queue is asked how much waits in it: to count that, some read all of it.
+const DEPTH: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(worker: Worker, queue: Arc<dyn EventQueue>) {
     let mut failures = 0;

@@ -44,7 +44,8 @@ pub struct WorkerStatus {
     pub last_error: Option<String>,
     /// Messages that it or its queue dropped because this log had not written them.
     pub dropped: u64,
-    /// Entries that the index lacks, or has too many of, as the reconciler last saw them.
+    /// Entries that the index lacks, or has too many of, as the reconciler last saw them; none until
+    /// it has been through all logs once.
     pub difference: Option<u64>,
     /// Entries that the reconciler has put right since it started.
     pub repaired: u64,

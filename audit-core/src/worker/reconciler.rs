@@ -24,15 +24,15 @@ const ROUND: Duration = Duration::from_secs(5);
 const SHARE: u32 = 20;
 
 /// One step compares one range of one tenant's log with what the index holds of it, and puts right
-/// what differs; the next one compares that range once more. So it goes round all tenants' logs, and
-/// never takes more than a small share of the time.
+/// what differs; the next one compares that range once more. So it goes round all tenants' logs, by
+/// turns, and never takes more than a small share of the time.
 pub(super) async fn run(worker: Worker, index: Arc<dyn SearchIndex>) {
     let mut reconciler = Reconciler {
         worker,
         index,
         waiting: VecDeque::new(),
         began: None,
-        current: None,
+        is_complete: false,
         different: BTreeMap::new(),
     };
     let mut failures = 0;
@@ -64,11 +64,12 @@ pub(super) async fn run(worker: Worker, index: Arc<dyn SearchIndex>) {
 struct Reconciler {
     worker: Worker,
     index: Arc<dyn SearchIndex>,
-    /// Tenants that are still to be compared in this round.
-    waiting: VecDeque<TenantId>,
+    /// What is still to be compared in this round, one place of each tenant.
+    waiting: VecDeque<Place>,
     /// When this round began.
     began: Option<Instant>,
-    current: Option<Place>,
+    /// Whether a round is over: before that nothing is known of the tenants that wait.
+    is_complete: bool,
     /// By how many entries the index differs from each tenant's log, of those where it does.
     different: BTreeMap<TenantId, u64>,
 }
@@ -86,44 +87,38 @@ struct Place {
 
 impl Reconciler {
     async fn step(&mut self) -> Result<()> {
-        let Some(place) = self.next_place().await? else {
-            return Ok(());
-        };
-        let outcome = self.compare(place).await;
-        if let Err(error) = outcome {
-            // The next one is compared instead; this one comes again with the next round.
-            self.current = None;
-            return match is_closed(&error) {
-                true => {
+        self.begin_round().await?;
+        let outcome = match self.waiting.pop_front() {
+            Some(place) => match self.compare(place).await {
+                // It comes again with the next round.
+                Err(error) if is_closed(&error) => {
                     self.different.remove(&place.tenant);
                     Ok(())
                 }
-                false => Err(error),
-            };
-        }
-        Ok(())
+                outcome => outcome,
+            },
+            None => Ok(()),
+        };
+        self.is_complete |= self.waiting.is_empty();
+        outcome
     }
 
-    async fn next_place(&mut self) -> Result<Option<Place>> {
-        if let Some(place) = self.current {
-            return Ok(Some(place));
+    /// Begins a round when the last one is over, and not too early.
+    async fn begin_round(&mut self) -> Result<()> {
+        let is_early = self.began.is_some_and(|began| began.elapsed() < ROUND);
+        if !self.waiting.is_empty() || is_early {
+            return Ok(());
         }
-        if self.waiting.is_empty() {
-            if self.began.is_some_and(|began| began.elapsed() < ROUND) {
-                return Ok(None);
-            }
-            self.began = Some(Instant::now());
-            let all = self.worker.log.store.grown_since(Mark::default()).await?;
-            self.waiting = all.tenants.into_iter().map(|(tenant, _)| tenant).collect();
-        }
-        let place = self.waiting.pop_front().map(|tenant| Place {
+        let all = self.worker.log.store.grown_since(Mark::default()).await?;
+        self.began = Some(Instant::now());
+        let places = all.tenants.into_iter().map(|(tenant, _)| Place {
             tenant,
             from: 0,
             left: 0,
             mended: false,
         });
-        self.current = place;
-        Ok(place)
+        self.waiting = places.collect();
+        Ok(())
     }
 
     async fn compare(&mut self, place: Place) -> Result<()> {
@@ -147,14 +142,16 @@ impl Reconciler {
                 left: place.left + found,
                 mended: false,
             };
-            self.current = (next.from < compared.through).then_some(next);
+            if next.from < compared.through {
+                self.waiting.push_back(next);
+            }
             return Ok(());
         }
         if found > 0 {
             tracing::warn!(tenant = %place.tenant, from = place.from, entries = found,
                 "the index differs from the log and is put right");
         }
-        mend(
+        let damaged = mend(
             &*self.index,
             &*store,
             &scope,
@@ -164,8 +161,9 @@ impl Reconciler {
         .await?;
         self.worker
             .desk
-            .edit(&self.worker.name, |s| s.repaired += found);
-        self.current = Some(Place {
+            .edit(&self.worker.name, |s| s.repaired += found - damaged as u64);
+        // At once, lest what was put right counts as different until its turn comes.
+        self.waiting.push_front(Place {
             mended: true,
             ..place
         });
@@ -180,6 +178,9 @@ impl Reconciler {
     }
 
     fn publish(&self) {
+        if !self.is_complete {
+            return;
+        }
         let sum = self.different.values().sum();
         self.worker
             .desk

@@ -28,6 +28,7 @@ const BUDGET: usize = 25;
 pub(super) async fn run(worker: Worker, signing: Arc<Signing>) {
     let mut followed = Followed::default();
     let mut recent: HashMap<TenantId, Instant> = HashMap::new();
+    let mut turn = None;
     let mut renew_at = Instant::now();
     let mut failures = 0;
     loop {
@@ -53,31 +54,45 @@ pub(super) async fn run(worker: Worker, signing: Arc<Signing>) {
             Ok(fence) => {
                 failures = 0;
                 if let Some(fence) = fence {
-                    sign_due(&worker, &signing, fence, &mut followed, &mut recent).await;
+                    turn =
+                        sign_due(&worker, &signing, fence, &mut followed, &mut recent, turn).await;
                 }
                 POLL
             }
         };
         if !worker.pause(pause).await {
+            // The next one need not wait for the lease to end.
+            if let Err(error) = signing.take_lease(Duration::ZERO).await {
+                worker.failed(&error);
+            }
             return;
         }
     }
 }
 
-/// Signs the heads of those that have grown, and were not signed a moment ago.
+/// Signs the heads of those that have grown, and were not signed a moment ago, by turns: from the one
+/// after `turn` on. Returns the last one that had its turn.
 async fn sign_due(
     worker: &Worker,
     signing: &Signing,
     fence: Fence,
     followed: &mut Followed,
     recent: &mut HashMap<TenantId, Instant>,
-) {
+    turn: Option<TenantId>,
+) -> Option<TenantId> {
     recent.retain(|_, at| at.elapsed() < EVERY);
     let due = followed.due().filter(|t| !recent.contains_key(t));
-    for tenant in due.take(BUDGET).collect::<Vec<_>>() {
+    // In the order of their ids.
+    let mut due: Vec<TenantId> = due.collect();
+    let behind = due.partition_point(|tenant| Some(*tenant) <= turn);
+    due.rotate_left(behind);
+    due.truncate(BUDGET);
+    let mut last = turn;
+    for tenant in due {
         if worker.stop.is_cancelled() {
-            return;
+            return last;
         }
+        last = Some(tenant);
         match sign(worker, signing, fence, tenant).await {
             Ok(size) => {
                 recent.insert(tenant, Instant::now());
@@ -95,16 +110,18 @@ async fn sign_due(
         worker.worked();
     }
     worker.lag(followed.lag());
+    last
 }
 
 /// Signs a tenant's head, unless that was done. Returns the size that is signed.
 async fn sign(worker: &Worker, signing: &Signing, fence: Fence, tenant: TenantId) -> Result<u64> {
     let scope = TenantScope::trusted(tenant, "signer");
-    let head = worker.log.store.head(&scope).await?;
+    let store = &*worker.log.store;
+    let head = store.head(&scope).await?;
     // An empty log has nothing to sign yet.
     if head.size() > 0 {
         signing
-            .publish(fence, &head, worker.log.clock.now())
+            .publish(store, fence, &head, worker.log.clock.now())
             .await?;
     }
     Ok(head.size())

@@ -12,8 +12,8 @@ use audit_core::tlog::note::{Note, SigningKey};
 use audit_core::tlog::tile::{Content, Tile, TileReader, parse_entries, parse_hashes};
 use audit_core::tlog::verify::{Checked, Code, Options, Report, Verifier};
 use audit_core::{
-    AuditLog, Basis, ErrorKind, Event, EventId, EvidenceRequest, Filter, Group, Recorder, Signer,
-    TenantId, TenantLog, TenantScope, Timestamp,
+    AuditLog, Basis, ErrorKind, Event, EventId, EvidenceRequest, Filter, Group, Query, Recorder,
+    Signer, TenantId, TenantLog, TenantScope, Timestamp,
 };
 use futures_util::TryStreamExt as _;
 use uuid::Uuid;
@@ -188,6 +188,59 @@ async fn a_filtered_export_proves_each_entry_and_is_not_the_whole_log() {
         "{:#?}",
         demanded.findings
     );
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_filter_must_not_say_what_is_withheld() {
+    let log = signed_log();
+    record(&log, 3).await;
+    let reader = reader(&log);
+    for (filter, group) in [
+        (Filter::new().user("ann"), Group::Actor),
+        (Filter::new().resource_id("inv-1"), Group::Resource),
+        (Filter::new().session("s"), Group::Context),
+        (
+            Filter::new().text(Query::parse("agreed").unwrap()),
+            Group::Reason,
+        ),
+    ] {
+        let request = EvidenceRequest::new().filter(filter).withhold(&[group]);
+        let refused = reader.evidence(request).await.err().unwrap();
+        assert_eq!(refused.fields()[0].field, "withhold", "{group}");
+    }
+}
+
+#[tokio::test]
+async fn heads_are_signed_by_turns() {
+    let log = signed_log();
+    let workers = log.start();
+    let tenants: Vec<TenantId> = (1..=100)
+        .map(|n| TenantId::new(Uuid::from_u128(n)))
+        .collect();
+    // All of them grow all the time.
+    let busy = async {
+        loop {
+            for tenant in &tenants {
+                log.recorder(*tenant)
+                    .record(Event::view("doc", "d"))
+                    .await
+                    .unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let signed = eventually(async || {
+        for tenant in &tenants {
+            let reader = log.tenant(TenantScope::trusted(*tenant, "test"));
+            reader.checkpoint().await.ok()??;
+        }
+        Some(())
+    });
+    tokio::select! {
+        () = busy => {}
+        () = signed => {}
+    }
     workers.shutdown(Duration::from_secs(5)).await;
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct Faulty {
     pub(crate) appends: AtomicU64,
     /// Tenants whose rows can't be read.
     pub(crate) unreadable: Mutex<HashSet<TenantId>>,
+    /// Positions whose entries differ from their hashes.
+    pub(crate) damaged: Mutex<HashSet<u64>>,
     /// Tenants of which nothing is appended now.
     pub(crate) busy: Mutex<HashSet<TenantId>>,
     /// Happens behind the first read.
@@ -40,6 +42,7 @@ impl Faulty {
             lost_answers: AtomicU64::new(0),
             appends: AtomicU64::new(0),
             unreadable: Mutex::default(),
+            damaged: Mutex::default(),
             busy: Mutex::default(),
             erases_after_read: Mutex::default(),
         }
@@ -113,7 +116,14 @@ impl LogStore for Faulty {
     }
 
     async fn at(&self, scope: &TenantScope, seqs: &[u64]) -> Result<Vec<Entry>> {
-        self.inner.at(scope, seqs).await
+        let damaged = {
+            let damaged = self.damaged.lock().unwrap();
+            seqs.iter().find(|seq| damaged.contains(seq)).copied()
+        };
+        match damaged {
+            Some(seq) => Err(Error::corrupt(scope.tenant(), seq)),
+            None => self.inner.at(scope, seqs).await,
+        }
     }
 
     async fn list(&self, scope: &TenantScope, f: &Filter, p: &PageRequest) -> Result<Page<Entry>> {

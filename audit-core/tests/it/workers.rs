@@ -730,8 +730,11 @@ async fn what_was_pruned_is_no_difference() {
         index.held(&scope, 0..100).await.unwrap() == [50]
     })
     .await;
-    let status = reconciler(&workers);
-    assert_eq!((status.difference, status.repaired), (Some(0), 0));
+    until("all is compared", async || {
+        reconciler(&workers).difference == Some(0)
+    })
+    .await;
+    assert_eq!(reconciler(&workers).repaired, 0);
     workers.shutdown(Duration::from_secs(5)).await;
 }
 
@@ -802,8 +805,11 @@ async fn a_deleted_tenants_entries_leave_the_index() {
     assert_eq!(deleted.unwrap().status, TenantStatus::Deleted);
     until("its entries are gone", async || held(1).await == 0).await;
     assert_eq!(held(2).await, 2_500);
-    let status = reconciler(&workers);
-    assert_eq!((status.difference, status.repaired), (Some(0), 0));
+    until("all is compared", async || {
+        reconciler(&workers).difference == Some(0)
+    })
+    .await;
+    assert_eq!(reconciler(&workers).repaired, 0);
     workers.shutdown(Duration::from_secs(5)).await;
 }
 
@@ -830,5 +836,110 @@ async fn a_tenant_with_a_long_log_does_not_keep_the_index_of_others_waiting() {
     let given = index.given.lock().unwrap().clone();
     let turn = given.iter().position(|first| *first == tenant(2));
     assert!(turn.is_some_and(|turn| turn <= 1), "{given:?}");
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_damaged_entry_does_not_keep_the_index_of_others_from_being_put_right() {
+    let store = Arc::new(Faulty::new());
+    let index = Arc::new(MemoryIndex::new());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .log_store(store.clone())
+        .search(index.clone())
+        .build();
+    let events = (0..300).map(|_| Event::view("doc", "d").reason("needle"));
+    let recorder = log.recorder(tenant(1));
+    let receipts = recorder.record_all(events.collect()).await.unwrap();
+    let scope = TenantScope::trusted(tenant(1), "test");
+    let workers = log.start();
+    until("all is indexed", async || {
+        index.indexed_through(&scope).await.unwrap() == 300
+    })
+    .await;
+    store.damaged.lock().unwrap().insert(70);
+    index.mend(&scope, &[], &[10, 70, 71, 200]).await.unwrap();
+    let left = (0..300).filter(|seq| *seq != 70).collect::<Vec<u64>>();
+    until(
+        "the others are put right, and the damaged one is told",
+        async || {
+            let status = reconciler(&workers);
+            index.held(&scope, 0..300).await.unwrap() == left
+                && (status.difference, status.repaired) == (Some(1), 3)
+        },
+    )
+    .await;
+
+    // Erased, it leaves the index, and what follows is indexed.
+    store.damaged.lock().unwrap().insert(100);
+    let act = Act::new(&scope, None, log.clock().clone()).unwrap();
+    let ids = [99, 100, 101].map(|at: usize| receipts[at].id).to_vec();
+    let erasure = Erasure::new(ids, "gdpr-17".parse().unwrap(), act);
+    log.log_store().erase(&scope, &erasure).await.unwrap();
+    recorder.record(Event::view("doc", "d")).await.unwrap();
+    until("it is followed", async || {
+        index.indexed_through(&scope).await.unwrap() == 302
+    })
+    .await;
+    let needle = Filter::new().text(Query::parse("needle").unwrap());
+    let hits = index
+        .search(&scope, &SearchRequest::new(needle, 1_000))
+        .await;
+    let hits = hits.unwrap().seqs;
+    assert_eq!(hits.len(), 296);
+    assert!(!hits.iter().any(|seq| (99..=101).contains(seq)));
+
+    // A rebuild leaves it out, too.
+    index.rebuild(log.log_store()).await.unwrap();
+    let held = index.held(&scope, 0..302).await.unwrap();
+    assert_eq!(held.len(), 300);
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn what_is_erased_of_a_damaged_entry_on_its_way_to_the_index_does_not_arrive() {
+    let store = Arc::new(Faulty::new());
+    let index = Arc::new(MemoryIndex::new());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .log_store(store.clone())
+        .search(index.clone())
+        .build();
+    let recorder = log.recorder(tenant(1));
+    let event = Event::view("doc", "d").reason("needle");
+    let id = recorder.record(event).await.unwrap().id;
+    recorder.record(Event::view("doc", "d")).await.unwrap();
+    let scope = TenantScope::trusted(tenant(1), "test");
+    let act = Act::new(&scope, None, log.clock().clone()).unwrap();
+    let erasure = Erasure::new(vec![id], "gdpr-17".parse().unwrap(), act);
+    store.damaged.lock().unwrap().insert(0);
+    *store.erases_after_read.lock().unwrap() = Some((scope.clone(), erasure));
+    let workers = log.start();
+    until("all is indexed", async || {
+        index.indexed_through(&scope).await.unwrap() == 3
+    })
+    .await;
+    let needle = Filter::new().text(Query::parse("needle").unwrap());
+    let hits = index.search(&scope, &SearchRequest::new(needle, 10)).await;
+    assert!(hits.unwrap().seqs.is_empty());
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn the_difference_is_not_told_before_all_logs_are_compared() {
+    let index = Arc::new(MemoryIndex::new());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .search(index.clone())
+        .build();
+    for n in 1..=10 {
+        let recorder = log.recorder(tenant(n));
+        recorder.record(Event::view("doc", "d")).await.unwrap();
+    }
+    let began = std::time::Instant::now();
+    let workers = log.start();
+    until("it is told", async || {
+        reconciler(&workers).difference == Some(0)
+    })
+    .await;
+    // A tenth of a second lies between two steps.
+    assert!(began.elapsed() >= Duration::from_millis(900));
     workers.shutdown(Duration::from_secs(5)).await;
 }

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use audit_core::tlog::json::write_string;
-use audit_core::{Error, EventId, Redrive, TenantId, Timestamp};
+use audit_core::{Error, ErrorKind, EventId, Redrive, TenantId, Timestamp};
 use poem_openapi::{ApiResponse, OpenApi};
 
 use crate::api::filter::{limit_parameter, read_limit};
@@ -12,7 +12,7 @@ use crate::api::schema::{self, JsonBody, Tag};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body::JsonText;
-use crate::problem::{Problem, Reading, Refused, Writing};
+use crate::problem::{Problem, ProblemKind, Reading, Refused, Writing};
 use crate::query::{Parameter, Parameters, Params, Reader};
 
 /// Operating the deployment.
@@ -95,27 +95,30 @@ impl Reindex {
 }
 
 /// Rebuilds the index unless that is under way.
-fn start_reindex(app: &Arc<App>) {
+fn start_reindex(app: &Arc<App>) -> Result<(), Problem> {
     let Some(index) = app.log().search().cloned() else {
-        return;
+        let detail = "this server has no search index";
+        return Err(Problem::new(ProblemKind::NotFound, detail));
     };
     let began = app.log().clock().now();
     {
         let mut now = app.reindex.lock();
         if matches!(*now, Rebuild::Running(_)) {
-            return;
+            return Ok(());
         }
         *now = Rebuild::Running(began);
     }
-    let app = Arc::clone(app);
+    let (app, store) = (Arc::clone(app), Arc::clone(app.log().log_store()));
     tokio::spawn(async move {
-        let log = app.log();
-        let rebuilding = index.rebuild(log.log_store());
+        // In a task of its own, so that a panic ends in an answer, too.
+        let mut rebuilding = tokio::spawn(async move { index.rebuild(&store).await });
         let outcome = tokio::select! {
-            () = app.stopping.cancelled() => return,
-            outcome = rebuilding => outcome,
+            () = app.stopping.cancelled() => return rebuilding.abort(),
+            outcome = &mut rebuilding => outcome.unwrap_or_else(|panic| {
+                Err(Error::new(ErrorKind::Internal, "the rebuild panicked").with_source(panic))
+            }),
         };
-        let ended = log.clock().now();
+        let ended = app.log().clock().now();
         *app.reindex.lock() = match outcome {
             Ok(()) => Rebuild::Done(began, ended),
             Err(error) => {
@@ -124,6 +127,7 @@ fn start_reindex(app: &Arc<App>) {
             }
         };
     });
+    Ok(())
 }
 
 /// How many letters are shown.
@@ -279,7 +283,7 @@ impl Admin {
     )]
     async fn start_reindex(&self, caller: Caller) -> Result<StartAnswer, Refused<Writing>> {
         self.0.gate.admit_operator(&caller)?;
-        start_reindex(&self.0);
+        start_reindex(&self.0)?;
         Ok(StartAnswer::Started(
             self.0.reindex.body(),
             "/api/v1/admin/reindex".into(),

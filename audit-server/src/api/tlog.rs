@@ -105,8 +105,9 @@ impl Tlog {
     /// Prove that an entry is in the log
     ///
     /// Needs `read`. A C2SP tlog-proof: the entry's position, the hashes from its leaf to the root,
-    /// and the signed checkpoint with that root. The leaf is the entry's `leaf_hash`. A checkpoint
-    /// covers an entry about a second after it was recorded; until then the answer is 503.
+    /// and the signed checkpoint with that root. The leaf is the entry's `leaf_hash`. The answer
+    /// waits for a checkpoint that covers the entry, which takes about a second after it was recorded;
+    /// 503 when none came within five.
     #[oai(
         path = "/logs/:id/proof",
         method = "get",

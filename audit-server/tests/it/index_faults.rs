@@ -1,8 +1,14 @@
 //! The search index is rebuilt on request, and put right by itself.
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use audit_core::{Event, Role, TenantScope};
+use async_trait::async_trait;
+use audit_core::memory::MemoryIndex;
+use audit_core::{
+    AuditLog, Entry, Event, Hits, LogStore, Result, Role, SearchIndex, SearchRequest, TenantScope,
+};
 use serde_json::Value;
 
 use crate::service::{Service, send, token};
@@ -100,4 +106,52 @@ async fn what_the_index_lost_is_told_in_the_metrics_and_comes_back() {
                 .is_some_and(|n| n >= 2.0)
     })
     .await;
+}
+
+/// An index whose rebuild panics.
+#[derive(Debug, Default)]
+struct Panics(MemoryIndex);
+
+#[async_trait]
+impl SearchIndex for Panics {
+    async fn index(&self, entries: &[Entry]) -> Result<()> {
+        self.0.index(entries).await
+    }
+    async fn search(&self, scope: &TenantScope, request: &SearchRequest) -> Result<Hits> {
+        self.0.search(scope, request).await
+    }
+    async fn remove(&self, scope: &TenantScope, current: &[Entry]) -> Result<()> {
+        self.0.remove(scope, current).await
+    }
+    async fn indexed_through(&self, scope: &TenantScope) -> Result<u64> {
+        self.0.indexed_through(scope).await
+    }
+    async fn held(&self, scope: &TenantScope, seqs: Range<u64>) -> Result<Vec<u64>> {
+        self.0.held(scope, seqs).await
+    }
+    async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
+        self.0.mend(scope, missing, surplus).await
+    }
+    async fn rebuild(&self, _: &Arc<dyn LogStore>) -> Result<()> {
+        panic!("asked for by the test");
+    }
+}
+
+#[tokio::test]
+async fn a_rebuild_that_panics_has_failed_and_may_be_asked_for_again() {
+    let service = Service::on_log(|store| {
+        let builder = AuditLog::builder(store);
+        builder.search(Arc::new(Panics::default())).build()
+    })
+    .await;
+    let admin = token(Role::Admin, service.tenant("home").await);
+    for _ in 0..2 {
+        let answer = send(service.post("/api/v1/admin/reindex", &admin, "")).await;
+        answer.expect(202);
+        until("it has failed", async || {
+            let answer = send(service.get("/api/v1/admin/reindex", &admin)).await;
+            answer.expect(200).json()["status"] == "failed"
+        })
+        .await;
+    }
 }

@@ -104,6 +104,9 @@ fn the_printed_commands_work_and_a_second_start_keeps_data_and_token() {
     again.stop();
 }
 
+/// With the quotes that some tools keep.
+const SPOILT_KEY: &str = "\"PRIVATE+KEY+audit+00000000+c2VjcmV0\"";
+
 #[test]
 fn what_prevents_a_start_is_one_clear_line() {
     let folder = tempfile::tempdir().unwrap();
@@ -111,7 +114,7 @@ fn what_prevents_a_start_is_one_clear_line() {
     let address = taken.local_addr().unwrap().to_string();
     std::fs::write(folder.path().join("file"), "").unwrap();
     std::fs::write(folder.path().join("bad.toml"), "bnid = \"x\"\n").unwrap();
-    let cases: [(&str, &str, &[&str], i32, &str); 7] = [
+    let cases: [(&str, &str, &[&str], i32, &str); 10] = [
         ("AUDIT_BIND", &address, &[], 1, "AUDIT_BIND: "),
         (
             "AUDIT_METRICS_BIND",
@@ -124,6 +127,27 @@ fn what_prevents_a_start_is_one_clear_line() {
         ("AUDIT_BIND", "0.0.0.0:0", &[], 2, "AUDIT_JWT_SECRET"),
         ("AUDIT_JWT_SECRET", "short", &[], 2, "32"),
         ("AUDIT_RATE_LIMIT", "many", &[], 2, "AUDIT_RATE_LIMIT"),
+        (
+            "AUDIT_TLOG_ORIGIN",
+            "https://x",
+            &[],
+            2,
+            "AUDIT_TLOG_ORIGIN",
+        ),
+        (
+            "AUDIT_TLOG_KEY",
+            "nowhere",
+            &[],
+            2,
+            "AUDIT_TLOG_KEY: nowhere",
+        ),
+        (
+            "AUDIT_TLOG_KEY",
+            SPOILT_KEY,
+            &[],
+            2,
+            "AUDIT_TLOG_KEY: not a",
+        ),
         ("AUDIT_LOG", "off", &["--config", "bad.toml"], 2, "bnid"),
     ];
     for (name, value, args, code, part) in cases {
@@ -135,6 +159,7 @@ fn what_prevents_a_start_is_one_clear_line() {
         assert_eq!(output.status.code(), Some(code), "{name}={value}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{name}={value}: {stderr}");
         assert!(stderr.contains(part), "{name}={value}: {stderr}");
+        assert!(!stderr.contains("c2VjcmV0"), "a secret is shown: {stderr}");
         let made = folder.path().join("audit-data");
         assert!(!made.exists(), "{name}={value} leaves a data folder");
     }

@@ -162,12 +162,20 @@ impl Service {
     pub(crate) async fn on_queue(
         queue: impl FnOnce(Arc<dyn EventQueue>) -> Arc<dyn EventQueue>,
     ) -> Self {
+        Self::on_log(|store| {
+            let queue = queue(Arc::new(store.queue().unwrap()));
+            AuditLog::builder(store).queue(queue).build()
+        })
+        .await
+    }
+
+    /// On a log made of a new SQLite store.
+    pub(crate) async fn on_log(build: impl FnOnce(Arc<SqliteStore>) -> AuditLog) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("audit.db");
         let store = Arc::new(SqliteStore::open(&file, SqliteOptions::new()).unwrap());
-        let queue = queue(Arc::new(store.queue().unwrap()));
         let storage = Storage {
-            log: AuditLog::builder(Arc::clone(&store)).queue(queue).build(),
+            log: build(Arc::clone(&store)),
             credentials: store,
         };
         let settings = Settings::read(None, |name| {

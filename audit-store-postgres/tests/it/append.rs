@@ -11,7 +11,7 @@ use sqlx_core::connection::Connection as _;
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_scalar::query_scalar;
 
-use crate::fixture::{Database, eventually, ids, scope, sized, tenant};
+use crate::fixture::{Database, eventually, ids, scope, sized, tenant, until_one_waits};
 
 #[tokio::test]
 async fn a_busy_tenant_does_not_stall_the_others_of_a_call() {
@@ -388,4 +388,62 @@ async fn a_right_that_is_taken_away_is_retryable_once_a_store_is_open_and_refuse
         .await
         .unwrap();
     database.append(&scope(1), 1).await;
+}
+
+#[tokio::test]
+async fn growth_by_a_server_of_before_the_migration_is_not_missed() {
+    let database = Database::open().await;
+    database.append(&scope(1), 1).await;
+    let mut admin = database.connect().await;
+    // Past the head's era.
+    admin
+        .execute(
+            "DO $$ BEGIN
+                 FOR n IN 1..300 LOOP
+                     PERFORM pg_current_xact_id();
+                     COMMIT;
+                 END LOOP;
+             END $$",
+        )
+        .await
+        .unwrap();
+    let mark: i64 = query_scalar("SELECT pg_current_xact_id()::text::bigint")
+        .fetch_one(&mut admin)
+        .await
+        .unwrap();
+    let old = format!(
+        "SET ROLE audit_writer; UPDATE audit.heads SET changed = pg_current_xact_id()
+         WHERE tenant_id = '{}'; RESET ROLE",
+        tenant(1)
+    );
+    admin.execute(&*old).await.unwrap();
+    let era_follows = "SELECT era = changed::text::bigint >> 8 AND era > 0 FROM audit.heads";
+    let follows: bool = query_scalar(era_follows)
+        .fetch_one(&mut admin)
+        .await
+        .unwrap();
+    assert!(follows);
+    let grown = database.store.grown_since(Mark(mark as u64)).await.unwrap();
+    assert_eq!(grown.tenants, [(tenant(1), 1)]);
+}
+
+#[tokio::test]
+async fn an_append_that_waits_for_a_head_has_the_time_of_after_its_wait() {
+    let database = Database::open().await;
+    database.append(&scope(1), 1).await;
+    let store = PostgresStore::connect(database.options()).await.unwrap();
+    let mut holder = database.connect().await;
+    holder
+        .execute("BEGIN; SELECT FROM audit.heads FOR UPDATE")
+        .await
+        .unwrap();
+    let batch = database.batch(&scope(1), 1);
+    let waiting = tokio::spawn(async move { store.append(&[batch]).await });
+    let mut admin = database.connect().await;
+    until_one_waits(&mut admin).await;
+    let micros = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let given_up: i64 = query_scalar(micros).fetch_one(&mut admin).await.unwrap();
+    holder.execute("ROLLBACK").await.unwrap();
+    let receipt = waiting.await.unwrap().unwrap().remove(0).unwrap().remove(0);
+    assert!(receipt.created_at.as_micros() >= given_up, "{receipt:?}");
 }

@@ -1,11 +1,11 @@
 //! Connections: TLS, and who is refused.
 
-use audit_core::{ErrorKind, LogStore};
+use audit_core::{ErrorKind, LogStore, Mark};
 use audit_store_postgres::{PostgresOptions, PostgresStore};
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_scalar::query_scalar;
 
-use crate::fixture::{Database, scope, server};
+use crate::fixture::{Database, PASSWORD, scope, server, url_of};
 
 #[tokio::test]
 async fn a_superuser_is_refused_unless_allowed() {
@@ -125,4 +125,37 @@ async fn an_append_is_durable_whatever_the_databases_default() {
         .await
         .unwrap();
     assert_eq!(left, "off");
+}
+
+#[tokio::test]
+async fn a_role_that_is_taken_away_and_given_back_leaves_no_connection_in_a_broken_transaction() {
+    let database = Database::open().await;
+    let mut admin = database.connect().await;
+    let login = format!("{}_taken", database.name());
+    admin
+        .execute(&*format!(
+            "CREATE ROLE {login} LOGIN PASSWORD '{PASSWORD}'
+                 IN ROLE audit_reader, audit_writer, audit_maintainer"
+        ))
+        .await
+        .unwrap();
+    let options = PostgresOptions::new(url_of(&login, database.name())).connections(1, 1, 1);
+    let store = PostgresStore::connect(options).await.unwrap();
+    for _ in 0..3 {
+        admin
+            .execute(&*format!("REVOKE audit_writer FROM {login}"))
+            .await
+            .unwrap();
+        let error = store.grown_since(Mark::default()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        admin
+            .execute(&*format!("GRANT audit_writer TO {login}"))
+            .await
+            .unwrap();
+        // As the login and as the role, both over the writer's one connection.
+        store.ping().await.unwrap();
+        store.grown_since(Mark::default()).await.unwrap();
+    }
+    store.close().await;
+    admin.execute(&*format!("DROP ROLE {login}")).await.unwrap();
 }

@@ -256,6 +256,22 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: 
     }
 }
 
+/// Waits until somebody in the database waits for a lock.
+pub(crate) async fn until_one_waits(admin: &mut PgConnection) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let waits = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while query_scalar::<_, i64>(waits)
+        .fetch_one(&mut *admin)
+        .await
+        .unwrap()
+        == 0
+    {
+        assert!(Instant::now() < deadline, "nobody waits for a lock");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 fn start() -> Timestamp {
     Timestamp::parse("2026-11-24T03:00:00Z").unwrap()
 }

@@ -8,7 +8,7 @@ use futures_util::TryStreamExt as _;
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_scalar::query_scalar;
 
-use crate::fixture::{Database, basis, scope};
+use crate::fixture::{Database, basis, scope, tenant, until_one_waits};
 
 async fn partitions(database: &Database) -> Vec<String> {
     let mut admin = database.connect().await;
@@ -216,4 +216,38 @@ async fn an_indexer_that_read_entries_before_their_prune_writes_no_documents_of_
     index.index(&rest).await.unwrap();
     let through = index.indexed_through(&scope(1)).await.unwrap();
     assert_eq!(through, 10 + rest.len() as u64);
+}
+
+#[tokio::test]
+async fn a_sweep_waits_for_an_indexer_that_begins_with_the_tenant_and_removes_what_it_wrote() {
+    let database = Database::open().await;
+    database.append(&scope(1), 10).await;
+    let bound = Timestamp::from_micros(database.clock.now().as_micros() + 1).unwrap();
+    database.clock.set(bound);
+    database.append(&scope(1), 3).await;
+    let mut indexer = database.connect().await;
+    let tenant = tenant(1);
+    indexer
+        .execute(&*format!(
+            "BEGIN;
+             INSERT INTO audit.index_progress (tenant_id, through) VALUES ('{tenant}', 0);
+             INSERT INTO audit.index_documents
+             VALUES ('{tenant}', 3, now(), now(), 0, 'w'), ('{tenant}', 11, now(), now(), 0, 'w')"
+        ))
+        .await
+        .unwrap();
+    let prune = Prune::new(bound, basis("retention"), database.act(&scope(1)));
+    database.store.prune(&scope(1), &prune).await.unwrap();
+    let store = database.store.clone();
+    let sweeping = tokio::spawn(async move { store.sweep().await });
+    let mut admin = database.connect().await;
+    until_one_waits(&mut admin).await;
+    indexer.execute("COMMIT").await.unwrap();
+    sweeping.await.unwrap().unwrap();
+    database.sweep_all().await;
+    let left: Vec<i64> = query_scalar("SELECT seq FROM audit.index_documents")
+        .fetch_all(&mut admin)
+        .await
+        .unwrap();
+    assert_eq!(left, [11]);
 }

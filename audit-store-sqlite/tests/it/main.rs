@@ -6,6 +6,7 @@ mod concurrency;
 mod conformance;
 mod durability;
 mod engine;
+mod evidence;
 mod faults;
 mod fixture;
 mod list;

@@ -1,5 +1,7 @@
 //! Which key and which name a log had at each size: what its own `key` and `epoch` entries say.
 
+use std::collections::HashMap;
+
 use uuid::Uuid;
 
 use super::{Code, Findings};
@@ -179,26 +181,26 @@ impl Chain {
         keys.iter().any(has)
     }
 
-    /// Each `key` entry must lie under a checkpoint that the old key signed as well.
-    pub(super) fn check_handovers<'n>(
-        &self,
-        checkpoints: impl Iterator<Item = (u64, &'n Note)> + Clone,
-        findings: &mut Findings,
-    ) {
+    /// The first checkpoint over each `key` entry must be signed by the old key as well. The
+    /// checkpoints come with their sizes, in their order.
+    pub(super) fn check_handovers(&self, checkpoints: &[(u64, &Note)], findings: &mut Findings) {
+        // One checkpoint may lie over many entries that hand back and forth between few keys.
+        let mut judged = HashMap::new();
         for (seq, old) in &self.handovers {
-            let signed = checkpoints
-                .clone()
-                .filter(|(size, _)| size > seq)
-                .any(|(size, note)| {
+            let first = checkpoints.partition_point(|(size, _)| size <= seq);
+            let signed = checkpoints.get(first).is_some_and(|&(size, note)| {
+                *judged.entry((first, old.encode())).or_insert_with(|| {
                     // Over a change of the name it may sign under the new one.
                     let names = [old.name(), self.name(size)];
                     names.into_iter().any(|name| {
                         old.renamed(name)
                             .is_ok_and(|key| note.verify(std::slice::from_ref(&key)).is_ok())
                     })
-                });
+                })
+            });
             if !signed {
-                let detail = "no checkpoint over this change of keys is signed by the old key";
+                let detail =
+                    "the first checkpoint over this change of keys is not signed by the old key";
                 findings.at(Code::KeyUnsigned, *seq, detail.into());
             }
         }

@@ -244,41 +244,40 @@ fn names(groups: u8) -> String {
 /// The positions at which a group was erased, each with the first entry that says so; asked for in
 /// ascending order.
 struct Erased {
+    /// First and last position, and the entry. They don't overlap.
     ranges: Vec<(u64, u64, u64)>,
     at: usize,
 }
 
 impl Erased {
     fn new(erases: &[Erase], group: Group) -> Self {
-        // By their first position: the last, and the entry. They don't overlap.
-        let mut ranges: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        // The first and last positions of the runs that no entry has named yet. Each range removes
+        // those it covers and leaves two ends at most, so that overlaps cost nothing again.
+        let mut free = BTreeMap::from([(0, u64::MAX)]);
+        let mut ranges = Vec::new();
         for erase in erases.iter().filter(|e| e.groups >> group.index() & 1 == 1) {
             for &(from, to) in &erase.entries {
                 // An entry explains only what is below itself.
                 let Some(last) = erase.seq.checked_sub(1).map(|last| last.min(to)) else {
                     continue;
                 };
-                let mut at = from;
-                while at <= last {
-                    let before = ranges.range(..=at).next_back();
-                    if let Some((_, &(end, _))) = before
-                        && end >= at
-                    {
-                        at = end + 1;
-                        continue;
+                while let Some((&start, &end)) = free.range(..=last).next_back()
+                    && end >= from
+                    && from <= last
+                {
+                    free.remove(&start);
+                    if end > last {
+                        free.insert(last + 1, end);
                     }
-                    let next = ranges.range(at..).next();
-                    let end = next.map_or(last, |(start, _)| last.min(start - 1));
-                    ranges.insert(at, (end, erase.seq));
-                    at = end + 1;
+                    if start < from {
+                        free.insert(start, from - 1);
+                    }
+                    ranges.push((start.max(from), end.min(last), erase.seq));
                 }
             }
         }
-        let ranges = ranges.into_iter().map(|(from, (to, by))| (from, to, by));
-        Self {
-            ranges: ranges.collect(),
-            at: 0,
-        }
+        ranges.sort_unstable();
+        Self { ranges, at: 0 }
     }
 
     fn by(&mut self, seq: u64) -> Option<u64> {
@@ -289,5 +288,58 @@ impl Erased {
             .get(self.at)
             .filter(|(from, _, _)| *from <= seq)
             .map(|(_, _, by)| *by)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn erase(seq: u64, entries: Vec<(u64, u64)>) -> Erase {
+        Erase {
+            seq,
+            groups: 1,
+            entries,
+        }
+    }
+
+    #[test]
+    fn a_position_was_erased_by_the_first_entry_that_names_it() {
+        let mut n: u64 = 1;
+        let mut below = |end: u64| {
+            n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (n >> 33) % end
+        };
+        for _ in 0..200 {
+            let erases: Vec<_> = (0..20)
+                .map(|k| {
+                    let entries = (0..3).map(|_| {
+                        let from = below(50);
+                        (from, from + below(8))
+                    });
+                    erase(k * 4, entries.collect())
+                })
+                .collect();
+            let mut erased = Erased::new(&erases, Group::ALL[0]);
+            for seq in 0..60 {
+                let names = |e: &&Erase| {
+                    seq < e.seq && e.entries.iter().any(|(a, b)| (*a..=*b).contains(&seq))
+                };
+                let expected = erases.iter().find(names).map(|e| e.seq);
+                assert_eq!(erased.by(seq), expected, "{seq}: {erases:?}");
+            }
+            assert_eq!(Erased::new(&erases, Group::ALL[1]).by(1), None);
+        }
+    }
+
+    #[test]
+    fn entries_that_name_the_same_again_cost_no_more_than_their_own_ranges() {
+        // Each of the later ones covers 100,000 runs: stepped over again, they would take hours.
+        let runs = (0..100_000).map(|k| (10 * k, 10 * k + 1)).collect();
+        let mut erases = vec![erase(2_000_000, runs)];
+        erases.extend((1..100_000).map(|k| erase(2_000_000 + k, vec![(0, 1_999_999)])));
+        let mut erased = Erased::new(&erases, Group::ALL[0]);
+        assert_eq!(erased.by(10), Some(2_000_000));
+        assert_eq!(erased.by(12), Some(2_000_001));
     }
 }

@@ -93,8 +93,6 @@ codes! {
     Known = "known",
     /// The log is smaller than a known checkpoint's: its tail was cut off, or it was rolled back.
     Rollback = "rollback",
-    /// A known checkpoint can't be compared: its size lies within a gap.
-    KnownInGap = "known_in_gap",
     /// The witness didn't cosign the checkpoint.
     Witness = "witness",
 }
@@ -266,6 +264,8 @@ pub struct Report {
     pub partial: bool,
     /// The sizes of the known checkpoints that the log continues.
     pub known: Vec<u64>,
+    /// The sizes of the known checkpoints that can't be compared, since they lie within a gap.
+    pub known_in_gap: Vec<u64>,
     /// The cosignatures that were asked for.
     pub cosigned: Vec<Cosigned>,
     /// What doesn't hold: first of lines, in their order, then of the log as a whole, holes without an
@@ -284,11 +284,18 @@ impl Report {
         self.findings_total == 0
     }
 
-    /// Whether a tail that was cut off would have been found: a known checkpoint or a witness was
-    /// given.
+    /// The size of the largest known checkpoint that the log continues: up to there nothing was cut
+    /// off. `None` when none was compared.
     #[must_use]
-    pub fn sees_cut_tails(&self) -> bool {
-        !self.known.is_empty() || !self.cosigned.is_empty()
+    pub fn known_size(&self) -> Option<u64> {
+        self.known.iter().copied().max()
+    }
+
+    /// When all witnesses that were asked for had cosigned, in seconds since the epoch, by the earliest
+    /// of their times: what the log had then is there. `None` when none was asked for.
+    #[must_use]
+    pub fn cosigned_at(&self) -> Option<u64> {
+        self.cosigned.iter().map(|one| one.time).min()
     }
 
     /// Adds a finding that is not about the stream, such as one about a file.
@@ -354,12 +361,14 @@ impl Report {
             "holes_total": self.holes_total,
             "partial": self.partial,
             "known": self.known,
+            "known_in_gap": self.known_in_gap,
             "cosigned": self
                 .cosigned
                 .iter()
                 .map(|one| json!({"witness": one.witness, "time": one.time}))
                 .collect::<Vec<_>>(),
-            "sees_cut_tails": self.sees_cut_tails(),
+            "known_size": self.known_size(),
+            "cosigned_at": self.cosigned_at(),
             "findings": findings.collect::<Vec<_>>(),
             "findings_total": self.findings_total,
             "warnings": self.warnings,

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use audit_tlog::evidence::Record;
 use audit_tlog::verify::{
-    Checked, Code, Explanation, Finding, Options, Report, Verifier, verify_blocks,
+    Checked, Code, Explanation, Finding, MAX_HEAD_BYTES, MAX_HEAD_LINES, Options, Report, Verifier,
+    verify_blocks,
 };
 use audit_tlog::{Cosigner, Group, Note, SigningKey, VerifyingKey};
 
@@ -83,7 +86,8 @@ fn an_untouched_bundle_raises_no_alarm_and_every_hole_is_named() {
         let (lines, expected) = log.bundle(&export);
         let report = judge(&lines, options);
         assert_eq!(report.findings, [], "seed {seed}");
-        assert!(report.is_verified() && report.key_trusted && report.sees_cut_tails());
+        assert!(report.is_verified() && report.key_trusted);
+        assert_eq!(report.known_size(), Some(*size));
         assert_eq!(counts(&report), expected, "seed {seed}");
         assert_eq!((report.size, report.known), (*size, vec![*size]));
         assert_eq!(report.root, Some(log.tree.root()));
@@ -615,14 +619,14 @@ fn a_witness_must_have_cosigned_the_checkpoint() {
         ..Options::default()
     };
     let report = judge(&lines, asking(&witness));
-    assert!(report.is_verified() && report.sees_cut_tails());
-    assert_eq!(report.cosigned[0].time, 1_764_000_000);
+    assert!(report.is_verified());
+    assert_eq!(report.cosigned_at(), Some(1_764_000_000));
     let report = judge(&lines, asking(&other));
     assert_eq!(codes(&report), [Code::Witness]);
 }
 
 #[test]
-fn a_known_checkpoint_within_a_gap_is_not_passed_over() {
+fn a_known_checkpoint_within_a_gap_is_a_warning_and_bounds_nothing() {
     let mut log = Log::new(6);
     for _ in 0..100 {
         log.event();
@@ -634,17 +638,134 @@ fn a_known_checkpoint_within_a_gap_is_not_passed_over() {
     log.prune(400);
     log.checkpoint();
     let (lines, _) = log.bundle(&Export::default());
-    assert_eq!(codes(&judge(&lines, known(&early))), [Code::KnownInGap]);
+    let report = judge(&lines, known(&early));
+    assert!(report.is_verified());
+    assert_eq!(
+        (report.known_size(), &*report.known_in_gap),
+        (None, &[100][..])
+    );
+    assert!(report.warnings[1].contains("size 100 was not compared"));
+    let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+    assert!(json["known_size"].is_null() && json["cosigned_at"].is_null());
     let (lines, _) = log.bundle(&Export {
         marks: vec![100],
         ..Export::default()
     });
-    assert!(judge(&lines, known(&early)).is_verified());
+    let report = judge(&lines, known(&early));
+    assert!(report.is_verified() && report.warnings.len() == 1);
+    let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+    assert_eq!(json["known_size"], 100);
     // That of another log.
     let mut other = Log::new(7);
     other.event();
     let foreign = other.checkpoint();
     assert_eq!(codes(&judge(&lines, known(&foreign))), [Code::Known]);
+}
+
+#[test]
+fn only_the_first_checkpoint_over_a_change_of_keys_counts_for_it() {
+    let mut log = Log::new(10);
+    log.event();
+    log.checkpoint();
+    let old = log.key.clone();
+    let seq = log.rotate(false);
+    let sign = |log: &mut Log, keys: &[&SigningKey]| {
+        let head =
+            audit_tlog::Checkpoint::new(log.key.name(), log.size(), log.tree.root()).unwrap();
+        log.checkpoints.push((log.size(), head.sign(keys).unwrap()));
+    };
+    let new = log.key.clone();
+    sign(&mut log, &[&new]);
+    log.event();
+    sign(&mut log, &[&old, &new]);
+    let (lines, _) = log.bundle(&Export::default());
+    let report = judge(&lines, full());
+    assert_eq!(codes(&report), [Code::KeyUnsigned]);
+    assert_eq!(report.findings[0].positions, Some((seq, seq)));
+}
+
+#[test]
+fn an_altered_row_is_found_in_the_export_that_shows_it() {
+    let mut log = Log::new(11);
+    for _ in 0..700 {
+        log.event();
+    }
+    log.checkpoint();
+    let (honest, _) = log.bundle(&Export::default());
+    // The store's row is changed: what is exported, marks and all, is of the changed log.
+    let leaf = &mut log.entries[300].leaf;
+    *leaf = leaf.replace("invoice.approve", "invoice.approvE");
+    let (lines, _) = log.bundle(&Export::default());
+    assert!(lines.last().unwrap().starts_with("{\"end\""));
+    let report = judge(&lines, full());
+    assert_eq!(codes(&report), [Code::Root]);
+    assert_eq!(report.findings[0].positions, Some((0, 699)));
+    // Marks of the log as it was signed name the run between them.
+    let marked = lines.iter().zip(&honest);
+    let lines: Vec<_> = marked
+        .map(|(changed, honest)| match changed.starts_with("{\"size\"") {
+            true => honest,
+            false => changed,
+        })
+        .collect();
+    let report = judge(&lines, full());
+    assert_eq!(report.findings[0].positions, Some((256, 511)));
+}
+
+#[test]
+fn the_lines_before_the_first_position_are_bounded() {
+    let (log, lines, _) = whole(12);
+    let checkpoint = &log.checkpoints.last().unwrap().1.encode();
+    let vkey = &log.key.verifying_key().encode();
+    let long = "x".repeat(1_000_001);
+    let big = &long[..900_000];
+    let record = |text: &str| Record::Checkpoint(text.to_owned().into()).encode();
+    let key = |text: &str| Record::Vkey(text.to_owned().into()).encode();
+    for (line, times, code) in [
+        (record(&long), 1, Code::Checkpoint),
+        (key(&long[..1_025]), 1, Code::Line),
+        (record(checkpoint), MAX_HEAD_LINES + 1, Code::Line),
+        (key(vkey), MAX_HEAD_LINES + 1, Code::Line),
+        (record(big), MAX_HEAD_BYTES / big.len() + 1, Code::Line),
+    ] {
+        let mut changed = lines.clone();
+        changed.splice(1..1, std::iter::repeat_n(line, times));
+        let report = judge(&changed, full());
+        assert!(codes(&report).contains(&code), "{times}: {report:#?}");
+        // As many as are allowed are no finding of their own.
+        if times > MAX_HEAD_LINES {
+            let fewer: Vec<_> = lines.iter().take(1).chain(&changed[10..]).collect();
+            assert!(!codes(&judge(&fewer, full())).contains(&code));
+        }
+    }
+}
+
+#[test]
+fn blocks_in_flight_are_bounded_in_bytes() {
+    const BLOCK: usize = 16 << 20;
+    let read = AtomicUsize::new(0);
+    let blocks = (0..12).map(|_| {
+        read.fetch_add(1, Ordering::SeqCst);
+        Ok::<_, Infallible>(vec![b' '; BLOCK])
+    });
+    let mut taken = 0;
+    verify_blocks(blocks, full(), 8, |_| {
+        taken += 1;
+        // Four that were taken up, and one in the reader's hand. At first it gets time for more.
+        let deadline = Instant::now() + Duration::from_secs(if taken == 1 { 2 } else { 0 });
+        while read.load(Ordering::SeqCst) <= taken + 5 && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert!(read.load(Ordering::SeqCst) <= taken + 5);
+    })
+    .unwrap();
+    assert_eq!(taken, 12);
+    // A caller that gives up doesn't leave the reader waiting for room.
+    let endless = std::iter::repeat_with(|| Ok::<_, Infallible>(vec![b' '; 5 * BLOCK]));
+    let gave_up = std::panic::catch_unwind(|| {
+        verify_blocks(endless, full(), 2, |_| panic!("the caller gives up")).unwrap()
+    });
+    assert!(gave_up.is_err());
 }
 
 #[test]
