@@ -8,8 +8,7 @@ use reqwest::Method;
 use reqwest::header::{ACCEPT, HeaderValue};
 
 use crate::client::Client;
-use crate::export::{Export, chunks};
-use crate::list::filter_query;
+use crate::export::Export;
 use crate::transport::Call;
 
 impl Client {
@@ -51,17 +50,10 @@ impl Client {
     /// # Errors
     /// A filter that the server refuses, by name.
     pub async fn evidence(&self, request: &EvidenceRequest) -> Result<Export> {
-        let mut query = vec![("format", "evidence".to_owned())];
-        query.extend(filter_query(&request.filter));
-        if !request.withheld.is_empty() {
-            let groups: Vec<&str> = request.withheld.iter().map(|g| g.as_str()).collect();
-            query.push(("withhold", groups.join(",")));
-        }
-        let call = Call::new(Method::GET, "api/v1/logs/export")
-            .query(query)
-            .header(ACCEPT, HeaderValue::from_static("*/*"));
-        let response = self.body(&call).await?;
-        Ok(Export::new(chunks(response, self.shared.silence)))
+        let withheld: Vec<&str> = request.withheld.iter().map(|g| g.as_str()).collect();
+        let withhold = (!withheld.is_empty()).then(|| ("withhold", withheld.join(",")));
+        self.begin_export("evidence", &request.filter, withhold)
+            .await
     }
 
     async fn text(&self, path: String) -> Result<String> {

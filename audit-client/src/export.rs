@@ -38,12 +38,6 @@ impl ExportFormat {
 /// what came until then is right, and a new export with `from_seq` goes on from there.
 pub struct Export(BoxStream<'static, Result<Bytes>>);
 
-impl Export {
-    pub(crate) fn new(bytes: BoxStream<'static, Result<Bytes>>) -> Self {
-        Self(bytes)
-    }
-}
-
 impl fmt::Debug for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Export")
@@ -66,8 +60,19 @@ impl Client {
     /// # Errors
     /// A filter that the server refuses, by name.
     pub async fn export(&self, filter: &Filter, format: ExportFormat) -> Result<Export> {
-        let mut query = vec![("format", format.as_str().to_owned())];
+        self.begin_export(format.as_str(), filter, None).await
+    }
+
+    /// Begins an export in any form, with one more parameter.
+    pub(crate) async fn begin_export(
+        &self,
+        format: &str,
+        filter: &Filter,
+        more: Option<(&'static str, String)>,
+    ) -> Result<Export> {
+        let mut query = vec![("format", format.to_owned())];
         query.extend(filter_query(filter));
+        query.extend(more);
         let call = Call::new(Method::GET, "api/v1/logs/export")
             .query(query)
             .header(ACCEPT, HeaderValue::from_static("*/*"));

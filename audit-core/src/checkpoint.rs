@@ -83,6 +83,43 @@ pub trait CheckpointStore: Debug + Send + Sync + 'static {
     async fn covering(&self, scope: &TenantScope, size: u64) -> Result<Option<SignedCheckpoint>>;
 }
 
+/// Who signs, and for how long: what a store keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The signer.
+    pub holder: String,
+    /// Its fence.
+    pub fence: Fence,
+    /// When another one may take over.
+    pub until: Timestamp,
+}
+
+impl Lease {
+    /// What [`CheckpointStore::lease`] decides for `holder`, for every store: the lease to be kept in
+    /// place of the `present` one, or none while that one is another's and lasts. The first fence
+    /// is 1.
+    pub fn taken(
+        present: Option<&Self>,
+        holder: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Option<Self> {
+        let fence = match present {
+            Some(own) if own.holder == holder => own.fence,
+            Some(other) if other.until > now => return None,
+            Some(other) => Fence(other.fence.0 + 1),
+            None => Fence(1),
+        };
+        let ttl = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX);
+        let until = now.as_micros().saturating_add(ttl);
+        Some(Self {
+            holder: holder.to_owned(),
+            fence,
+            until: Timestamp::saturating_from_micros(until),
+        })
+    }
+}
+
 /// The refusals of [`CheckpointStore::publish`], which every store words alike.
 ///
 /// # Errors

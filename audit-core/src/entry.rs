@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use audit_tlog::leaf::{disclosure, disclosure_digest_with, leaf_hash, salts};
-use audit_tlog::{Group, Hash, Kind, Leaf, Salt, Seed, Timestamp, json as text};
+use audit_tlog::{Control, Group, Hash, Kind, Leaf, Salt, Seed, Timestamp, json as text};
 
 use crate::error::{Error, ErrorKind, FieldFault, Result};
 use crate::event::{Fields, parse_ip, parse_related};
@@ -81,6 +81,11 @@ impl Entry {
     /// The content, to be changed: in this copy only.
     pub fn fields_mut(&mut self) -> &mut Fields {
         Arc::make_mut(&mut self.fields)
+    }
+
+    /// What a control entry says; none of an event, and of what this program can't read.
+    pub fn control(&self) -> Option<Control> {
+        Control::parse(self.kind, self.ctl.as_deref()?).ok()
     }
 
     /// Its place in a list.
@@ -364,6 +369,14 @@ pub enum Opening {
 }
 
 impl Opening {
+    /// The salts of the groups that it opens.
+    fn salts(&self) -> [Option<Salt>; 7] {
+        match self {
+            Self::Seed(seed) => salts(seed).map(Some),
+            Self::Salts { salts, .. } => **salts,
+        }
+    }
+
     /// Its stored form, one blob.
     pub fn to_bytes(&self) -> Vec<u8> {
         match self {
@@ -435,9 +448,10 @@ impl StoredEntry {
     /// stored where a group was erased.
     pub fn digests(&self) -> [Option<Hash>; 7] {
         let mut buffer = Vec::with_capacity(1024);
-        let (stored, salts) = match &self.opening {
-            Opening::Seed(seed) => (None, salts(seed).map(Some)),
-            Opening::Salts { digests, salts } => (Some(digests), **salts),
+        let salts = self.opening.salts();
+        let stored = match &self.opening {
+            Opening::Seed(_) => None,
+            Opening::Salts { digests, .. } => Some(digests),
         };
         let mut digests = [None; 7];
         for group in Group::ALL {
@@ -492,10 +506,7 @@ impl StoredEntry {
     pub fn into_evidence(self) -> Evidence {
         let digests = self.digests();
         let leaf = leaf_data(&self.entry, &digests);
-        let salts = match &self.opening {
-            Opening::Seed(seed) => salts(seed).map(Some),
-            Opening::Salts { salts, .. } => **salts,
-        };
+        let salts = self.opening.salts();
         let disclosures = Group::ALL.map(|group| {
             let salt = salts[group.index()]?;
             let value = self.entry.fields.group_value(group)?;
@@ -512,10 +523,7 @@ impl StoredEntry {
     /// and the salts of those that are left. Returns the groups that went, which may be fewer.
     pub fn erase(&mut self, groups: &[Group]) -> Vec<Group> {
         let digests = self.digests();
-        let mut salts = match &self.opening {
-            Opening::Seed(seed) => salts(seed).map(Some),
-            Opening::Salts { salts, .. } => **salts,
-        };
+        let mut salts = self.opening.salts();
         let mut gone = Vec::new();
         for group in Group::ALL {
             let i = group.index();

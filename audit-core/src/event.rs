@@ -240,6 +240,15 @@ pub struct Fields {
 }
 
 impl Fields {
+    /// The bytes of its raw JSON: what may be large in an entry.
+    pub fn raw_len(&self) -> usize {
+        [&self.before_state, &self.after_state, &self.metadata]
+            .into_iter()
+            .flatten()
+            .map(|json| json.as_str().len())
+            .sum()
+    }
+
     /// Fields with the defaults filled in: `action` is the action type in lower case, the outcome
     /// `success`, the severity `INFO`, all else absent.
     pub fn new(action_type: ActionType) -> Self {
@@ -505,12 +514,7 @@ impl Fields {
                 }
             }
         }
-        let raw = [&self.before_state, &self.after_state, &self.metadata];
-        let bytes: usize = raw
-            .iter()
-            .filter_map(|j| j.as_ref())
-            .map(|j| j.as_str().len())
-            .sum();
+        let bytes = self.raw_len();
         if bytes > limits::RAW_JSON_BYTES {
             faults.push(FieldFault::new(
                 "metadata",

@@ -372,11 +372,7 @@ async fn prunes(store: &dyn LogStore, tenant: TenantId, below: u64) -> Result<Ve
     loop {
         let found = store.list(&scope, &filter, &page).await?;
         for entry in &found.items {
-            let control = entry
-                .ctl
-                .as_deref()
-                .map(|ctl| Control::parse(entry.kind, ctl));
-            if let Some(Ok(Control::Prune { below: end, .. })) = control
+            if let Some(Control::Prune { below: end, .. }) = entry.control()
                 && end < below
             {
                 ends.push(end);

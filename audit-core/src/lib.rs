@@ -35,6 +35,7 @@ pub mod queue;
 pub mod rebuild;
 pub mod recorder;
 pub mod retry;
+pub mod scan;
 pub mod scope;
 pub mod seal;
 pub mod search;

@@ -279,21 +279,12 @@ impl PreparedEvent {
 
     /// Its size in bytes, roughly: what batches are bounded by.
     pub fn size_hint(&self) -> usize {
-        let raw = [
-            &self.fields.before_state,
-            &self.fields.after_state,
-            &self.fields.metadata,
-        ];
         let texts = [
             &self.fields.user_agent,
             &self.fields.reason,
             &self.fields.resource_name,
         ];
-        512 + raw
-            .into_iter()
-            .flatten()
-            .map(|j| j.as_str().len())
-            .sum::<usize>()
+        512 + self.fields.raw_len()
             + texts.into_iter().flatten().map(String::len).sum::<usize>()
             + self.ctl.as_ref().map_or(0, String::len)
     }

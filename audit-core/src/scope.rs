@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::NotAValue;
 use crate::id::TenantId;
@@ -326,6 +327,20 @@ impl TenantScope {
         Err(Error::new(
             ErrorKind::Forbidden,
             format!("the permission {} is needed", permission.as_str()),
+        ))
+    }
+
+    /// Whoever is given entries for the scope's tenant begins with this.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Forbidden`] when one of them is another tenant's.
+    pub fn admit(&self, entries: &[Entry]) -> Result<()> {
+        if entries.iter().all(|entry| entry.tenant_id == self.tenant) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Forbidden,
+            "an entry is another tenant's",
         ))
     }
 }

@@ -1,6 +1,7 @@
 //! Sealing: what every store does with a batch under the head lock, as a pure function.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use audit_tlog::leaf::leaf_hash;
@@ -8,6 +9,7 @@ use audit_tlog::{Hash, Leaf, Timestamp, Tree};
 
 use crate::entry::Receipt;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Filter;
 use crate::id::{EventId, TenantId};
 use crate::prepare::{Batch, Content, PreparedEvent};
 
@@ -43,6 +45,13 @@ impl Head {
             pruned_by: None,
             swept_below: 0,
         }
+    }
+
+    /// The positions of what is left that a filter leaves; an empty range when it leaves none.
+    pub fn positions(&self, filter: &Filter) -> Range<u64> {
+        let start = self.pruned_below.max(filter.from_seq.unwrap_or(0));
+        let end = self.size().min(filter.to_seq.unwrap_or(u64::MAX));
+        start..end.max(start)
     }
 
     /// The number of entries ever appended, which is the next `seq`.

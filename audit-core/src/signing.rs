@@ -10,7 +10,6 @@ use audit_tlog::{Timestamp, merkle};
 use crate::checkpoint::{CheckpointStore, Fence, SignedCheckpoint, Signer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::evidence::roots_of;
-use crate::id::TenantId;
 use crate::scope::TenantScope;
 use crate::seal::Head;
 use crate::store::LogStore;
@@ -96,11 +95,7 @@ impl Signing {
         if latest.size == head.size() && latest.root != head.tree.root() {
             return Err(Error::corrupt(head.tenant, head.size()));
         }
-        self.check_key(head.tenant, latest)
-    }
-
-    fn check_key(&self, tenant: TenantId, latest: &SignedCheckpoint) -> Result<()> {
-        let key = self.signer.verifying_key(tenant)?;
+        let key = self.signer.verifying_key(head.tenant)?;
         let is_ours = Note::parse(&latest.note)
             .is_ok_and(|note| Checkpoint::open(&note, std::slice::from_ref(&key)).is_ok());
         if is_ours {
@@ -110,7 +105,7 @@ impl Signing {
             ErrorKind::Unavailable,
             format!("the log's checkpoints are signed by another key than {key}"),
         )
-        .with_tenant(tenant))
+        .with_tenant(head.tenant))
     }
 }
 

@@ -323,12 +323,8 @@ impl OpenSearchIndex {
             }
         }
         for entry in new.iter().filter(|entry| entry.kind == Kind::Prune) {
-            let ctl = entry
-                .ctl
-                .as_deref()
-                .map(|ctl| Control::parse(entry.kind, ctl));
-            if let (Some(Ok(Control::Prune { below, .. })), Some(place)) =
-                (ctl, places.get(&entry.tenant_id))
+            if let (Some(Control::Prune { below, .. }), Some(place)) =
+                (entry.control(), places.get(&entry.tenant_id))
             {
                 self.delete(place, entry.tenant_id, below)
                     .await?
@@ -756,12 +752,7 @@ impl SearchIndex for OpenSearchIndex {
     async fn remove(&self, scope: &TenantScope, current: &[Entry]) -> Result<()> {
         scope.require(Permission::Erase)?;
         let tenant = scope.tenant();
-        if current.iter().any(|entry| entry.tenant_id != tenant) {
-            return Err(Error::new(
-                ErrorKind::Forbidden,
-                "an entry is another tenant's",
-            ));
-        }
+        scope.admit(current)?;
         if current.is_empty() {
             return Ok(());
         }
@@ -808,12 +799,7 @@ impl SearchIndex for OpenSearchIndex {
     async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
         scope.require(Permission::Cleanup)?;
         let tenant = scope.tenant();
-        if missing.iter().any(|entry| entry.tenant_id != tenant) {
-            return Err(Error::new(
-                ErrorKind::Forbidden,
-                "an entry is another tenant's",
-            ));
-        }
+        scope.admit(missing)?;
         if !surplus.is_empty() {
             self.read(tenant, |place| async move {
                 self.take_out(&place, tenant, surplus).await

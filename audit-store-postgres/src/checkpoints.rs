@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use audit_core::checkpoint::admit_checkpoint;
+use audit_core::checkpoint::{Lease, admit_checkpoint};
 use audit_core::tlog::{Hash, Timestamp};
 use audit_core::{
     CheckpointStore, Fence, Permission, Result, SignedCheckpoint, TenantId, TenantScope,
@@ -29,14 +29,20 @@ fn decode(r: &PgRow) -> Result<SignedCheckpoint> {
 }
 
 /// Who signs, whose row is locked until the transaction ends.
-async fn signer(conn: &mut PgConnection) -> Result<Option<(String, Fence, DateTime<Utc>)>> {
+async fn signer(conn: &mut PgConnection) -> Result<Option<Lease>> {
     let found: Option<(String, i64, DateTime<Utc>)> =
         query_as("SELECT holder, fence, until FROM audit.signer FOR UPDATE")
             .fetch_optional(conn)
             .await
             .map_err(from_sqlx)?;
     found
-        .map(|(holder, fence, until)| Ok((holder, Fence(row::unsigned(fence)?), until)))
+        .map(|(holder, fence, until)| {
+            Ok(Lease {
+                holder,
+                fence: Fence(row::unsigned(fence)?),
+                until: row::time(until)?,
+            })
+        })
         .transpose()
 }
 
@@ -48,14 +54,12 @@ impl PostgresStore {
             .await
             .map_err(from_sqlx)?;
         let now = match &self.options().time {
-            TimeSource::Database => now,
-            TimeSource::Clock(clock) => row::instant(clock.now()),
+            TimeSource::Database => row::time(now)?,
+            TimeSource::Clock(clock) => clock.now(),
         };
-        let fence = match signer(&mut tx).await? {
-            Some((other, _, until)) if other != holder && until > now => return Ok(None),
-            Some((other, fence, _)) if other == holder => fence,
-            Some((_, fence, _)) => Fence(fence.0 + 1),
-            None => Fence(1),
+        let present = signer(&mut tx).await?;
+        let Some(lease) = Lease::taken(present.as_ref(), holder, now, ttl) else {
+            return Ok(None);
         };
         // Of two that are the first, one finds the other's row and gets nothing.
         let taken = query(
@@ -64,15 +68,15 @@ impl PostgresStore {
              SET holder = excluded.holder, fence = excluded.fence, until = excluded.until
              WHERE s.holder = excluded.holder OR s.until <= $4",
         )
-        .bind(holder)
-        .bind(row::signed(fence.0))
-        .bind(now + ttl)
-        .bind(now)
+        .bind(&lease.holder)
+        .bind(row::signed(lease.fence.0))
+        .bind(row::instant(lease.until))
+        .bind(row::instant(now))
         .execute(&mut *tx)
         .await
         .map_err(from_sqlx)?;
         tx.commit().await.map_err(from_sqlx)?;
-        Ok((taken.rows_affected() == 1).then_some(fence))
+        Ok((taken.rows_affected() == 1).then_some(lease.fence))
     }
 
     async fn keep(
@@ -82,7 +86,7 @@ impl PostgresStore {
         checkpoint: &SignedCheckpoint,
     ) -> Result<()> {
         let mut tx = self.pools().begin(Role::Writer, None).await?;
-        let signer = signer(&mut tx).await?.map(|(_, fence, _)| fence);
+        let signer = signer(&mut tx).await?.map(|lease| lease.fence);
         let found = query(
             "SELECT h.size, c.root FROM audit.heads h
              LEFT JOIN audit.checkpoints c ON c.tenant_id = h.tenant_id AND c.size = $2

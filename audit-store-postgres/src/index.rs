@@ -140,12 +140,7 @@ impl SearchIndex for PostgresIndex {
     async fn remove(&self, scope: &TenantScope, current: &[Entry]) -> Result<()> {
         scope.require(Permission::Erase)?;
         let tenant = scope.tenant();
-        if current.iter().any(|entry| entry.tenant_id != tenant) {
-            return Err(Error::new(
-                ErrorKind::Forbidden,
-                "an entry is another tenant's",
-            ));
-        }
+        scope.admit(current)?;
         if current.is_empty() {
             return Ok(());
         }
@@ -181,12 +176,7 @@ impl SearchIndex for PostgresIndex {
     async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
         scope.require(Permission::Cleanup)?;
         let tenant = scope.tenant();
-        if missing.iter().any(|entry| entry.tenant_id != tenant) {
-            return Err(Error::new(
-                ErrorKind::Forbidden,
-                "an entry is another tenant's",
-            ));
-        }
+        scope.admit(missing)?;
         if missing.is_empty() && surplus.is_empty() {
             return Ok(());
         }

@@ -35,7 +35,7 @@ pub(crate) async fn list(
     } else {
         BATCH
     };
-    let seqs = present(head, filter);
+    let seqs = head.positions(filter);
     if may_sort(filter, page.sort) {
         conn.execute("SET LOCAL enable_sort = on; SET LOCAL enable_bitmapscan = on")
             .await
@@ -115,13 +115,7 @@ pub(crate) async fn window(
     let everything = filter.is_empty();
     for r in &rows {
         let stored = row::stored_entry(r, 0, head.tenant)?;
-        let f = &stored.entry.fields;
-        let raw = [&f.before_state, &f.after_state, &f.metadata];
-        bytes += raw
-            .into_iter()
-            .flatten()
-            .map(|j| j.as_str().len() as i64)
-            .sum::<i64>();
+        bytes += stored.entry.fields.raw_len() as i64;
         last = stored.entry.seq;
         if everything || filter.matches(&stored.entry) {
             entries.push(stored);
@@ -130,13 +124,6 @@ pub(crate) async fn window(
     let is_cut = rows.len() == window.entries || bytes >= window.bytes;
     let next = if is_cut { last + 1 } else { end };
     Ok(Found { entries, next })
-}
-
-/// The positions that a filter leaves of what is present.
-pub(crate) fn present(head: &Head, filter: &Filter) -> Range<u64> {
-    let start = head.pruned_below.max(filter.from_seq.unwrap_or(0));
-    let end = head.size().min(filter.to_seq.unwrap_or(u64::MAX));
-    start..end.max(start)
 }
 
 fn is_compared_in_sql(filter: &Filter) -> bool {

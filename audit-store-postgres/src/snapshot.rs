@@ -5,10 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use audit_core::{
-    Entry, Error, ErrorKind, Evidence, Filter, Head, Result, Snapshot, StoredEntry, TenantId,
-};
-use futures_util::stream::{self, BoxStream, Stream, StreamExt as _, TryStreamExt as _};
+use audit_core::scan::{self, Piece, crowded, expired};
+use audit_core::{Entry, Evidence, Filter, Head, Result, Snapshot, StoredEntry, TenantId};
+use futures_util::stream::{BoxStream, Stream, StreamExt as _, TryStreamExt as _};
 use sqlx_core::connection::Connection as _;
 use sqlx_core::executor::Executor as _;
 use sqlx_postgres::PgConnection;
@@ -38,13 +37,7 @@ const WAITING: usize = 64;
 struct Request {
     range: Range<u64>,
     filter: Arc<Filter>,
-    reply: oneshot::Sender<Result<Chunk>>,
-}
-
-struct Chunk {
-    entries: Vec<StoredEntry>,
-    /// What is left to scan.
-    rest: Range<u64>,
+    reply: oneshot::Sender<Result<Piece>>,
 }
 
 /// A snapshot of one tenant's log.
@@ -88,13 +81,6 @@ impl PostgresSnapshot {
     }
 }
 
-fn ended() -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        "the snapshot has reached its maximum age: go on from the last position with a new one",
-    )
-}
-
 async fn serve(
     mut conn: PgConnection,
     head: Head,
@@ -107,7 +93,11 @@ async fn serve(
         let answer = timeout_at(deadline, chunk).await;
         let is_over = answer.is_err();
         // Nobody may be waiting any more.
-        drop(request.reply.send(answer.unwrap_or_else(|_| Err(ended()))));
+        drop(
+            request
+                .reply
+                .send(answer.unwrap_or_else(|_| Err(expired()))),
+        );
         if is_over {
             break;
         }
@@ -123,59 +113,17 @@ async fn chunk(
     head: &Head,
     range: Range<u64>,
     filter: &Filter,
-) -> Result<Chunk> {
+) -> Result<Piece> {
     let window = Window {
         seqs: range.start..range.end.min(range.start.saturating_add(LOOK)),
         entries: CHUNK,
         bytes: CHUNK_BYTES,
     };
     let found = list::window(conn, head, filter, window).await?;
-    Ok(Chunk {
+    Ok(Piece {
         entries: found.entries,
         rest: found.next..range.end,
     })
-}
-
-/// A scan that goes on: one answer is worked through while the next is made.
-struct Scan {
-    requests: mpsc::Sender<Request>,
-    filter: Arc<Filter>,
-    answer: Option<oneshot::Receiver<Result<Chunk>>>,
-}
-
-impl Scan {
-    fn ask(&mut self, range: Range<u64>) -> Result<()> {
-        self.answer = None;
-        if range.is_empty() {
-            return Ok(());
-        }
-        let (reply, answer) = oneshot::channel();
-        let request = Request {
-            range,
-            filter: Arc::clone(&self.filter),
-            reply,
-        };
-        match self.requests.try_send(request) {
-            Ok(()) => {
-                self.answer = Some(answer);
-                Ok(())
-            }
-            Err(TrySendError::Full(_)) => Err(Error::new(
-                ErrorKind::Unavailable,
-                "too many scans of one snapshot",
-            )),
-            Err(TrySendError::Closed(_)) => Err(ended()),
-        }
-    }
-
-    async fn next(&mut self) -> Option<Result<Vec<StoredEntry>>> {
-        let answer = self.answer.take()?;
-        let entries = match answer.await.unwrap_or_else(|_| Err(ended())) {
-            Ok(Chunk { entries, rest }) => self.ask(rest).map(|()| entries),
-            Err(error) => Err(error),
-        };
-        Some(entries)
-    }
 }
 
 #[async_trait]
@@ -202,19 +150,20 @@ impl PostgresSnapshot {
         &self,
         filter: &Filter,
     ) -> Result<impl Stream<Item = Result<StoredEntry>> + Send + use<>> {
-        let mut scan = Scan {
-            requests: self.requests.clone(),
-            filter: Arc::new(filter.clone()),
-            answer: None,
-        };
-        scan.ask(list::present(&self.head, filter))?;
-        let chunks = stream::unfold(scan, |mut scan| async move {
-            let chunk = scan.next().await?;
-            Some((chunk, scan))
-        });
-        Ok(chunks.flat_map(|chunk| match chunk {
-            Ok(entries) => stream::iter(entries).map(Ok).left_stream(),
-            Err(error) => stream::iter([Err(error)]).right_stream(),
-        }))
+        let range = self.head.positions(filter);
+        let (requests, filter) = (self.requests.clone(), Arc::new(filter.clone()));
+        scan::pieces(range, move |range| {
+            let (reply, answer) = oneshot::channel();
+            let request = Request {
+                range,
+                filter: Arc::clone(&filter),
+                reply,
+            };
+            match requests.try_send(request) {
+                Ok(()) => Ok(async move { answer.await.unwrap_or_else(|_| Err(expired())) }),
+                Err(TrySendError::Full(_)) => Err(crowded()),
+                Err(TrySendError::Closed(_)) => Err(expired()),
+            }
+        })
     }
 }

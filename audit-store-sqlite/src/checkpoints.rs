@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use audit_core::checkpoint::admit_checkpoint;
+use audit_core::checkpoint::{Lease, admit_checkpoint};
 use audit_core::tlog::{Hash, Timestamp};
 use audit_core::{
     CheckpointStore, Clock as _, Fence, Permission, Result, SignedCheckpoint, SystemClock,
@@ -61,12 +61,16 @@ impl SqliteStore {
     }
 }
 
-fn signer(conn: &Connection) -> Result<Option<(String, Fence, i64)>> {
+fn signer(conn: &Connection) -> Result<Option<Lease>> {
     conn.prepare_cached("SELECT holder, fence, until FROM signer")
         .and_then(|mut statement| {
             statement
                 .query_row([], |r| {
-                    Ok((r.get(0)?, Fence(row::position(r, 1)?), r.get(2)?))
+                    Ok(Lease {
+                        holder: r.get(0)?,
+                        fence: Fence(row::position(r, 1)?),
+                        until: row::time(r, 2)?,
+                    })
                 })
                 .optional()
         })
@@ -78,19 +82,18 @@ fn signer(conn: &Connection) -> Result<Option<(String, Fence, i64)>> {
 impl CheckpointStore for SqliteStore {
     async fn lease(&self, holder: &str, ttl: Duration) -> Result<Option<Fence>> {
         let holder = holder.to_owned();
-        let now = self.now().as_micros();
-        let until = now.saturating_add(i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX));
+        let now = self.now();
         self.write(move |conn| {
-            let fence = match signer(conn)? {
-                Some((other, _, until)) if other != holder && until > now => return Ok(None),
-                Some((other, fence, _)) if other == holder => fence,
-                Some((_, fence, _)) => Fence(fence.0 + 1),
-                None => Fence(1),
+            let Some(lease) = Lease::taken(signer(conn)?.as_ref(), &holder, now, ttl) else {
+                return Ok(None);
             };
             conn.prepare_cached("INSERT OR REPLACE INTO signer VALUES (1, ?1, ?2, ?3)")
-                .and_then(|mut statement| statement.execute(params![holder, fence.0 as i64, until]))
+                .and_then(|mut statement| {
+                    let (fence, until) = (lease.fence.0 as i64, lease.until.as_micros());
+                    statement.execute(params![lease.holder, fence, until])
+                })
                 .map_err(from_sqlite)?;
-            Ok(Some(fence))
+            Ok(Some(lease.fence))
         })
         .await
     }
@@ -117,7 +120,7 @@ impl CheckpointStore for SqliteStore {
                     })
                 })
                 .map_err(from_sqlite)?;
-            let signer = signer(conn)?.map(|(_, fence, _)| fence);
+            let signer = signer(conn)?.map(|lease| lease.fence);
             admit_checkpoint(&checkpoint, fence, signer, size, known)?;
             conn.prepare_cached(
                 "DELETE FROM checkpoints

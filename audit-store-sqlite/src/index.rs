@@ -151,15 +151,7 @@ impl SearchIndex for SqliteIndex {
     }
 
     async fn remove(&self, scope: &TenantScope, current: &[Entry]) -> Result<()> {
-        if current
-            .iter()
-            .any(|entry| entry.tenant_id != scope.tenant())
-        {
-            return Err(Error::new(
-                ErrorKind::Forbidden,
-                "an entry is another tenant's",
-            ));
-        }
+        scope.admit(current)?;
         if current.is_empty() {
             return Ok(());
         }
@@ -182,15 +174,7 @@ impl SearchIndex for SqliteIndex {
 
     async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
         scope.require(Permission::Cleanup)?;
-        if missing
-            .iter()
-            .any(|entry| entry.tenant_id != scope.tenant())
-        {
-            return Err(Error::new(
-                ErrorKind::Forbidden,
-                "an entry is another tenant's",
-            ));
-        }
+        scope.admit(missing)?;
         if missing.is_empty() && surplus.is_empty() {
             return Ok(());
         }

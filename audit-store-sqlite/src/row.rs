@@ -58,15 +58,6 @@ pub(crate) fn stored_entry(row: &Row<'_>, tenant: TenantId) -> rusqlite::Result<
     Ok(StoredEntry { entry, opening })
 }
 
-/// The size of the fields that may be large: what answers of many entries are bounded by.
-pub(crate) fn raw_bytes(fields: &Fields) -> usize {
-    [&fields.before_state, &fields.after_state, &fields.metadata]
-        .into_iter()
-        .flatten()
-        .map(|json| json.as_str().len())
-        .sum()
-}
-
 /// A stored value that this program doesn't know.
 #[derive(Debug)]
 struct Unreadable(&'static str);

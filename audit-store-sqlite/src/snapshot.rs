@@ -7,10 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use audit_core::scan::{self, Piece, crowded, expired};
 use audit_core::{
     Entry, Error, ErrorKind, Evidence, Filter, Head, Result, Snapshot, StoredEntry, TenantId,
 };
-use futures_util::stream::{self, BoxStream, Stream, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{BoxStream, Stream, StreamExt as _, TryStreamExt as _};
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
@@ -34,20 +35,12 @@ const WAITING: usize = 256;
 struct Request {
     range: Range<u64>,
     filter: Arc<Filter>,
-    reply: oneshot::Sender<Result<Chunk>>,
-}
-
-struct Chunk {
-    entries: Vec<StoredEntry>,
-    /// What is left to scan.
-    rest: Range<u64>,
+    reply: oneshot::Sender<Result<Piece>>,
 }
 
 /// A snapshot of one tenant's log.
 pub(crate) struct SqliteSnapshot {
     head: Head,
-    /// Where rows begin and end.
-    range: Range<u64>,
     requests: SyncSender<Request>,
 }
 
@@ -75,20 +68,9 @@ impl SqliteSnapshot {
             .map_err(|e| {
                 Error::new(ErrorKind::Unavailable, "no thread for a snapshot").with_source(e)
             })?;
-        let head = head.await.map_err(|_| ended())??;
-        Ok(Self {
-            range: head.pruned_below..head.size(),
-            head,
-            requests,
-        })
+        let head = head.await.map_err(|_| expired())??;
+        Ok(Self { head, requests })
     }
-}
-
-fn ended() -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        "the snapshot has reached its maximum age: go on from the last position with a new one",
-    )
 }
 
 fn serve(
@@ -124,7 +106,7 @@ fn serve(
                 drop(request.reply.send(chunk));
             }
             Ok(request) => {
-                drop(request.reply.send(Err(ended())));
+                drop(request.reply.send(Err(expired())));
                 break;
             }
             Err(RecvTimeoutError::Timeout) => break,
@@ -147,7 +129,7 @@ fn chunk(
     tenant: TenantId,
     range: Range<u64>,
     filter: &Filter,
-) -> Result<Chunk> {
+) -> Result<Piece> {
     let everything = filter.is_empty();
     let mut range = range;
     if let Some(from) = filter.created.from {
@@ -173,7 +155,7 @@ fn chunk(
         let stored = row::stored_entry(row, tenant).map_err(from_sqlite)?;
         if everything || filter.matches(&stored.entry) {
             let seq = stored.entry.seq;
-            bytes += row::raw_bytes(&stored.entry.fields);
+            bytes += stored.entry.fields.raw_len();
             entries.push(stored);
             if entries.len() == CHUNK || bytes >= CHUNK_BYTES {
                 next = seq + 1;
@@ -181,52 +163,10 @@ fn chunk(
             }
         }
     }
-    Ok(Chunk {
+    Ok(Piece {
         entries,
         rest: next..range.end,
     })
-}
-
-/// A scan that goes on: one answer is worked through while the next is made.
-struct Scan {
-    requests: SyncSender<Request>,
-    filter: Arc<Filter>,
-    answer: Option<oneshot::Receiver<Result<Chunk>>>,
-}
-
-impl Scan {
-    fn ask(&mut self, range: Range<u64>) -> Result<()> {
-        self.answer = None;
-        if range.is_empty() {
-            return Ok(());
-        }
-        let (reply, answer) = oneshot::channel();
-        let request = Request {
-            range,
-            filter: Arc::clone(&self.filter),
-            reply,
-        };
-        match self.requests.try_send(request) {
-            Ok(()) => {
-                self.answer = Some(answer);
-                Ok(())
-            }
-            Err(TrySendError::Full(_)) => Err(Error::new(
-                ErrorKind::Unavailable,
-                "too many scans of one snapshot",
-            )),
-            Err(TrySendError::Disconnected(_)) => Err(ended()),
-        }
-    }
-
-    async fn next(&mut self) -> Option<Result<Vec<StoredEntry>>> {
-        let answer = self.answer.take()?;
-        let entries = match answer.await.unwrap_or_else(|_| Err(ended())) {
-            Ok(Chunk { entries, rest }) => self.ask(rest).map(|()| entries),
-            Err(error) => Err(error),
-        };
-        Some(entries)
-    }
 }
 
 #[async_trait]
@@ -253,25 +193,20 @@ impl SqliteSnapshot {
         &self,
         filter: &Filter,
     ) -> Result<impl Stream<Item = Result<StoredEntry>> + Send + use<>> {
-        let start = filter
-            .from_seq
-            .map_or(self.range.start, |from| from.max(self.range.start));
-        let end = filter
-            .to_seq
-            .map_or(self.range.end, |to| to.min(self.range.end));
-        let mut scan = Scan {
-            requests: self.requests.clone(),
-            filter: Arc::new(filter.clone()),
-            answer: None,
-        };
-        scan.ask(start..end)?;
-        let chunks = stream::unfold(scan, |mut scan| async move {
-            let chunk = scan.next().await?;
-            Some((chunk, scan))
-        });
-        Ok(chunks.flat_map(|chunk| match chunk {
-            Ok(entries) => stream::iter(entries).map(Ok).left_stream(),
-            Err(error) => stream::iter([Err(error)]).right_stream(),
-        }))
+        let range = self.head.positions(filter);
+        let (requests, filter) = (self.requests.clone(), Arc::new(filter.clone()));
+        scan::pieces(range, move |range| {
+            let (reply, answer) = oneshot::channel();
+            let request = Request {
+                range,
+                filter: Arc::clone(&filter),
+                reply,
+            };
+            match requests.try_send(request) {
+                Ok(()) => Ok(async move { answer.await.unwrap_or_else(|_| Err(expired())) }),
+                Err(TrySendError::Full(_)) => Err(crowded()),
+                Err(TrySendError::Disconnected(_)) => Err(expired()),
+            }
+        })
     }
 }

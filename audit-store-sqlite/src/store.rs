@@ -369,7 +369,7 @@ impl LogStore for SqliteStore {
                 && let Some(row) = rows.next().map_err(from_sqlite)?
             {
                 let stored = row::stored_entry(row, head.tenant).map_err(from_sqlite)?;
-                bytes += row::raw_bytes(&stored.entry.fields);
+                bytes += stored.entry.fields.raw_len();
                 entries.push(stored.into_entry());
             }
             Ok(entries)

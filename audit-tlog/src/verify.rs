@@ -195,6 +195,20 @@ pub struct Verifier {
     astray: Vec<u64>,
 }
 
+/// Judges a stream of lines, with or without their line breaks, on this thread.
+/// [`verify_blocks`] uses several.
+pub fn verify_lines<L: AsRef<[u8]>>(
+    lines: impl IntoIterator<Item = L>,
+    options: Options,
+) -> Report {
+    let mut verifier = Verifier::new(options);
+    let mut buf = Vec::new();
+    for line in lines {
+        verifier.push(Checked::line(line.as_ref(), &mut buf));
+    }
+    verifier.finish()
+}
+
 impl Verifier {
     /// A verifier that has seen nothing yet.
     #[must_use]

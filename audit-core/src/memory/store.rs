@@ -10,7 +10,7 @@ use audit_tlog::{Control, Hash, Kind, Timestamp, merkle};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use uuid::Uuid;
 
-use crate::checkpoint::{CheckpointStore, Fence, SignedCheckpoint, admit_checkpoint};
+use crate::checkpoint::{CheckpointStore, Fence, Lease, SignedCheckpoint, admit_checkpoint};
 use crate::clock::{Clock, SystemClock};
 use crate::credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
 use crate::entry::{Entry, Evidence, Opening, Receipt, StoredEntry};
@@ -48,16 +48,7 @@ struct State {
     mark: u64,
     keys: HashMap<SecretHash, ApiKey>,
     tickets: HashMap<SecretHash, Ticket>,
-    signer: Lease,
-}
-
-/// Who signs. The fence of the first holder is 1.
-#[derive(Debug, Default)]
-struct Lease {
-    holder: String,
-    fence: u64,
-    /// In microseconds since 1970.
-    until: i64,
+    signer: Option<Lease>,
 }
 
 /// One tenant with its log.
@@ -674,19 +665,10 @@ impl Snapshot for MemorySnapshot {
 impl CheckpointStore for MemoryStore {
     async fn lease(&self, holder: &str, ttl: Duration) -> Result<Option<Fence>> {
         let mut state = self.lock();
-        let now = self.clock.now().as_micros();
-        let signer = &mut state.signer;
-        let is_other = signer.holder != holder;
-        if is_other && signer.until > now {
-            return Ok(None);
-        }
-        if is_other {
-            signer.fence += 1;
-            signer.holder = holder.to_owned();
-        }
-        let ttl = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX);
-        signer.until = now.saturating_add(ttl);
-        Ok(Some(Fence(signer.fence)))
+        let taken = Lease::taken(state.signer.as_ref(), holder, self.clock.now(), ttl);
+        let fence = taken.as_ref().map(|lease| lease.fence);
+        state.signer = taken.or(state.signer.take());
+        Ok(fence)
     }
 
     async fn publish(
@@ -696,7 +678,7 @@ impl CheckpointStore for MemoryStore {
         checkpoint: &SignedCheckpoint,
     ) -> Result<()> {
         let mut state = self.lock();
-        let signer = (state.signer.fence > 0).then_some(Fence(state.signer.fence));
+        let signer = state.signer.as_ref().map(|lease| lease.fence);
         let log = state.log_mut(tenant)?;
         let known = log
             .checkpoints

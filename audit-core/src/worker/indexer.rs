@@ -313,12 +313,7 @@ impl Indexer {
 }
 
 fn weight(entry: &Entry) -> usize {
-    let f = &entry.fields;
-    512 + [&f.before_state, &f.after_state, &f.metadata]
-        .into_iter()
-        .flatten()
-        .map(|j| j.as_str().len())
-        .sum::<usize>()
+    512 + entry.fields.raw_len()
 }
 
 /// What an `erase` entry names and the index had before goes from it first, and from the `earlier`
@@ -339,12 +334,9 @@ pub async fn remove_erased(
     earlier: &mut [Entry],
 ) -> Result<()> {
     for entry in entries.iter().filter(|e| e.kind == Kind::Erase) {
-        let Some(Ok(Control::Erase {
+        let Some(Control::Erase {
             entries: ranges, ..
-        })) = entry
-            .ctl
-            .as_deref()
-            .map(|ctl| Control::parse(entry.kind, ctl))
+        }) = entry.control()
         else {
             continue;
         };

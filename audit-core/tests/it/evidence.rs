@@ -10,7 +10,7 @@ use audit_core::tlog::leaf::leaf_hash;
 use audit_core::tlog::merkle::verify_consistency;
 use audit_core::tlog::note::{Note, SigningKey};
 use audit_core::tlog::tile::{Content, Tile, TileReader, parse_entries, parse_hashes};
-use audit_core::tlog::verify::{Checked, Code, Options, Report, Verifier};
+use audit_core::tlog::verify::{Code, Options, Report, verify_lines};
 use audit_core::{
     AuditLog, Basis, ErrorKind, Event, EventId, EvidenceRequest, Filter, Group, Query, Recorder,
     Signer, TenantId, TenantLog, TenantScope, Timestamp,
@@ -84,16 +84,12 @@ fn verify(text: &str, partial: bool) -> Report {
     let name = Origin::parse(ORIGIN)
         .unwrap()
         .for_tenant(tenant().into_uuid(), 1);
-    let mut verifier = Verifier::new(Options {
+    let options = Options {
         partial,
         keys: vec![key().renamed(&name).unwrap().verifying_key().clone()],
         ..Options::default()
-    });
-    let mut buf = Vec::new();
-    for line in text.lines() {
-        verifier.push(Checked::line(line.as_bytes(), &mut buf));
-    }
-    verifier.finish()
+    };
+    verify_lines(text.lines(), options)
 }
 
 fn basis(text: &str) -> Basis {

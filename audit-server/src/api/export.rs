@@ -85,26 +85,40 @@ impl Drop for Counted {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
-    #[default]
-    Csv,
-    Ndjson,
+    View(View),
     Evidence,
 }
 
+/// Entries as a reader is shown them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum View {
+    Csv,
+    Ndjson,
+}
+
+impl Default for Format {
+    fn default() -> Self {
+        Self::CSV
+    }
+}
+
 impl Format {
+    const CSV: Self = Self::View(View::Csv);
+    const NDJSON: Self = Self::View(View::Ndjson);
+
     fn media_type(self) -> &'static str {
         match self {
-            Self::Csv => "text/csv",
-            Self::Ndjson | Self::Evidence => "application/x-ndjson",
+            Self::CSV => "text/csv",
+            Self::NDJSON | Self::Evidence => "application/x-ndjson",
         }
     }
 
     fn suffix(self) -> &'static str {
         match self {
-            Self::Csv => "csv",
-            Self::Ndjson => "ndjson",
+            Self::CSV => "csv",
+            Self::NDJSON => "ndjson",
             Self::Evidence => "evidence.ndjson",
         }
     }
@@ -114,8 +128,8 @@ impl FromStr for Format {
     type Err = NotAFormat;
     fn from_str(text: &str) -> Result<Self, NotAFormat> {
         match text {
-            "csv" => Ok(Self::Csv),
-            "ndjson" => Ok(Self::Ndjson),
+            "csv" => Ok(Self::CSV),
+            "ndjson" => Ok(Self::NDJSON),
             "evidence" => Ok(Self::Evidence),
             _ => Err(NotAFormat),
         }
@@ -200,11 +214,11 @@ impl ApiResponse for File {
                 status_range: None,
                 content: vec![
                     media(
-                        Format::Csv,
+                        Format::CSV,
                         "The event's fields in their order, then `erased`.",
                     ),
                     media(
-                        Format::Ndjson,
+                        Format::NDJSON,
                         "One entry a line; of `evidence`, one record.",
                     ),
                 ],
@@ -245,20 +259,23 @@ impl Export {
         } = asked.0;
         let log = self.0.gate.enter(&caller, Permission::Export, &[]).await?;
         let counted = self.0.exports.begin(log.scope().tenant())?;
-        let body = if format == Format::Evidence {
-            let request = EvidenceRequest::new().filter(filter).withhold(&withhold);
-            let lines = log.evidence(request).await;
-            let lines = lines.map_err(|e| Problem::from(e).of_parameters())?;
-            Body::from_bytes_stream(lines.map(move |piece| {
-                let _counted = &counted;
-                piece.map(String::into_bytes).map_err(cut)
-            }))
-        } else {
-            let entries = log
-                .scan(&filter)
-                .await
-                .map_err(|e| Problem::from(e).of_parameters())?;
-            Body::from_bytes_stream(pieces(entries, format, counted))
+        let body = match format {
+            Format::Evidence => {
+                let request = EvidenceRequest::new().filter(filter).withhold(&withhold);
+                let lines = log.evidence(request).await;
+                let lines = lines.map_err(|e| Problem::from(e).of_parameters())?;
+                Body::from_bytes_stream(lines.map(move |piece| {
+                    let _counted = &counted;
+                    piece.map(String::into_bytes).map_err(cut)
+                }))
+            }
+            Format::View(view) => {
+                let entries = log
+                    .scan(&filter)
+                    .await
+                    .map_err(|e| Problem::from(e).of_parameters())?;
+                Body::from_bytes_stream(pieces(entries, view, counted))
+            }
         };
         let name = file_name(log.scope().tenant(), self.0.log().clock().now(), format);
         let mut response = Response::builder().body(body);
@@ -290,12 +307,12 @@ fn file_name(tenant: TenantId, now: Timestamp, format: Format) -> String {
 /// Writes entries, one by one, into pieces of about [`PIECE`] bytes.
 fn pieces(
     entries: BoxStream<'static, audit_core::Result<Entry>>,
-    format: Format,
+    view: View,
     counted: Counted,
 ) -> impl futures_util::Stream<Item = std::io::Result<Vec<u8>>> + Send + 'static {
     let first = Writing {
         entries: Some(entries),
-        format,
+        view,
         started: false,
         _counted: counted,
     };
@@ -307,7 +324,7 @@ fn pieces(
 
 struct Writing {
     entries: Option<BoxStream<'static, audit_core::Result<Entry>>>,
-    format: Format,
+    view: View,
     started: bool,
     _counted: Counted,
 }
@@ -318,15 +335,15 @@ impl Writing {
         let mut entries = self.entries.take()?;
         let mut sheet = Sheet::new();
         let mut lines = String::new();
-        if !std::mem::replace(&mut self.started, true) && self.format == Format::Csv {
+        if !std::mem::replace(&mut self.started, true) && self.view == View::Csv {
             sheet.header();
         }
         loop {
             match entries.next().await {
                 Some(Ok(entry)) => {
-                    match self.format {
-                        Format::Csv => sheet.entry(&entry),
-                        Format::Ndjson | Format::Evidence => {
+                    match self.view {
+                        View::Csv => sheet.entry(&entry),
+                        View::Ndjson => {
                             entry.write_json(&mut lines);
                             lines.push('\n');
                         }
@@ -340,9 +357,9 @@ impl Writing {
                 None => break,
             }
         }
-        let piece = match self.format {
-            Format::Csv => sheet.finish(),
-            Format::Ndjson | Format::Evidence => lines.into_bytes(),
+        let piece = match self.view {
+            View::Csv => sheet.finish(),
+            View::Ndjson => lines.into_bytes(),
         };
         (!piece.is_empty()).then_some(Ok(piece))
     }

@@ -7,7 +7,7 @@ use audit_core::tlog::evidence::Record;
 use audit_core::tlog::note::{Note, VerifyingKey};
 use audit_core::tlog::proof::InclusionProof;
 use audit_core::tlog::tile::{Content, Tile, parse_entries, parse_hashes};
-use audit_core::tlog::verify::{Checked, Options, Report, Verifier};
+use audit_core::tlog::verify::{Options, Report, verify_lines};
 use audit_core::tlog::{leaf, merkle};
 use audit_core::{Event, EventId, Role, TenantId};
 
@@ -49,15 +49,11 @@ async fn checkpoint(service: &Service, tenant: TenantId, size: u64) -> Checkpoin
 }
 
 fn verify(text: &str, partial: bool) -> Report {
-    let mut verifier = Verifier::new(Options {
+    let options = Options {
         partial,
         ..Options::default()
-    });
-    let mut buf = Vec::new();
-    for line in text.lines() {
-        verifier.push(Checked::line(line.as_bytes(), &mut buf));
-    }
-    verifier.finish()
+    };
+    verify_lines(text.lines(), options)
 }
 
 #[tokio::test]

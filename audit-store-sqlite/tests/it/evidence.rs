@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use audit_core::tlog::checkpoint::Origin;
 use audit_core::tlog::note::SigningKey;
-use audit_core::tlog::verify::{Checked, Options, Report, Verifier};
+use audit_core::tlog::verify::{Options, Report, verify_lines};
 use audit_core::{AuditLog, Event, EvidenceRequest, Recorder as _, Signer, TenantId, TenantScope};
 use audit_store_sqlite::{SqliteOptions, SqliteStore, rusqlite};
 use futures_util::TryStreamExt as _;
@@ -21,12 +21,7 @@ fn open(path: &std::path::Path) -> AuditLog {
 }
 
 fn verify(text: &str) -> Report {
-    let mut verifier = Verifier::new(Options::default());
-    let mut buf = Vec::new();
-    for line in text.lines() {
-        verifier.push(Checked::line(line.as_bytes(), &mut buf));
-    }
-    verifier.finish()
+    verify_lines(text.lines(), Options::default())
 }
 
 async fn export(log: &AuditLog, tenant: TenantId) -> String {

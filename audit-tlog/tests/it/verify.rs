@@ -7,20 +7,15 @@ use std::time::{Duration, Instant};
 
 use audit_tlog::evidence::Record;
 use audit_tlog::verify::{
-    Checked, Code, Explanation, Finding, MAX_HEAD_BYTES, MAX_HEAD_LINES, Options, Report, Verifier,
-    verify_blocks,
+    Code, Explanation, Finding, MAX_HEAD_BYTES, MAX_HEAD_LINES, Options, Report, verify_blocks,
+    verify_lines,
 };
 use audit_tlog::{Cosigner, Group, Note, SigningKey, VerifyingKey};
 
 use crate::sample::{ALL, Expected, Export, Log, Rng, mask, sized};
 
 fn judge(lines: &[impl AsRef<[u8]>], options: Options) -> Report {
-    let mut verifier = Verifier::new(options);
-    let mut buf = Vec::new();
-    for line in lines {
-        verifier.push(Checked::line(line.as_ref(), &mut buf));
-    }
-    verifier.finish()
+    verify_lines(lines, options)
 }
 
 fn full() -> Options {

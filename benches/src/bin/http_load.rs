@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use hdrhistogram::Histogram;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -376,6 +377,14 @@ async fn hammer(
             Ok::<_, Failure>((events, refused, latency))
         }));
     }
+    collect(tasks, began).await
+}
+
+/// One worker's events, refusals and latencies.
+type Share = Result<(u64, u64, Histogram<u64>), Failure>;
+
+/// Waits for the workers, and adds up what they did.
+async fn collect(tasks: Vec<JoinHandle<Share>>, began: Instant) -> Result<Outcome, Failure> {
     let mut outcome = Outcome {
         events: 0,
         took: Duration::ZERO,
@@ -442,19 +451,7 @@ async fn enqueue(
             Ok::<_, Failure>((events, refused, latency))
         }));
     }
-    let mut outcome = Outcome {
-        events: 0,
-        took: Duration::ZERO,
-        refused: 0,
-        latency: Histogram::new(3)?,
-    };
-    for task in tasks {
-        let (events, refused, latency) = task.await??;
-        outcome.events += events;
-        outcome.refused += refused;
-        outcome.latency.add(latency)?;
-    }
-    outcome.took = began.elapsed();
+    let outcome = collect(tasks, began).await?;
     while total(target, tenants).await? < before + outcome.events {
         if began.elapsed() > length + Duration::from_secs(600) {
             return Err("the queue was not drained within 10 minutes".into());
