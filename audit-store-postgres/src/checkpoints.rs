@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use audit_core::checkpoint::{Lease, admit_checkpoint};
-use audit_core::tlog::{Hash, Timestamp};
+use audit_core::tlog::Hash;
 use audit_core::{
     CheckpointStore, Fence, Permission, Result, SignedCheckpoint, TenantId, TenantScope,
 };
@@ -100,14 +100,8 @@ impl PostgresStore {
         .ok_or_else(|| unknown_tenant(tenant))?;
         let known = row::optional_bytes(&found, 1)?.map(Hash);
         admit_checkpoint(checkpoint, fence, signer, row::position(&found, 0)?, known)?;
-        let hour = |micros| Timestamp::from_micros(micros).map(row::instant);
         query(
-            "WITH dropped AS (
-                 DELETE FROM audit.checkpoints
-                 WHERE tenant_id = $1 AND signed_at >= $6 AND signed_at < $7 AND size =
-                     (SELECT max(size) FROM audit.checkpoints WHERE tenant_id = $1 AND size < $2)
-             )
-             INSERT INTO audit.checkpoints (tenant_id, size, root, note, signed_at)
+            "INSERT INTO audit.checkpoints (tenant_id, size, root, note, signed_at)
              VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
         )
         .bind(tenant.into_uuid())
@@ -115,11 +109,15 @@ impl PostgresStore {
         .bind(checkpoint.root.as_bytes().as_slice())
         .bind(&checkpoint.note)
         .bind(row::instant(checkpoint.signed_at))
-        .bind(hour(checkpoint.hour()))
-        .bind(hour(checkpoint.hour() + SignedCheckpoint::HOUR))
         .execute(&mut *tx)
         .await
         .map_err(from_sqlx)?;
+        query("SELECT audit.thin_checkpoints($1, $2)")
+            .bind(tenant.into_uuid())
+            .bind(row::signed(checkpoint.size))
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
         tx.commit().await.map_err(from_sqlx)
     }
 

@@ -134,12 +134,38 @@ async fn a_writer_changes_nothing_that_is_recorded() {
         "UPDATE audit.subtrees SET root = ''",
         "UPDATE audit.tenants SET secret = ''",
         "SELECT audit.erase_entries(NULL, NULL, NULL, NULL, NULL)",
+        "DELETE FROM audit.checkpoints",
+        "UPDATE audit.checkpoints SET root = ''",
         "SELECT audit.sweep_step(1)",
         "SELECT audit.drop_pruned_partition()",
         "CREATE TABLE audit.mine ()",
         "ALTER TABLE audit.heads DISABLE TRIGGER ALL",
     ] {
         refused(&mut writer, denied, DENIED).await;
+    }
+}
+
+#[tokio::test]
+async fn a_signer_removes_a_checkpoint_only_behind_the_largest_of_its_hour() {
+    let database = Database::open().await;
+    database.append(&scope(1), 9).await;
+    let mut writer = as_role(&database, "audit_writer").await;
+    for (size, at) in [(2, "03:10"), (4, "03:50"), (6, "04:10"), (8, "04:20")] {
+        let sql = format!(
+            "INSERT INTO audit.checkpoints (tenant_id, size, root, note, signed_at)
+             VALUES ('{}', {size}, '', '', '2026-11-24 {at}Z')",
+            tenant(1)
+        );
+        writer.execute(&*sql).await.unwrap();
+    }
+    let all = "SELECT string_agg(size::text, ',' ORDER BY size) FROM audit.checkpoints";
+    // There is none of size 9, and all others but 8 have a larger one.
+    for newest in [9, 6, 4, 2, 8, 8] {
+        let sql = format!("SELECT audit.thin_checkpoints('{}', {newest})", tenant(1));
+        writer.execute(&*sql).await.unwrap();
+        let left: String = query_scalar(all).fetch_one(&mut writer).await.unwrap();
+        let expected = if newest == 8 { "2,4,8" } else { "2,4,6,8" };
+        assert_eq!(left, expected, "after {newest}");
     }
 }
 
