@@ -45,6 +45,7 @@ pub mod store;
 pub mod subscribe;
 pub mod tenant;
 pub mod text;
+pub mod vacuum;
 pub mod worker;
 
 pub use audit_tlog as tlog;
@@ -85,4 +86,5 @@ pub use store::{
 pub use subscribe::{Delivered, SubscribeRequest, Subscription};
 pub use tenant::{Tenant, TenantFilter, TenantSecret, TenantStatus, TenantStore, TenantUpdate};
 pub use text::Query;
+pub use vacuum::Vacuum;
 pub use worker::{WorkerStatus, Workers};

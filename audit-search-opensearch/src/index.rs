@@ -54,7 +54,7 @@ const ATTEMPTS: usize = 5;
 /// indexed take what was pruned out of the index.
 ///
 /// An erased word isn't found any more, but leaves the disk of the cluster only when it merges the
-/// segment, or with [`reindex`](Self::reindex).
+/// segment, with [`vacuum`](audit_core::Vacuum::vacuum) or with [`reindex`](Self::reindex).
 ///
 /// Nothing is retried here: an error of kind [`Unavailable`](ErrorKind::Unavailable) says when it
 /// may work, and what was written until then is passed over the next time.
@@ -68,7 +68,7 @@ pub struct OpenSearchIndex {
 }
 
 pub(crate) struct Shared {
-    client: Arc<Client>,
+    pub(crate) client: Arc<Client>,
     pub(crate) generations: Generations,
 }
 
@@ -690,12 +690,12 @@ fn blame(error: Error, tenant: TenantId) -> Error {
 }
 
 #[derive(Deserialize)]
-struct Shards {
+pub(crate) struct Shards {
     failed: u32,
 }
 
 impl Shards {
-    fn all(&self) -> Result<()> {
+    pub(crate) fn all(&self) -> Result<()> {
         match self.failed {
             0 => Ok(()),
             _ => Err(Fault::new(503, None).into_error(None)),

@@ -44,6 +44,7 @@ mod progress;
 mod query;
 mod reindex;
 mod schema;
+mod vacuum;
 
 pub use index::OpenSearchIndex;
 pub use options::{Layout, OpenSearchOptions};

@@ -50,6 +50,11 @@ enum Command {
         #[arg(long)]
         print_logins: bool,
     },
+    /// Take out of files, tables and segments what was erased or pruned, of which engines keep bytes.
+    ///
+    /// A server on SQLite has to be stopped for it. On PostgreSQL those who read or append wait for a
+    /// table while it is written anew. What it can't reach is in the operations guide.
+    Vacuum,
 }
 
 #[derive(Debug, Args)]
@@ -146,6 +151,14 @@ async fn run(cli: Cli) -> Result<(), Exit> {
                 .await
                 .map_err(|error| Exit::failure(with_cause(&error)))?;
             print("store and queue are up to date\n")
+        }
+        Some(Command::Vacuum) => {
+            let settings = load(cli.config.as_deref())?;
+            start_log(&settings)?;
+            storage::vacuum(&settings)
+                .await
+                .map_err(|error| Exit::failure(with_cause(&error)))?;
+            print("the files hold nothing that was erased or pruned\n")
         }
         Some(Command::Serve) | None => serve(load(cli.config.as_deref())?).await,
     }

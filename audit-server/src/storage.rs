@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use audit_core::{
     AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, Error, ErrorKind, EventQueue,
-    MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex, Signer,
+    MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex, Signer, TenantFilter, TenantScope,
+    Vacuum,
 };
 use audit_store_postgres::{PostgresOptions, PostgresStore};
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
@@ -20,6 +21,8 @@ pub struct Storage {
     pub log: AuditLog,
     /// API keys and tickets.
     pub credentials: Arc<dyn CredentialStore>,
+    /// What keeps things on disk.
+    pub engines: Vec<Arc<dyn Vacuum>>,
 }
 
 impl Storage {
@@ -30,7 +33,11 @@ impl Storage {
     /// What the parts answer, with the cause.
     pub async fn open(settings: &Settings, signer: Option<Signer>) -> Result<Self> {
         let queue = other_queue(settings).await?;
-        let search = other_index(settings)?;
+        let mut engines = Vec::new();
+        let search = other_index(settings)?.map(|(index, engine)| {
+            engines.push(engine);
+            index
+        });
         match &settings.store {
             StoreUrl::Memory => {
                 let store = Arc::new(MemoryStore::new());
@@ -40,15 +47,18 @@ impl Storage {
                 Ok(Self {
                     log: signed(log, signer, &store).build(),
                     credentials: store,
+                    engines,
                 })
             }
             StoreUrl::Sqlite(path) => {
                 let path = path.clone();
-                tokio::task::spawn_blocking(move || Self::sqlite(&path, queue, search, signer))
-                    .await
-                    .map_err(|e| {
-                        Error::new(ErrorKind::Internal, "opening the store panicked").with_source(e)
-                    })?
+                let opened =
+                    tokio::task::spawn_blocking(move || Self::sqlite(&path, queue, search, signer));
+                let mut storage = opened.await.map_err(|e| {
+                    Error::new(ErrorKind::Internal, "opening the store panicked").with_source(e)
+                })??;
+                storage.engines.append(&mut engines);
+                Ok(storage)
             }
             StoreUrl::Postgres(postgres) => {
                 let options = postgres_options(postgres, settings.ca_file.as_deref());
@@ -57,9 +67,11 @@ impl Storage {
                     .queue(queue.unwrap_or_else(|| Arc::new(store.queue())))
                     .search(search.unwrap_or_else(|| Arc::new(store.search_index())))
                     .outbox(Arc::new(store.outbox()));
+                engines.push(store.clone());
                 Ok(Self {
                     log: signed(log, signer, &store).build(),
                     credentials: store,
+                    engines,
                 })
             }
         }
@@ -82,6 +94,7 @@ impl Storage {
             .search(search.unwrap_or_else(|| store.search_index()));
         Ok(Self {
             log: signed(log, signer, &store).build(),
+            engines: vec![store.clone()],
             credentials: store,
         })
     }
@@ -127,6 +140,57 @@ pub async fn migrate(settings: &Settings) -> Result<()> {
     make_queues(settings).await?;
     let storage = Storage::open(settings, None).await?;
     storage.log.log_store().ping().await
+}
+
+/// Takes out of the engines' files what was erased or pruned before the call. The index is let catch up
+/// first, and rows that were pruned are removed, by this process where no other does.
+///
+/// # Errors
+/// What the parts answer, with the cause.
+pub async fn vacuum(settings: &Settings) -> Result<()> {
+    let storage = Storage::open(settings, None).await?;
+    let workers = storage.log.start();
+    let ready = storage.settle().await;
+    workers.shutdown(Duration::from_secs(10)).await;
+    ready?;
+    for engine in &storage.engines {
+        engine.vacuum().await?;
+    }
+    Ok(())
+}
+
+/// Tenants that are looked at in one go.
+const TENANTS: usize = 1_000;
+
+impl Storage {
+    /// Waits until what is in the log now is indexed, and what is pruned is gone.
+    async fn settle(&self) -> Result<()> {
+        while self.log.log_store().sweep().await? {}
+        let Some(index) = self.log.search() else {
+            return Ok(());
+        };
+        let mut after = None;
+        loop {
+            let some = self.log.tenants();
+            let some = some.tenants(&TenantFilter::all(), after, TENANTS).await?;
+            for tenant in &some {
+                // Nobody reads the others, the indexer neither.
+                if tenant.status.admit_read(tenant.id).is_err() {
+                    tracing::warn!(tenant = %tenant.id, status = %tenant.status, "the index is not let catch up");
+                    continue;
+                }
+                let scope = TenantScope::trusted(tenant.id, "vacuum");
+                let size = self.log.log_store().head(&scope).await?.size();
+                while index.indexed_through(&scope).await? < size {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            after = some.last().map(|tenant| tenant.id);
+            if some.len() < TENANTS {
+                return Ok(());
+            }
+        }
+    }
 }
 
 /// The SQL that makes a login for each purpose in PostgreSQL.
@@ -179,8 +243,11 @@ pub async fn make_queues(settings: &Settings) -> Result<()> {
     }
 }
 
+/// An index, and itself as what keeps things on disk.
+type Index = (Arc<dyn SearchIndex>, Arc<dyn Vacuum>);
+
 /// The index, when it isn't the store's own.
-fn other_index(settings: &Settings) -> Result<Option<Arc<dyn SearchIndex>>> {
+fn other_index(settings: &Settings) -> Result<Option<Index>> {
     match &settings.search {
         SearchUrl::Store => Ok(None),
         SearchUrl::OpenSearch {
@@ -261,14 +328,14 @@ mod sqs {
 mod opensearch {
     use audit_search_opensearch::{Layout, OpenSearchIndex, OpenSearchOptions};
 
-    use super::{Arc, Path, Result, SearchIndex};
+    use super::{Arc, Index, Path, Result};
 
     pub(super) fn open(
         url: &str,
         prefix: Option<&str>,
         per_tenant: bool,
         ca_file: Option<&Path>,
-    ) -> Result<Arc<dyn SearchIndex>> {
+    ) -> Result<Index> {
         let mut options = OpenSearchOptions::new(url)?;
         if let Some(prefix) = prefix {
             options = options.prefix(prefix)?;
@@ -279,21 +346,17 @@ mod opensearch {
         if let Some(file) = ca_file {
             options = options.ca_file(file)?;
         }
-        Ok(Arc::new(OpenSearchIndex::open(options)?))
+        let index = Arc::new(OpenSearchIndex::open(options)?);
+        Ok((index.clone(), index))
     }
 }
 
 /// The settings refuse what this build doesn't have; whoever sets them by hand is told here.
 #[cfg(not(feature = "opensearch"))]
 mod opensearch {
-    use super::{Arc, Error, ErrorKind, Path, Result, SearchIndex};
+    use super::{Error, ErrorKind, Index, Path, Result};
 
-    pub(super) fn open(
-        _: &str,
-        _: Option<&str>,
-        _: bool,
-        _: Option<&Path>,
-    ) -> Result<Arc<dyn SearchIndex>> {
+    pub(super) fn open(_: &str, _: Option<&str>, _: bool, _: Option<&Path>) -> Result<Index> {
         Err(Error::new(
             ErrorKind::Refused,
             "this build has no OpenSearch",

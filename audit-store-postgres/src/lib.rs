@@ -34,6 +34,7 @@ mod row;
 mod snapshot;
 mod store;
 mod tenants;
+mod vacuum;
 
 pub use index::PostgresIndex;
 pub use migrate::{login_statements, migrate};

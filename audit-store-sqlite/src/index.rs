@@ -42,7 +42,8 @@ const CHUNK: usize = 512;
 /// The file may be deleted while nothing has it open: it is derived from the log and is filled again
 /// from position 0. A file that is damaged, or that another version of this program made, is
 /// replaced by an empty one. What a removed document held leaves the file's pages only when FTS5
-/// merges the segment that it stood in, or when the file is rebuilt.
+/// merges the segment that it stood in, when the file is rebuilt, or by the store's
+/// [`vacuum`](audit_core::Vacuum).
 #[derive(Debug, Clone)]
 pub struct SqliteIndex {
     shared: Arc<Shared>,
@@ -101,6 +102,10 @@ impl SqliteIndex {
     /// What the engine refuses.
     pub async fn drop_below(&self, tenant: TenantId, below: u64, limit: usize) -> Result<bool> {
         self.writer()?.drop_below(tenant, below, limit.max(1)).await
+    }
+
+    pub(crate) async fn vacuum(&self) -> Result<()> {
+        self.writer()?.vacuum().await
     }
 
     fn writer(&self) -> Result<&Writer> {

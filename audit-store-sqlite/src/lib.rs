@@ -32,6 +32,7 @@ mod schema;
 mod snapshot;
 mod store;
 mod tenants;
+mod vacuum;
 mod wal;
 mod writer;
 

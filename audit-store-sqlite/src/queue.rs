@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::fault::{from_sqlite, gone};
 use crate::private::make_private;
 use crate::row;
+use crate::wal::Wal;
 
 /// The version of the tables, in `user_version`.
 const VERSION: i64 = 1;
@@ -74,6 +75,7 @@ pub struct SqliteQueue {
 }
 
 struct Shared {
+    path: PathBuf,
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     arrived: Arc<Notify>,
@@ -125,6 +127,7 @@ impl SqliteQueue {
                 Error::new(ErrorKind::Unavailable, "no thread can be had").with_source(error)
             })?;
         let shared = Shared {
+            path: path.as_ref().to_owned(),
             jobs: Some(jobs),
             thread: Some(thread),
             arrived,
@@ -132,6 +135,19 @@ impl SqliteQueue {
         Ok(Self {
             shared: Arc::new(shared),
         })
+    }
+
+    /// Writes the file anew, without the messages that are gone. Sends wait meanwhile.
+    pub(crate) async fn vacuum(&self) -> Result<()> {
+        let path = self.shared.path.clone();
+        // On a connection of its own: the thread's is always in a transaction.
+        tokio::task::spawn_blocking(move || {
+            let conn = open(&path)?;
+            conn.execute_batch("VACUUM").map_err(from_sqlite)?;
+            Wal::new(&conn).drain(&conn)
+        })
+        .await
+        .map_err(|_| gone())?
     }
 
     /// Runs `f` in a transaction that may hold other calls too. When this returns `Ok`, it is

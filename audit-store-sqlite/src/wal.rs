@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use audit_core::{Error, ErrorKind, Result};
 use rusqlite::Connection;
 
+use crate::fault::from_sqlite;
 use crate::schema::BUSY_TIMEOUT;
 
 /// Beyond this size it is emptied. Under readers that never pause, it isn't begun anew by itself.
@@ -47,6 +49,24 @@ impl Wal {
         if self.tried.is_none_or(|at| at.elapsed() > RETRY) && (self.unclean || is_large()) {
             self.empty(conn);
         }
+    }
+
+    /// Takes out all that is in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when a reader needs it for longer than the busy timeout.
+    pub(crate) fn drain(&mut self, conn: &Connection) -> Result<()> {
+        let busy: i64 = conn
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get(0))
+            .map_err(from_sqlite)?;
+        if busy != 0 {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "a reader holds the write-ahead log: end its export or try again",
+            ));
+        }
+        self.unclean = false;
+        Ok(())
     }
 
     fn empty(&mut self, conn: &Connection) {

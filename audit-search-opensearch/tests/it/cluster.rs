@@ -74,6 +74,23 @@ impl Cluster {
         }
     }
 
+    /// Documents that were removed or replaced, and still stand in a segment.
+    pub(crate) async fn removed_documents(&self) -> u64 {
+        let path = format!("/{}-v1-*/_segments", self.prefix);
+        let answer = request(Method::Get, &path, None).await;
+        let mut removed = 0;
+        for index in answer["indices"].as_object().unwrap().values() {
+            for copies in index["shards"].as_object().unwrap().values() {
+                for segments in copies.as_array().unwrap() {
+                    for segment in segments["segments"].as_object().unwrap().values() {
+                        removed += segment["deleted_docs"].as_u64().unwrap();
+                    }
+                }
+            }
+        }
+        removed
+    }
+
     pub(crate) async fn wipe(&self) {
         request(Method::Delete, &self.all(), None).await;
     }

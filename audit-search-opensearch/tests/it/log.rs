@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::memory::MemoryStore;
-use audit_core::{AuditLog, Basis, Clock, Event, PageRequest, Recorder, SystemClock, Timestamp};
+use audit_core::{
+    AuditLog, Basis, Clock, Event, PageRequest, Recorder, SearchIndex as _, SystemClock, Timestamp,
+    Vacuum as _,
+};
 use audit_search_opensearch::Layout;
 
 use crate::cluster::{Cluster, filter, find, scope, tenant, until};
@@ -57,6 +60,49 @@ async fn what_is_recorded_is_found_what_is_erased_or_pruned_leaves_the_index() {
         let event = Event::view("doc", "d9").reason("needle");
         log.recorder(tenant(1)).record(event).await.unwrap();
         until("it goes on", async || listed("needle").await == 1).await;
+        assert!(workers.shutdown(Duration::from_secs(5)).await);
+    }
+}
+
+#[tokio::test]
+async fn an_erased_word_is_in_no_segment_after_vacuum() {
+    for layout in [Layout::Shared, Layout::PerTenant] {
+        let cluster = Cluster::new(layout);
+        let index = cluster.index();
+        let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+            .search(Arc::new(index.another()))
+            .build();
+        let workers = log.start();
+        let word = "q7xk2mz9wd4vbn8rt5ycp3lh";
+        let mut ids = Vec::new();
+        for n in 0..20 {
+            let event = Event::view("doc", format!("d{n}"));
+            let event = match n % 2 {
+                0 => event.user(word).reason(word).metadata(&[word]),
+                _ => event.user("ann"),
+            };
+            ids.push(log.recorder(tenant(1)).record(event).await.unwrap().id);
+        }
+        until("all is indexed", async || {
+            index.indexed_through(&scope(1)).await.unwrap() == 20
+        })
+        .await;
+        let person = ids.iter().copied().step_by(2).collect();
+        let basis: Basis = "gdpr-17".parse().unwrap();
+        let reader = log.tenant(scope(1));
+        reader.erase(person, None, basis, None).await.unwrap();
+        until("the erasure is indexed", async || {
+            index.indexed_through(&scope(1)).await.unwrap() == 21
+        })
+        .await;
+        assert!(cluster.removed_documents().await > 0);
+        for _ in 0..2 {
+            index.vacuum().await.unwrap();
+        }
+        // So the segments hold the words of what is found, and no others.
+        assert_eq!(cluster.removed_documents().await, 0);
+        assert!(find(&index, 1, word).await.is_empty());
+        assert_eq!(index.count(&scope(1), 0..21).await.unwrap(), 21);
         assert!(workers.shutdown(Duration::from_secs(5)).await);
     }
 }

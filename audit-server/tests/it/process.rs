@@ -166,6 +166,49 @@ fn what_prevents_a_start_is_one_clear_line() {
 }
 
 #[test]
+fn vacuum_leaves_nothing_of_what_was_erased_and_wants_the_server_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("audit-data");
+    let started = Started::new(folder.path());
+    let shell = |command: &str| {
+        let output = run(Command::new("sh")
+            .args(["-c", command])
+            .current_dir(folder.path()));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let person = "q7xk2mz9wd4vbn8rt5ycp3lh";
+    let record = started.commands()[0].replace("inv-1", person);
+    let recorded: serde_json::Value = serde_json::from_str(&shell(&record)).unwrap();
+    let read = started.commands()[1].clone();
+    let at = read.find("?user_id=ann").unwrap();
+    let id = recorded["id"].as_str().unwrap();
+    let erase = format!(
+        "{}/cleanup/{id}' -X DELETE{}",
+        &read[..at],
+        &read[at + 13..]
+    );
+    assert!(shell(&erase).contains("\"entries\":1"), "{erase}");
+    let refused = run(program(folder.path()).env("AUDIT_LOG", "off").arg("vacuum"));
+    let line = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), line.lines().count()), (Some(1), 1));
+    assert!(line.contains(&started.child.id().to_string()), "{line}");
+    started.stop();
+    let done = run(program(folder.path()).env("AUDIT_LOG", "off").arg("vacuum"));
+    assert!(done.status.success());
+    assert!(done.stderr.is_empty());
+    for file in std::fs::read_dir(&data).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        let is_there = bytes.windows(person.len()).any(|w| w == person.as_bytes());
+        assert!(!is_there, "{}", path.display());
+    }
+    let again = Started::new(folder.path());
+    let read = again.commands()[1].replace("?user_id=ann", &format!("/{id}"));
+    assert!(shell(&read).contains("\"erased\":[\"actor\""), "{read}");
+    again.stop();
+}
+
+#[test]
 fn a_second_server_on_the_same_data_is_told_who_has_it() {
     let folder = tempfile::tempdir().unwrap();
     let first = Started::new(folder.path());

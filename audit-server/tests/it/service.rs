@@ -148,6 +148,7 @@ impl Service {
         let storage = Storage {
             log: AuditLog::builder(Arc::clone(&store)).build(),
             credentials: store,
+            engines: Vec::new(),
         };
         let settings = Settings::read(None, |name| {
             (name == "AUDIT_BIND").then(|| "127.0.0.1:0".into())
@@ -177,6 +178,7 @@ impl Service {
         let storage = Storage {
             log: build(Arc::clone(&store)),
             credentials: store,
+            engines: Vec::new(),
         };
         let settings = Settings::read(None, |name| {
             (name == "AUDIT_BIND").then(|| "127.0.0.1:0".into())

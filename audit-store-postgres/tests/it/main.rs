@@ -17,4 +17,5 @@ mod plans;
 mod prune;
 mod queue;
 mod roles;
+mod vacuum;
 mod workers;

@@ -45,6 +45,9 @@ enum Job {
         surplus: Vec<u64>,
         reply: Reply<()>,
     },
+    Vacuum {
+        reply: Reply<()>,
+    },
     Condemn,
 }
 
@@ -144,6 +147,14 @@ impl Writer {
         .await?;
         done.await.map_err(|_| gone())?
     }
+
+    /// Merges the words into one segment, without those of documents that were removed, and writes
+    /// the file anew.
+    pub(super) async fn vacuum(&self) -> Result<()> {
+        let (reply, done) = oneshot::channel();
+        self.send(Job::Vacuum { reply }).await?;
+        done.await.map_err(|_| gone())?
+    }
 }
 
 impl Writer {
@@ -225,10 +236,18 @@ impl Work {
         Ok(Self { conn, state, wal })
     }
 
+    fn vacuum(&mut self) -> Result<()> {
+        self.conn
+            .execute_batch("INSERT INTO words (words) VALUES ('optimize'); VACUUM;")
+            .map_err(from_sqlite)?;
+        self.wal.drain(&self.conn)
+    }
+
     fn run(&mut self, job: Job) {
         // Whoever asked may not be waiting any more.
         match job {
             Job::Condemn => file::condemn(&self.conn),
+            Job::Vacuum { reply } => drop(reply.send(self.vacuum())),
             Job::Index { chunks, reply } => {
                 drop(reply.send(self.transact(|state, tx| state.index(tx, chunks))));
             }

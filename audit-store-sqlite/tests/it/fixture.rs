@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use audit_core::tlog::Hash;
 use audit_core::{
@@ -167,4 +168,21 @@ pub(crate) fn event(i: usize) -> Event {
         .before(&serde_json::json!({"n": i, "text": "vorher"}))
         .metadata(&serde_json::json!([i, null, {"k": 1.5}]))
         .reason("quarterly close")
+}
+
+/// How much of a thing a test does: a tenth of the full size, which `AUDIT_TEST_FULL=1` asks for.
+pub(crate) fn sized(full: usize) -> usize {
+    match std::env::var("AUDIT_TEST_FULL").as_deref() {
+        Ok("1") => full,
+        _ => full.div_ceil(10),
+    }
+}
+
+/// Waits on a condition.
+pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited for too long: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -17,3 +17,4 @@ mod queue;
 mod reconcile;
 mod search;
 mod snapshot;
+mod vacuum;
