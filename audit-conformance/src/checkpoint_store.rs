@@ -140,6 +140,32 @@ pub async fn of_each_hour_the_largest_checkpoint_stays<H: CheckpointStoreHarness
     assert_eq!(latest.map(|c| c.size), Some(8));
 }
 
+/// While those before and behind it in the hour go as ever.
+pub async fn a_checkpoint_over_a_change_of_keys_is_never_dropped<H: CheckpointStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let (tenant, fence) = signed_log(&harness, 9).await;
+    let scope = trusted(tenant);
+    let start = time("2026-11-24T03:00:00Z");
+    for size in 1..=6 {
+        let at = seconds_after(start, size as i64);
+        let over = checkpoint(size, at).handover(size % 3 == 0);
+        store
+            .publish(fence, tenant, &over)
+            .await
+            .expect("published");
+    }
+    let mut found = Vec::new();
+    while let Some(next) = store
+        .covering(&scope, found.last().map_or(0, |(size, _)| size + 1))
+        .await
+        .expect("an answer")
+    {
+        found.push((next.size, next.is_handover));
+    }
+    assert_eq!(found, [(3, true), (6, true)]);
+}
+
 /// Nor without the permission.
 pub async fn no_tenant_reads_anothers_checkpoints<H: CheckpointStoreHarness>() {
     let harness = H::open().await;

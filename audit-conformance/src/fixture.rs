@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_core::tlog::note::SigningKey;
 use audit_core::{
-    Act, Basis, Batch, Clock, Entry, Error, ErrorKind, Event, Filter, LogStore, Outcome,
-    PageRequest, PreparedEvent, Receipt, Result, Severity, Snapshot, SystemClock, Tenant, TenantId,
-    TenantScope, TenantSecret, TenantStatus, TenantStore, TenantUpdate, Timestamp,
+    Act, Basis, Batch, Clock, Declaration, Entry, Error, ErrorKind, Event, EventId, Filter,
+    LogStore, Outcome, PageRequest, PreparedEvent, Receipt, Result, Severity, Snapshot,
+    SystemClock, Tenant, TenantId, TenantScope, TenantSecret, TenantStatus, TenantStore,
+    TenantUpdate, Timestamp,
 };
 use futures_util::TryStreamExt as _;
 
@@ -118,6 +120,15 @@ pub(crate) fn act(tenant: TenantId) -> Act {
         Arc::new(SystemClock),
     )
     .expect("an act")
+}
+
+/// That a log's key changed.
+pub(crate) fn key_change(tenant: TenantId, id: EventId) -> Declaration {
+    let vkey = |seed: u8| {
+        let key = SigningKey::from_seed(&format!("audit.example/log/{tenant}"), &[seed; 32]);
+        key.expect("a key").verifying_key().encode()
+    };
+    Declaration::key(id, vkey(1), vkey(2), act(tenant)).expect("two keys")
 }
 
 pub(crate) fn basis(text: &str) -> Basis {

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use audit_tlog::checkpoint::{Checkpoint, Origin};
-use audit_tlog::note::{SigningKey, VerifyingKey};
+use audit_tlog::checkpoint::{Checkpoint, FIRST_EPOCH, Origin};
+use audit_tlog::note::{Note, SigningKey, VerifyingKey};
 use audit_tlog::{Hash, Timestamp};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +25,8 @@ pub struct SignedCheckpoint {
     pub note: String,
     /// When it was signed, by the signer's clock.
     pub signed_at: Timestamp,
+    /// Whether it is the first over a change of keys, which both keys sign.
+    pub is_handover: bool,
 }
 
 impl SignedCheckpoint {
@@ -35,11 +37,19 @@ impl SignedCheckpoint {
             root,
             note,
             signed_at,
+            is_handover: false,
         }
     }
 
+    /// The first over a change of keys: it is never dropped for a larger one.
+    #[must_use]
+    pub fn handover(mut self, is_handover: bool) -> Self {
+        self.is_handover = is_handover;
+        self
+    }
+
     /// The beginning of the UTC hour in which it was signed, in microseconds: of each hour a store
-    /// keeps the largest checkpoint only.
+    /// keeps the largest checkpoint only, and those [over a change of keys](Self::is_handover).
     pub fn hour(&self) -> i64 {
         self.signed_at.as_micros().div_euclid(Self::HOUR) * Self::HOUR
     }
@@ -62,8 +72,9 @@ pub trait CheckpointStore: Debug + Send + Sync + 'static {
     /// it is already; its fence stays the same then. None while another one's lease lasts.
     async fn lease(&self, holder: &str, ttl: Duration) -> Result<Option<Fence>>;
 
-    /// Keeps a checkpoint of a tenant, and drops smaller ones that were signed in the same hour. Of
-    /// one that it has already it keeps the first.
+    /// Keeps a checkpoint of a tenant, and drops smaller ones that were signed in the same hour, but
+    /// for those [over a change of keys](SignedCheckpoint::is_handover). Of one that it has already it
+    /// keeps the first.
     ///
     /// # Errors
     /// [`Refused`](ErrorKind::Refused) when another signer has taken over, or the log is smaller than
@@ -158,13 +169,27 @@ pub fn admit_checkpoint(
 pub struct Signer {
     origin: Origin,
     key: SigningKey,
+    earlier: Vec<(Origin, SigningKey)>,
 }
 
 impl Signer {
     /// A signer with this key, whose own name doesn't matter: it signs under `origin` followed by
     /// each tenant's id.
     pub fn new(origin: Origin, key: SigningKey) -> Self {
-        Self { origin, key }
+        Self {
+            origin,
+            key,
+            earlier: Vec::new(),
+        }
+    }
+
+    /// Takes over logs whose heads were signed with an earlier key, or under an earlier origin: a
+    /// `key` entry says so in each, and the first checkpoint over it bears both signatures. The earlier
+    /// key is needed until that was done in every log, and never again.
+    #[must_use]
+    pub fn succeeding(mut self, origin: Origin, key: SigningKey) -> Self {
+        self.earlier.push((origin, key));
+        self
     }
 
     /// The configured origin.
@@ -173,8 +198,18 @@ impl Signer {
     }
 
     fn key(&self, tenant: TenantId) -> Result<SigningKey> {
-        let name = self.origin.for_tenant(tenant.into_uuid(), 1);
-        self.key.renamed(&name).map_err(unsigned)
+        named(&self.key, &self.origin, tenant)
+    }
+
+    /// The earlier key that signed a checkpoint of a tenant.
+    pub(crate) fn earlier(&self, tenant: TenantId, note: &Note) -> Result<Option<SigningKey>> {
+        for (origin, key) in &self.earlier {
+            let key = named(key, origin, tenant)?;
+            if Checkpoint::open(note, std::slice::from_ref(key.verifying_key())).is_ok() {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
     }
 
     /// The key that a tenant's checkpoints are verified with.
@@ -190,13 +225,38 @@ impl Signer {
     /// # Errors
     /// [`ErrorKind::Internal`] when the origin can't be a key's name.
     pub fn sign(&self, head: &Head, now: Timestamp) -> Result<SignedCheckpoint> {
+        self.sign_with(head, None, now)
+    }
+
+    /// Signs a head; with an earlier key too, under the present name, over a change of keys.
+    pub(crate) fn sign_with(
+        &self,
+        head: &Head,
+        earlier: Option<&SigningKey>,
+        now: Timestamp,
+    ) -> Result<SignedCheckpoint> {
         let key = self.key(head.tenant)?;
+        let earlier = earlier.map(|earlier| earlier.renamed(key.name()));
+        let earlier = earlier.transpose().map_err(unsigned)?;
+        let mut keys = vec![&key];
+        // With nothing changed but the name, it is the same key.
+        keys.extend(
+            earlier
+                .as_ref()
+                .filter(|e| e.verifying_key() != key.verifying_key()),
+        );
         let root = head.tree.root();
         let note = Checkpoint::new(key.name(), head.size(), root)
-            .and_then(|checkpoint| checkpoint.sign(&[&key]))
+            .and_then(|checkpoint| checkpoint.sign(&keys))
             .map_err(unsigned)?;
-        Ok(SignedCheckpoint::new(head.size(), root, note.encode(), now))
+        let signed = SignedCheckpoint::new(head.size(), root, note.encode(), now);
+        Ok(signed.handover(earlier.is_some()))
     }
+}
+
+fn named(key: &SigningKey, origin: &Origin, tenant: TenantId) -> Result<SigningKey> {
+    let name = origin.for_tenant(tenant.into_uuid(), FIRST_EPOCH);
+    key.renamed(&name).map_err(unsigned)
 }
 
 fn unsigned(fault: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -126,6 +126,14 @@ macro_rules! decorate_log_store {
                 crate::decorate::Wraps::around(self, "erase", || crate::decorate::Wraps::wrapped(self).erase(scope, erasure)).await
             }
 
+            async fn declare(
+                &self,
+                scope: &crate::TenantScope,
+                declaration: &crate::Declaration,
+            ) -> crate::Result<crate::Receipt> {
+                crate::decorate::Wraps::around(self, "declare", || crate::decorate::Wraps::wrapped(self).declare(scope, declaration)).await
+            }
+
             async fn prune(
                 &self,
                 scope: &crate::TenantScope,

@@ -16,7 +16,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::time::Instant;
 
 use crate::checkpoint::SignedCheckpoint;
-use crate::entry::Evidence;
+use crate::entry::{Entry, Evidence};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Filter;
 use crate::id::{EventId, TenantId};
@@ -290,17 +290,29 @@ impl TenantLog {
             let head = snapshot.head();
             let known = signing.checkpoints().covering(&reader, head.size()).await?;
             match (known, signing.fence()) {
-                (Some(known), _) if known.size == head.size() => {
+                // Of one that an earlier key signed, the signer makes another.
+                (Some(known), fence)
+                    if known.size == head.size()
+                        && (fence.is_none() || signing.is_ours(head.tenant, &known)?) =>
+                {
                     signing.check(head, &known)?;
                     break (snapshot, known);
                 }
                 (_, Some(fence)) => {
                     let now = inner.clock.now();
                     match signing.publish(&*inner.store, fence, head, now).await {
-                        Ok(checkpoint) => break (snapshot, checkpoint),
-                        // Another process has just taken over, and will sign.
+                        Ok(checkpoint) if checkpoint.size == head.size() => {
+                            break (snapshot, checkpoint);
+                        }
+                        // The key has just changed: the log has grown by the entry that says so.
+                        Ok(_) => {}
+                        // Another process has just taken over, and will sign; or the key changed
+                        // behind the snapshot.
                         Err(error)
-                            if error.kind() == ErrorKind::Refused && Instant::now() < deadline =>
+                            if matches!(
+                                error.kind(),
+                                ErrorKind::Refused | ErrorKind::Unavailable
+                            ) && Instant::now() < deadline =>
                         {
                             tokio::time::sleep(LOOK).await;
                         }
@@ -323,8 +335,10 @@ impl TenantLog {
             withheld: request.withheld.clone(),
         };
         let vkey = self.verifying_key()?.encode();
+        let handovers = handovers(&*inner.store, signing, &reader, checkpoint.size).await?;
         let export = Exported {
             manifest,
+            handovers,
             checkpoint,
             vkey,
         };
@@ -341,6 +355,8 @@ fn not_yet(message: &'static str) -> Error {
 /// What an export begins with.
 struct Exported {
     manifest: Manifest,
+    /// The first ones over each change of keys.
+    handovers: Vec<SignedCheckpoint>,
     checkpoint: SignedCheckpoint,
     vkey: String,
 }
@@ -358,29 +374,60 @@ struct Export {
     text: String,
 }
 
+/// The first checkpoints over each change of keys that is left, below `size`.
+async fn handovers(
+    store: &dyn LogStore,
+    signing: &Signing,
+    scope: &TenantScope,
+    size: u64,
+) -> Result<Vec<SignedCheckpoint>> {
+    let mut found: Vec<SignedCheckpoint> = Vec::new();
+    for change in control_entries(store, scope, "log.key").await? {
+        let covering = signing
+            .checkpoints()
+            .covering(scope, change.seq + 1)
+            .await?;
+        // The export's own is there anyway.
+        let below = covering.filter(|covering| covering.size < size);
+        found.extend(below.filter(|first| found.last().is_none_or(|last| last.size < first.size)));
+    }
+    Ok(found)
+}
+
+/// The control entries of a kind that are left, oldest first.
+async fn control_entries(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    action: &str,
+) -> Result<Vec<Entry>> {
+    let filter = Filter::new().action(action);
+    let mut page = PageRequest::first()
+        .ascending()
+        .limit(PageRequest::MAX_LIMIT);
+    let mut entries = Vec::new();
+    loop {
+        let found = store.list(scope, &filter, &page).await?;
+        let next = found.next.filter(|_| !found.items.is_empty());
+        entries.extend(found.items);
+        match next {
+            Some(next) => page = page.after(next),
+            None => return Ok(entries),
+        }
+    }
+}
+
 /// Where prunes of what is absent ended, up to and with `below`: a verifier compares the roots there.
 async fn prunes(store: &dyn LogStore, tenant: TenantId, below: u64) -> Result<Vec<u64>> {
     if below == 0 {
         return Ok(Vec::new());
     }
     let scope = TenantScope::trusted(tenant, "evidence");
-    let filter = Filter::new().action("log.prune");
-    let mut page = PageRequest::first()
-        .ascending()
-        .limit(PageRequest::MAX_LIMIT);
     let mut ends = vec![below];
-    loop {
-        let found = store.list(&scope, &filter, &page).await?;
-        for entry in &found.items {
-            if let Some(Control::Prune { below: end, .. }) = entry.control()
-                && end < below
-            {
-                ends.push(end);
-            }
-        }
-        match found.next {
-            Some(next) if !found.items.is_empty() => page = page.after(next),
-            _ => break,
+    for entry in control_entries(store, &scope, "log.prune").await? {
+        if let Some(Control::Prune { below: end, .. }) = entry.control()
+            && end < below
+        {
+            ends.push(end);
         }
     }
     // A prune that came since may have taken entries that were looked for.
@@ -403,8 +450,11 @@ impl Exported {
     ) -> Result<BoxStream<'static, Result<String>>> {
         let mut text = String::with_capacity(PIECE);
         let mut composer = Composer::new(&self.manifest, &mut text);
-        let written = composer
-            .checkpoint(&self.checkpoint.note, &mut text)
+        let written = self
+            .handovers
+            .iter()
+            .chain([&self.checkpoint])
+            .try_for_each(|checkpoint| composer.checkpoint(&checkpoint.note, &mut text))
             .and_then(|()| composer.vkey(&self.vkey, &mut text));
         written.map_err(|fault| broken(&scope, fault))?;
         let below = snapshot.head().pruned_below;

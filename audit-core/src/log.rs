@@ -174,9 +174,10 @@ impl AuditLogBuilder {
     /// The log. Nothing runs before the first call, or [`AuditLog::start`].
     pub fn build(self) -> AuditLog {
         let holder = self.clock.event_id().to_string();
+        let clock = Arc::clone(&self.clock);
         let signing = self
             .signing
-            .map(|(signer, checkpoints)| Arc::new(Signing::new(signer, checkpoints, holder)));
+            .map(|(signer, kept)| Arc::new(Signing::new(signer, kept, holder, clock)));
         AuditLog {
             inner: Arc::new(Inner {
                 store: Arc::new(GroupCommit::new(self.store)),

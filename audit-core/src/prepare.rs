@@ -115,7 +115,7 @@ impl PreparedEvent {
     }
 
     /// A control entry. The log fills in `action`, `resource_type` and `resource_id`.
-    pub(crate) fn control(tenant: TenantId, control: &Control, act: &Act) -> Self {
+    fn control(tenant: TenantId, control: &Control, id: EventId, act: &Act) -> Self {
         let kind = control.kind();
         let mut fields = Fields::new(ActionType::Other);
         fields.action = format!("log.{}", kind.as_str());
@@ -126,7 +126,7 @@ impl PreparedEvent {
         fields.reason = act.reason.clone();
         Self::finish(
             tenant,
-            act.clock.event_id(),
+            id,
             kind,
             Some(control.to_json()),
             fields,
@@ -331,7 +331,16 @@ impl Act {
 
     /// The prepared control entry that says `control`.
     pub fn prepare(&self, tenant: TenantId, control: &Control) -> PreparedEvent {
-        PreparedEvent::control(tenant, control, self)
+        self.prepare_as(tenant, control, self.clock.event_id())
+    }
+
+    pub(crate) fn prepare_as(
+        &self,
+        tenant: TenantId,
+        control: &Control,
+        id: EventId,
+    ) -> PreparedEvent {
+        PreparedEvent::control(tenant, control, id, self)
     }
 }
 

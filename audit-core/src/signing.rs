@@ -4,15 +4,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use audit_tlog::checkpoint::Checkpoint;
-use audit_tlog::note::Note;
-use audit_tlog::{Timestamp, merkle};
+use audit_tlog::note::{self, Note, SigningKey};
+use audit_tlog::{Control, Timestamp, merkle};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use crate::checkpoint::{CheckpointStore, Fence, SignedCheckpoint, Signer};
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::evidence::roots_of;
+use crate::filter::Filter;
+use crate::id::{EventId, TenantId};
+use crate::page::PageRequest;
+use crate::prepare::Act;
 use crate::scope::TenantScope;
 use crate::seal::Head;
-use crate::store::LogStore;
+use crate::store::{Declaration, LogStore};
 
 #[derive(Debug)]
 pub(crate) struct Signing {
@@ -20,6 +27,7 @@ pub(crate) struct Signing {
     checkpoints: Arc<dyn CheckpointStore>,
     /// Tells this process from others.
     holder: String,
+    clock: Arc<dyn Clock>,
     fence: Mutex<Option<Fence>>,
 }
 
@@ -28,11 +36,13 @@ impl Signing {
         signer: Signer,
         checkpoints: Arc<dyn CheckpointStore>,
         holder: String,
+        clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             signer,
             checkpoints,
             holder,
+            clock,
             fence: Mutex::new(None),
         }
     }
@@ -58,12 +68,14 @@ impl Signing {
         lease.map(drop)
     }
 
-    /// Signs a head and keeps the checkpoint; one of this size that is there already is taken.
+    /// Signs a head and keeps the checkpoint; one of this size that is there already is taken. Where an
+    /// earlier key signed so far, what is signed is the head behind the entry that says that the key
+    /// changed.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] when the head is no continuation of the newest checkpoint;
-    /// [`ErrorKind::Unavailable`] when the log's newest checkpoint bears another key's signature: a
-    /// change of keys is an entry of the log, and not something that happens by itself.
+    /// [`ErrorKind::Unavailable`] when the log's newest checkpoint bears the signature of a key that
+    /// is not known here, and for a head below a change of keys.
     pub(crate) async fn publish(
         &self,
         store: &dyn LogStore,
@@ -72,18 +84,94 @@ impl Signing {
         now: Timestamp,
     ) -> Result<SignedCheckpoint> {
         let scope = TenantScope::trusted(head.tenant, "signer");
+        let mut checkpoint = None;
         if let Some(latest) = self.checkpoints.latest(&scope).await? {
-            self.check(head, &latest)?;
-            if latest.size == head.size() {
-                return Ok(latest);
+            if let Some(earlier) = self.earlier(head.tenant, &latest)? {
+                let head = self.change_key(store, &scope, &latest, &earlier).await?;
+                continues(store, &scope, &head, &latest).await?;
+                checkpoint = Some(self.signer.sign_with(&head, Some(&earlier), now)?);
+            } else {
+                self.check(head, &latest)?;
+                if latest.size == head.size() {
+                    return Ok(latest);
+                }
+                continues(store, &scope, head, &latest).await?;
+                let covering = self.checkpoints.covering(&scope, head.size()).await?;
+                if covering.is_some_and(|covering| covering.is_handover) {
+                    return Err(Error::new(
+                        ErrorKind::Unavailable,
+                        "the key has changed behind this head",
+                    )
+                    .with_retry_after(Duration::ZERO));
+                }
             }
-            continues(store, &scope, head, &latest).await?;
         }
-        let checkpoint = self.signer.sign(head, now)?;
+        let checkpoint = match checkpoint {
+            Some(checkpoint) => checkpoint,
+            None => self.signer.sign(head, now)?,
+        };
         self.checkpoints
             .publish(fence, head.tenant, &checkpoint)
             .await?;
         Ok(checkpoint)
+    }
+
+    /// The earlier key that signed a checkpoint which the present one didn't.
+    fn earlier(&self, tenant: TenantId, latest: &SignedCheckpoint) -> Result<Option<SigningKey>> {
+        if self.is_ours(tenant, latest)? {
+            return Ok(None);
+        }
+        match Note::parse(&latest.note) {
+            Ok(note) => self.signer.earlier(tenant, &note),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Writes the entry that says that the key changes, unless it is there, and returns the head behind
+    /// it.
+    async fn change_key(
+        &self,
+        store: &dyn LogStore,
+        scope: &TenantScope,
+        latest: &SignedCheckpoint,
+        earlier: &SigningKey,
+    ) -> Result<Head> {
+        let tenant = scope.tenant();
+        let old = earlier.verifying_key().encode();
+        let new = self.signer.verifying_key(tenant)?.encode();
+        // One that was begun with a third key has to be ended with it.
+        let begun = Filter::new().action("log.key").from_seq(latest.size);
+        let page = PageRequest::first().limit(1);
+        if let Some(entry) = store.list(scope, &begun, &page).await?.items.first()
+            && let Some(Control::Key { new: begun, .. }) = entry.control()
+            && begun != new
+        {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("the log has begun to change its key to {begun}"),
+            )
+            .with_tenant(tenant));
+        }
+        // Two signers, or one that was killed in between, write one entry; nobody else knows its id.
+        let about = format!("audit-log/v1/key\n{}\n{old}\n{new}\n", latest.size);
+        let secret = note::sign(&about, &[earlier]).map_err(|fault| {
+            Error::new(ErrorKind::Internal, "the change of keys can't be signed").with_source(fault)
+        })?;
+        let mut sixteen = [0; 16];
+        sixteen.copy_from_slice(&Sha256::digest(secret.encode())[..16]);
+        let id = EventId::new(Uuid::new_v8(sixteen));
+        let act = Act::new(scope, None, Arc::clone(&self.clock))?;
+        store
+            .declare(scope, &Declaration::key(id, old, new, act)?)
+            .await?;
+        store.head(scope).await
+    }
+
+    /// Whether the present key signed a checkpoint.
+    pub(crate) fn is_ours(&self, tenant: TenantId, checkpoint: &SignedCheckpoint) -> Result<bool> {
+        let key = self.signer.verifying_key(tenant)?;
+        Ok(Note::parse(&checkpoint.note)
+            .is_ok_and(|note| Checkpoint::open(&note, std::slice::from_ref(&key)).is_ok()))
     }
 
     /// Checks that a checkpoint of the log was signed by this key and, where it is of the head's size,
@@ -95,12 +183,10 @@ impl Signing {
         if latest.size == head.size() && latest.root != head.tree.root() {
             return Err(Error::corrupt(head.tenant, head.size()));
         }
-        let key = self.signer.verifying_key(head.tenant)?;
-        let is_ours = Note::parse(&latest.note)
-            .is_ok_and(|note| Checkpoint::open(&note, std::slice::from_ref(&key)).is_ok());
-        if is_ours {
+        if self.is_ours(head.tenant, latest)? {
             return Ok(());
         }
+        let key = self.signer.verifying_key(head.tenant)?;
         Err(Error::new(
             ErrorKind::Unavailable,
             format!("the log's checkpoints are signed by another key than {key}"),

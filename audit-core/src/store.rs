@@ -56,7 +56,8 @@ impl Lookup {
 /// short: a receipt is given only for what is durable; positions are gap-free; an id is taken once;
 /// no method reads or writes outside its scope's tenant, and each begins with
 /// [`TenantScope::require`]. Reads refuse a tenant that is suspended, deleted or unknown, and so do
-/// [`erase`](Self::erase) and [`prune`](Self::prune), which an inactive one's log still takes.
+/// [`erase`](Self::erase), [`prune`](Self::prune) and [`declare`](Self::declare), which an inactive
+/// one's log still takes.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait LogStore: Debug + Send + Sync + 'static {
@@ -64,7 +65,8 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     ///
     /// Seals with [`seal`](crate::seal()) under the lock of each tenant's head. Needs
     /// [`Permission::Record`](crate::Permission::Record). The tenant's status is checked under the
-    /// lock; control entries come only through [`erase`](Self::erase) and [`prune`](Self::prune).
+    /// lock; control entries come only through [`erase`](Self::erase), [`prune`](Self::prune) and
+    /// [`declare`](Self::declare).
     /// When this returns, everything that has a receipt is durable.
     ///
     /// # Errors
@@ -140,6 +142,13 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// It is logical and short: rows go afterwards, in [`sweep`](Self::sweep). It never goes past the
     /// cursor of a required consumer. With nothing to prune nothing is written.
     async fn prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned>;
+
+    /// Writes a control entry that says something of the log itself. Needs `cleanup`. An entry of the
+    /// declaration's id that is there already is the same one, as with [`append`](Self::append).
+    ///
+    /// # Errors
+    /// [`Conflict`](ErrorKind::Conflict) when the id is taken by an entry with other content.
+    async fn declare(&self, scope: &TenantScope, declaration: &Declaration) -> Result<Receipt>;
 
     /// One short step of removing what is pruned, of any tenant; true when there is more to do.
     /// Safe to repeat, to interrupt and to run beside appends, which it makes wait for 100 ms at
@@ -341,6 +350,34 @@ pub fn plan_erasure(tenant: TenantId, targets: Vec<StoredEntry>, erasure: &Erasu
         }
     }
     ErasurePlan { changed, controls }
+}
+
+/// What [`LogStore::declare`] is asked for.
+#[derive(Debug, Clone)]
+pub struct Declaration {
+    id: EventId,
+    control: Control,
+    act: Act,
+}
+
+impl Declaration {
+    /// That heads are signed with another key from here on, or under another name. `old` and `new`
+    /// are verifier keys (C2SP signed-note).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when one is none.
+    pub fn key(id: EventId, old: String, new: String, act: Act) -> Result<Self> {
+        let control = Control::Key { old, new };
+        control
+            .check()
+            .map_err(|fault| Error::field("key", fault.to_string()))?;
+        Ok(Self { id, control, act })
+    }
+
+    /// The prepared control entry, for the store to append.
+    pub fn prepare(&self, tenant: TenantId) -> PreparedEvent {
+        self.act.prepare_as(tenant, &self.control, self.id)
+    }
 }
 
 /// What [`LogStore::prune`] is asked for.

@@ -78,6 +78,8 @@ struct Raw {
     ca_file: Option<PathBuf>,
     tlog_origin: Option<String>,
     tlog_key: Option<Secret>,
+    tlog_old_keys: Option<Secret>,
+    tlog_old_origin: Option<String>,
     jwt_secret: Option<Secret>,
     jwt_public_key: Option<String>,
     jwks_url: Option<String>,
@@ -161,6 +163,16 @@ const VARIABLES: &[(&str, &str, &str)] = &[
         "tlog_key",
         "tlog.key in the data folder",
         "the key that signs heads: PRIVATE+KEY+…, or the file that holds it",
+    ),
+    (
+        "tlog_old_keys",
+        "tlog.old.keys in the data folder",
+        "the keys that signed before, with spaces, or the file that holds them",
+    ),
+    (
+        "tlog_old_origin",
+        "",
+        "the name that heads were signed under before",
     ),
     (
         "jwt_secret",
@@ -394,6 +406,10 @@ pub struct Settings {
     pub tlog_origin: Option<Origin>,
     /// The key that signs them, or the path of its file; none for the data folder's.
     pub tlog_key: Option<Secret>,
+    /// The keys that signed them before, or the path of their file; none for the data folder's.
+    pub tlog_old_keys: Option<Secret>,
+    /// The name that heads were signed under before.
+    pub tlog_old_origin: Option<Origin>,
     /// The shared secret of tokens.
     pub jwt_secret: Option<Secret>,
     /// The public key of tokens, PEM, or the path of a file with it.
@@ -484,6 +500,10 @@ impl Settings {
                 .map(str::to_owned)
                 .collect()
         }
+        fn origin(name: &'static str, text: Option<String>) -> Result<Option<Origin>, ConfigError> {
+            let read = |text: String| Origin::parse(&text).map_err(|e| refuse(name, e.to_string()));
+            text.map(read).transpose()
+        }
         fn address(name: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
             text.parse().map_err(|_| {
                 refuse(
@@ -534,13 +554,10 @@ impl Settings {
             jwt_secret: raw.jwt_secret,
             jwt_public_key: raw.jwt_public_key,
             jwks_url: raw.jwks_url,
-            tlog_origin: raw
-                .tlog_origin
-                .map(|text| {
-                    Origin::parse(&text).map_err(|e| refuse("AUDIT_TLOG_ORIGIN", e.to_string()))
-                })
-                .transpose()?,
+            tlog_origin: origin("AUDIT_TLOG_ORIGIN", raw.tlog_origin)?,
             tlog_key: raw.tlog_key,
+            tlog_old_keys: raw.tlog_old_keys,
+            tlog_old_origin: origin("AUDIT_TLOG_OLD_ORIGIN", raw.tlog_old_origin)?,
             jwt_issuer: raw.jwt_issuer,
             jwt_audience: raw.jwt_audience,
             jwt_across_tenants: raw.jwt_across_tenants,

@@ -55,6 +55,22 @@ enum Command {
     /// A server on SQLite has to be stopped for it. On PostgreSQL those who read or append wait for a
     /// table while it is written anew. What it can't reach is in the operations guide.
     Vacuum,
+    /// The keys that sign the logs' heads.
+    Tlog {
+        #[command(subcommand)]
+        command: TlogCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum TlogCommand {
+    /// Print a new signing key, for AUDIT_TLOG_KEY.
+    NewKey,
+    /// Replace the data folder's signing key.
+    ///
+    /// The next start writes an entry that says so into every log, and signs the first checkpoint over it
+    /// with both keys. The old key stays in the folder until you remove it.
+    Rotate,
 }
 
 #[derive(Debug, Args)]
@@ -151,6 +167,17 @@ async fn run(cli: Cli) -> Result<(), Exit> {
                 .await
                 .map_err(|error| Exit::failure(with_cause(&error)))?;
             print("store and queue are up to date\n")
+        }
+        Some(Command::Tlog { command }) => {
+            let done = match command {
+                TlogCommand::NewKey => signing::new_key().map_err(Exit::failure)?,
+                TlogCommand::Rotate => {
+                    let path =
+                        signing::rotate(&load(cli.config.as_deref())?).map_err(Exit::failure)?;
+                    format!("{} is new: restart the server", path.display())
+                }
+            };
+            print(&format!("{done}\n"))
         }
         Some(Command::Vacuum) => {
             let settings = load(cli.config.as_deref())?;

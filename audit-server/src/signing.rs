@@ -11,6 +11,8 @@ use crate::first_start::{self, FolderFault};
 
 /// The file of the data folder with the key, made when there is none.
 pub const KEY_FILE: &str = "tlog.key";
+/// The file of the data folder with the keys that signed before, one in a line.
+pub const OLD_KEYS_FILE: &str = "tlog.old.keys";
 /// The origin of a server that only this machine reaches.
 pub const LOCAL_ORIGIN: &str = "localhost/audit";
 /// What a key in the settings begins with; anything else is the path of a file.
@@ -27,8 +29,10 @@ pub enum SigningFault {
     )]
     NoOrigin,
     /// The settings' key can't be read.
-    #[error("AUDIT_TLOG_KEY: {path} can't be read: {source}", path = path.display())]
+    #[error("{setting}: {path} can't be read: {source}", path = path.display())]
     Unreadable {
+        /// The setting.
+        setting: &'static str,
         /// The file.
         path: PathBuf,
         /// The cause.
@@ -40,6 +44,9 @@ pub enum SigningFault {
         /// The setting or the file.
         from: String,
     },
+    /// There is no key of the data folder that could be replaced.
+    #[error("{0}")]
+    NotReplaced(&'static str),
     /// The data folder can't be used.
     #[error(transparent)]
     Folder(#[from] FolderFault),
@@ -68,7 +75,10 @@ fn named(settings: &Settings) -> Result<Named, SigningFault> {
         None => return Err(SigningFault::NoOrigin),
     };
     Ok(match (&settings.tlog_key, settings.store.folder()) {
-        (Some(key), _) => Named::Key(origin, Box::new(configured(key.reveal())?)),
+        (Some(key), _) => {
+            let text = configured("AUDIT_TLOG_KEY", key.reveal())?;
+            Named::Key(origin, Box::new(parse(&text, "AUDIT_TLOG_KEY")?))
+        }
         (None, None) => Named::Key(origin, Box::new(made(&SystemClock.secret())?)),
         (None, Some(folder)) => Named::Kept(origin, folder.to_owned()),
     })
@@ -79,7 +89,72 @@ fn named(settings: &Settings) -> Result<Named, SigningFault> {
 /// # Errors
 /// An origin that is missing, a key that can't be read.
 pub fn check(settings: &Settings) -> Result<(), SigningFault> {
-    named(settings).map(drop)
+    named(settings)?;
+    // The data folder's are looked at when it is there.
+    match settings.tlog_old_keys {
+        Some(_) => old_keys(settings).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// The keys that signed before.
+fn old_keys(settings: &Settings) -> Result<Vec<SigningKey>, SigningFault> {
+    let (text, from) = match (&settings.tlog_old_keys, settings.store.folder()) {
+        (Some(keys), _) => {
+            let text = configured("AUDIT_TLOG_OLD_KEYS", keys.reveal())?;
+            (Some(text), "AUDIT_TLOG_OLD_KEYS".to_owned())
+        }
+        // A key of the settings has its predecessors there too.
+        (None, Some(folder)) if settings.tlog_key.is_none() => {
+            let path = folder.join(OLD_KEYS_FILE);
+            (first_start::read(&path)?, path.display().to_string())
+        }
+        (None, _) => (None, String::new()),
+    };
+    let keys = text.as_deref().unwrap_or_default().split_whitespace();
+    keys.map(|key| parse(key, &from)).collect()
+}
+
+/// Makes another key for the data folder, and keeps the present one as the last that signed before.
+/// The next start changes the key in every log. Returns the file of the new one.
+///
+/// # Errors
+/// [`SigningFault::NotReplaced`] when the key is in the settings or the folder has none yet; a file
+/// that can't be read or written.
+pub fn rotate(settings: &Settings) -> Result<PathBuf, SigningFault> {
+    let folder = match (&settings.tlog_key, settings.store.folder()) {
+        (None, Some(folder)) => folder,
+        _ => {
+            return Err(SigningFault::NotReplaced(
+                "the key is not the data folder's: set AUDIT_TLOG_KEY to the new one and \
+                 AUDIT_TLOG_OLD_KEYS to the old one",
+            ));
+        }
+    };
+    let (path, old) = (folder.join(KEY_FILE), folder.join(OLD_KEYS_FILE));
+    let Some(present) = first_start::read(&path)? else {
+        return Err(SigningFault::NotReplaced(
+            "the data folder has no key yet: the first start makes one",
+        ));
+    };
+    parse(&present, &path.display().to_string())?;
+    // In this order: killed in between, the folder has the key that it had.
+    let mut keys = first_start::read(&old)?.unwrap_or_default();
+    if !keys.split_whitespace().any(|key| key == present) {
+        keys.push('\n');
+        keys.push_str(&present);
+        first_start::write(&old, &format!("{}\n", keys.trim()))?;
+    }
+    first_start::write(&path, &format!("{}\n", new_key()?))?;
+    Ok(path)
+}
+
+/// A new key, as it stands in a file or a setting.
+///
+/// # Errors
+/// None that is known.
+pub fn new_key() -> Result<String, SigningFault> {
+    Ok(made(&SystemClock.secret())?.encode())
 }
 
 /// Who signs. None where a database is shared and no key is. The data folder's key is made when there
@@ -96,20 +171,31 @@ pub fn signer(settings: &Settings) -> Result<Option<Signer>, SigningFault> {
         Named::Key(origin, key) => (origin, *key),
         Named::Kept(origin, folder) => (origin, kept(&folder)?),
     };
-    Ok(Some(Signer::new(origin, key)))
+    let mut signer = Signer::new(origin.clone(), key.clone());
+    let keys = [vec![key.clone()], old_keys(settings)?].concat();
+    let origins = [Some(&origin), settings.tlog_old_origin.as_ref()];
+    for earlier in origins.into_iter().flatten() {
+        for old in &keys {
+            if *earlier != origin || old.verifying_key() != key.verifying_key() {
+                signer = signer.succeeding(earlier.clone(), old.clone());
+            }
+        }
+    }
+    Ok(Some(signer))
 }
 
-fn configured(setting: &str) -> Result<SigningKey, SigningFault> {
-    let setting = setting.trim();
+/// What a setting holds, or the file that it names.
+fn configured(setting: &'static str, value: &str) -> Result<String, SigningFault> {
+    let value = value.trim();
     // Whatever looks like a key, misspelt perhaps, is never shown as a path.
-    if setting.contains(KEY_START) {
-        return parse(setting, "AUDIT_TLOG_KEY");
+    if value.contains(KEY_START) {
+        return Ok(value.to_owned());
     }
-    let text = std::fs::read_to_string(setting).map_err(|source| SigningFault::Unreadable {
-        path: setting.into(),
+    std::fs::read_to_string(value).map_err(|source| SigningFault::Unreadable {
+        setting,
+        path: value.into(),
         source,
-    })?;
-    parse(&text, setting)
+    })
 }
 
 fn kept(folder: &Path) -> Result<SigningKey, SigningFault> {

@@ -25,7 +25,8 @@ fn decode(r: &PgRow) -> Result<SignedCheckpoint> {
         row::hash(r, 1)?,
         row::get(r, 2)?,
         row::time(row::get(r, 3)?)?,
-    ))
+    )
+    .handover(row::get(r, 4)?))
 }
 
 /// Who signs, whose row is locked until the transaction ends.
@@ -101,14 +102,15 @@ impl PostgresStore {
         let known = row::optional_bytes(&found, 1)?.map(Hash);
         admit_checkpoint(checkpoint, fence, signer, row::position(&found, 0)?, known)?;
         query(
-            "INSERT INTO audit.checkpoints (tenant_id, size, root, note, signed_at)
-             VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+            "INSERT INTO audit.checkpoints (tenant_id, size, root, note, signed_at, handover)
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
         )
         .bind(tenant.into_uuid())
         .bind(row::signed(checkpoint.size))
         .bind(checkpoint.root.as_bytes().as_slice())
         .bind(&checkpoint.note)
         .bind(row::instant(checkpoint.signed_at))
+        .bind(checkpoint.is_handover)
         .execute(&mut *tx)
         .await
         .map_err(from_sqlx)?;
@@ -130,7 +132,7 @@ impl PostgresStore {
     ) -> Result<Option<SignedCheckpoint>> {
         let (mut tx, _) = self.begin_read(scope, Permission::Read).await?;
         let sql = format!(
-            "SELECT size, root, note, signed_at FROM audit.tenant_checkpoints
+            "SELECT size, root, note, signed_at, handover FROM audit.tenant_checkpoints
              WHERE size >= $1 ORDER BY size {order} LIMIT 1"
         );
         let found = query(&sql)

@@ -19,6 +19,7 @@ mod append;
 mod checkpoints;
 mod copy;
 mod credentials;
+mod declare;
 mod erase;
 mod fault;
 mod head;

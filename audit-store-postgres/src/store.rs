@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use audit_core::tlog::Hash;
 use audit_core::{
-    Batch, Counter, Entry, Erased, Erasure, Error, ErrorKind, EventId, Filter, Grown, Head,
-    LogStore, Lookup, Mark, Page, PageRequest, Permission, Prune, Pruned, Receipt, Result,
+    Batch, Counter, Declaration, Entry, Erased, Erasure, Error, ErrorKind, EventId, Filter, Grown,
+    Head, LogStore, Lookup, Mark, Page, PageRequest, Permission, Prune, Pruned, Receipt, Result,
     Snapshot, StoredEntry, TenantId, TenantScope,
 };
 use sqlx_core::query::query;
@@ -355,6 +355,12 @@ impl LogStore for PostgresStore {
         scope.require(Permission::Erase)?;
         let (store, scope, erasure) = (self.clone(), scope.clone(), erasure.clone());
         to_its_end(async move { store.erase_entries(&scope, &erasure).await }).await
+    }
+
+    async fn declare(&self, scope: &TenantScope, declaration: &Declaration) -> Result<Receipt> {
+        scope.require(Permission::Cleanup)?;
+        let (store, scope, declaration) = (self.clone(), scope.clone(), declaration.clone());
+        to_its_end(async move { store.declare_entry(&scope, &declaration).await }).await
     }
 
     async fn prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned> {

@@ -16,7 +16,7 @@ use crate::reader::{readable_tenant, tenant_no, unknown_tenant};
 use crate::store::SqliteStore;
 use crate::{TimeSource, row};
 
-const COLUMNS: &str = "size, root, note, signed_at";
+const COLUMNS: &str = "size, root, note, signed_at, handover";
 
 fn decode(r: &Row<'_>) -> rusqlite::Result<SignedCheckpoint> {
     Ok(SignedCheckpoint::new(
@@ -24,7 +24,8 @@ fn decode(r: &Row<'_>) -> rusqlite::Result<SignedCheckpoint> {
         row::hash(r, 1)?,
         r.get(2)?,
         row::time(r, 3)?,
-    ))
+    )
+    .handover(r.get(4)?))
 }
 
 impl SqliteStore {
@@ -124,7 +125,7 @@ impl CheckpointStore for SqliteStore {
             admit_checkpoint(&checkpoint, fence, signer, size, known)?;
             conn.prepare_cached(
                 "DELETE FROM checkpoints
-                 WHERE tenant = ?1 AND signed_at >= ?3 AND signed_at < ?4 AND size =
+                 WHERE tenant = ?1 AND signed_at >= ?3 AND signed_at < ?4 AND NOT handover AND size =
                     (SELECT max(size) FROM checkpoints WHERE tenant = ?1 AND size < ?2)",
             )
             .and_then(|mut statement| {
@@ -133,7 +134,7 @@ impl CheckpointStore for SqliteStore {
                 statement.execute(params![no, checkpoint.size as i64, hour, next])
             })
             .and_then(|_| {
-                conn.prepare_cached("INSERT OR IGNORE INTO checkpoints VALUES (?1, ?2, ?3, ?4, ?5)")
+                conn.prepare_cached("INSERT OR IGNORE INTO checkpoints VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
             })
             .and_then(|mut statement| {
                 statement.execute(params![
@@ -141,7 +142,8 @@ impl CheckpointStore for SqliteStore {
                     checkpoint.size as i64,
                     checkpoint.root.as_bytes(),
                     checkpoint.note,
-                    checkpoint.signed_at.as_micros()
+                    checkpoint.signed_at.as_micros(),
+                    checkpoint.is_handover
                 ])
             })
             .map(drop)

@@ -15,6 +15,7 @@
 mod append;
 mod checkpoints;
 mod credentials;
+mod declare;
 mod erase;
 mod fault;
 mod head;

@@ -10,7 +10,7 @@ use crate::fault::from_sqlite;
 use crate::private::make_private;
 
 /// The version of the tables below, in `meta`. A file of a newer one is refused.
-pub(crate) const VERSION: i64 = 2;
+pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64 + 1;
 
 /// Earlier engines can corrupt a WAL database when two connections write or checkpoint at once.
 pub(crate) const SAFE_ENGINE: i32 = 3_051_003;
@@ -159,7 +159,11 @@ CREATE TABLE tickets (
 CREATE INDEX tickets_expires_at ON tickets (expires_at);
 ";
 
-/// What version 2 added.
+/// What brings a file from each version to the next, from the first one on.
+const MIGRATIONS: [&str; 2] = [CHECKPOINTS, HANDOVERS];
+
+const HANDOVERS: &str = "ALTER TABLE checkpoints ADD COLUMN handover INTEGER NOT NULL DEFAULT 0;";
+
 const CHECKPOINTS: &str = "
 CREATE TABLE checkpoints (
     tenant    INTEGER NOT NULL,
@@ -206,15 +210,19 @@ pub(crate) fn open_writer(path: &Path, max_pages: Option<u64>) -> Result<Connect
     }
     if !has_tables(&conn)? {
         conn.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {TABLES} {CHECKPOINTS}
+            "BEGIN IMMEDIATE; {TABLES} {}
              INSERT INTO meta VALUES ('schema_version', {VERSION}); COMMIT;",
+            MIGRATIONS.concat(),
         ))
         .map_err(from_sqlite)?;
     }
-    if check_version(&conn)? < VERSION {
+    let version = check_version(&conn)?;
+    if version < VERSION {
+        let missing = MIGRATIONS.iter().skip(version.unsigned_abs() as usize - 1);
         conn.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {CHECKPOINTS}
+            "BEGIN IMMEDIATE; {}
              UPDATE meta SET value = {VERSION} WHERE key = 'schema_version'; COMMIT;",
+            missing.copied().collect::<String>(),
         ))
         .map_err(from_sqlite)?;
     }

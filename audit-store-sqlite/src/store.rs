@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use audit_core::tlog::Hash;
 use audit_core::{
-    Batch, Counter, Entry, Erased, Erasure, Error, ErrorKind, EventId, Filter, Grown, Head,
-    LogStore, Lookup, Mark, Page, PageRequest, Permission, Prune, Pruned, Receipt, Result,
+    Batch, Counter, Declaration, Entry, Erased, Erasure, Error, ErrorKind, EventId, Filter, Grown,
+    Head, LogStore, Lookup, Mark, Page, PageRequest, Permission, Prune, Pruned, Receipt, Result,
     Snapshot, TenantId, TenantScope,
 };
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -442,6 +442,14 @@ impl LogStore for SqliteStore {
         let (scope, erasure) = (scope.clone(), erasure.clone());
         self.writer()?
             .run(move |writer: &mut Writer| writer.erase(&scope, &erasure))
+            .await
+    }
+
+    async fn declare(&self, scope: &TenantScope, declaration: &Declaration) -> Result<Receipt> {
+        scope.require(Permission::Cleanup)?;
+        let (scope, declaration) = (scope.clone(), declaration.clone());
+        self.writer()?
+            .run(move |writer: &mut Writer| writer.declare(&scope, &declaration))
             .await
     }
 

@@ -7,6 +7,7 @@ use audit_core::{LogStore, ManualClock, TenantStore};
 
 mod append;
 mod consume;
+mod declare;
 mod erase;
 mod list;
 mod model;
@@ -17,6 +18,7 @@ mod tree;
 
 pub use append::*;
 pub use consume::*;
+pub use declare::*;
 pub use erase::*;
 pub use list::*;
 pub use model::*;

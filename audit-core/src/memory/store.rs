@@ -23,8 +23,8 @@ use crate::prepare::{Batch, PreparedEvent};
 use crate::scope::{Permission, TenantScope};
 use crate::seal::{Head, Known, Row, seal};
 use crate::store::{
-    Counter, Erased, Erasure, Grown, LogStore, Lookup, Mark, Prune, Pruned, Snapshot, Tally,
-    plan_erasure,
+    Counter, Declaration, Erased, Erasure, Grown, LogStore, Lookup, Mark, Prune, Pruned, Snapshot,
+    Tally, plan_erasure,
 };
 use crate::tenant::{Tenant, TenantFilter, TenantSecret, TenantStatus, TenantStore, TenantUpdate};
 
@@ -496,6 +496,24 @@ impl LogStore for MemoryStore {
         ))
     }
 
+    async fn declare(&self, scope: &TenantScope, declaration: &Declaration) -> Result<Receipt> {
+        scope.require(Permission::Cleanup)?;
+        let tenant = scope.tenant();
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let mark = state.next_mark();
+        let log = state.log_mut(tenant)?;
+        log.tenant.status.admit_read(tenant)?;
+        let control = Batch::new(scope.clone(), vec![declaration.prepare(tenant)]);
+        log.append(&[&control], now, mark)?
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .flatten()
+            .next()
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the declaration has no receipt"))
+    }
+
     async fn prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned> {
         scope.require(Permission::Cleanup)?;
         let mut state = self.lock();
@@ -687,7 +705,7 @@ impl CheckpointStore for MemoryStore {
         admit_checkpoint(checkpoint, fence, signer, log.head.size(), known)?;
         let hour = checkpoint.hour();
         log.checkpoints
-            .retain(|size, old| *size >= checkpoint.size || old.hour() != hour);
+            .retain(|size, old| *size >= checkpoint.size || old.hour() != hour || old.is_handover);
         log.checkpoints
             .entry(checkpoint.size)
             .or_insert_with(|| checkpoint.clone());

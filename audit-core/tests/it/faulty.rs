@@ -1,16 +1,18 @@
 //! A log store that fails on command, around one in memory.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use audit_core::memory::MemoryStore;
 use audit_core::{
-    Batch, Counter, Entry, Erased, Erasure, Error, ErrorKind, EventId, Filter, Grown, Hash, Head,
-    LogStore, Lookup, Mark, Page, PageRequest, Prune, Pruned, Receipt, Result, Snapshot, TenantId,
-    TenantScope,
+    Batch, CheckpointStore, Counter, Declaration, Entry, Erased, Erasure, Error, ErrorKind,
+    EventId, Fence, Filter, Grown, Hash, Head, LogStore, Lookup, Mark, Page, PageRequest, Prune,
+    Pruned, Receipt, Result, SignedCheckpoint, Snapshot, TenantId, TenantScope,
 };
 
 /// Fails an append as a whole when it holds a poisonous event, or so many times with a retryable
@@ -29,6 +31,10 @@ pub(crate) struct Faulty {
     pub(crate) damaged: Mutex<HashSet<u64>>,
     /// Tenants of which nothing is appended now.
     pub(crate) busy: Mutex<HashSet<TenantId>>,
+    /// A write of the signer that fails once, and whether it is stored nevertheless.
+    pub(crate) once: Mutex<Option<(&'static str, bool)>>,
+    /// Who asked for the signer's lease last.
+    pub(crate) holder: Mutex<String>,
     /// Happens behind the first read.
     pub(crate) erases_after_read: Mutex<Option<(TenantScope, Erasure)>>,
 }
@@ -44,12 +50,36 @@ impl Faulty {
             unreadable: Mutex::default(),
             damaged: Mutex::default(),
             busy: Mutex::default(),
+            once: Mutex::default(),
+            holder: Mutex::default(),
             erases_after_read: Mutex::default(),
         }
     }
 }
 
 impl Faulty {
+    /// Does a write of the signer, which may be the one that fails.
+    async fn write<T>(
+        &self,
+        name: &'static str,
+        write: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let fails = self.once.lock().unwrap().take_if(|(this, _)| *this == name);
+        if fails.is_none_or(|(_, stored)| stored) {
+            let done = write.await;
+            if fails.is_none() {
+                return done;
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, "no answer"))
+    }
+
+    /// Lets the lease of a signer that was killed end.
+    pub(crate) async fn lease_ends(&self) {
+        let holder = self.holder.lock().unwrap().clone();
+        self.inner.lease(&holder, Duration::ZERO).await.unwrap();
+    }
+
     async fn append_each(
         &self,
         batches: &[Batch],
@@ -66,6 +96,32 @@ impl Faulty {
             }
         }
         Ok(outcomes)
+    }
+}
+
+#[async_trait]
+impl CheckpointStore for Faulty {
+    async fn lease(&self, holder: &str, ttl: Duration) -> Result<Option<Fence>> {
+        holder.clone_into(&mut self.holder.lock().unwrap());
+        self.write("lease", self.inner.lease(holder, ttl)).await
+    }
+
+    async fn publish(
+        &self,
+        fence: Fence,
+        tenant: TenantId,
+        checkpoint: &SignedCheckpoint,
+    ) -> Result<()> {
+        self.write("publish", self.inner.publish(fence, tenant, checkpoint))
+            .await
+    }
+
+    async fn latest(&self, scope: &TenantScope) -> Result<Option<SignedCheckpoint>> {
+        self.inner.latest(scope).await
+    }
+
+    async fn covering(&self, scope: &TenantScope, size: u64) -> Result<Option<SignedCheckpoint>> {
+        self.inner.covering(scope, size).await
     }
 }
 
@@ -168,6 +224,11 @@ impl LogStore for Faulty {
 
     async fn erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased> {
         self.inner.erase(scope, erasure).await
+    }
+
+    async fn declare(&self, scope: &TenantScope, declaration: &Declaration) -> Result<Receipt> {
+        self.write("declare", self.inner.declare(scope, declaration))
+            .await
     }
 
     async fn prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned> {

@@ -5,6 +5,7 @@ mod evidence;
 mod faulty;
 mod group_commit;
 mod sealing;
+mod signer;
 mod subscribe;
 mod vectors;
 mod workers;

@@ -3,6 +3,10 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use audit_core::tlog::note::{SigningKey, VerifyingKey};
+use audit_core::tlog::verify::{Options, verify_lines};
 
 fn program(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_audit-server"));
@@ -205,6 +209,75 @@ fn vacuum_leaves_nothing_of_what_was_erased_and_wants_the_server_stopped() {
     let again = Started::new(folder.path());
     let read = again.commands()[1].replace("?user_id=ann", &format!("/{id}"));
     assert!(shell(&read).contains("\"erased\":[\"actor\""), "{read}");
+    again.stop();
+}
+
+#[test]
+fn after_tlog_rotate_the_logs_are_signed_by_another_key_that_the_old_one_leads_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = |args: &[&str]| {
+        let output = run(program(folder.path()).env("AUDIT_LOG", "off").args(args));
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    // There is nothing to replace yet.
+    let (code, line) = told(&["tlog", "rotate"]);
+    assert_eq!((code, line.lines().count()), (Some(1), 1), "{line}");
+    assert!(line.contains("no key yet"), "{line}");
+    let (code, key) = told(&["tlog", "new-key"]);
+    assert_eq!(code, Some(0));
+    assert!(SigningKey::parse(key.trim()).is_ok(), "{key}");
+
+    let shell = |command: &str| {
+        let output = run(Command::new("sh")
+            .args(["-c", command])
+            .current_dir(folder.path()));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // What a route answers, once it holds.
+    let get = |started: &Started, route: &str, holds: &dyn Fn(&str) -> bool| {
+        let read = &started.commands()[1];
+        let (start, end) = (
+            read.find("/logs").unwrap(),
+            read.find("?user_id=ann").unwrap(),
+        );
+        let ask = format!("{}{route}{}", &read[..start], &read[end + 12..]);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let text = shell(&ask);
+            if holds(&text) {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "{ask}: {text}");
+        }
+    };
+    let started = Started::new(folder.path());
+    let recorded: serde_json::Value = serde_json::from_str(&shell(started.commands()[0])).unwrap();
+    let tlog = format!("/tlog/{}", recorded["tenant_id"].as_str().unwrap());
+    let checkpoint = format!("{tlog}/checkpoint");
+    let signatures = |text: &str| text.matches("\n\u{2014} ").count();
+    get(&started, &checkpoint, &|text| signatures(text) == 1);
+    let first = get(&started, &format!("{tlog}/key"), &|text| !text.is_empty());
+    started.stop();
+    for _ in 0..2 {
+        assert_eq!(told(&["tlog", "rotate"]).0, Some(0));
+    }
+    let again = Started::new(folder.path());
+    get(&again, &checkpoint, &|text| signatures(text) == 2);
+    let second = get(&again, &format!("{tlog}/key"), &|text| !text.is_empty());
+    assert_ne!(first, second);
+    let export = get(&again, "/logs/export?format=evidence", &|text| {
+        text.contains("log.key")
+    });
+    for vkey in [first, second] {
+        let options = Options {
+            keys: vec![VerifyingKey::parse(vkey.trim()).unwrap()],
+            ..Options::default()
+        };
+        let report = verify_lines(export.lines(), options);
+        assert!(report.is_verified(), "{:#?}", report.findings);
+        assert!(report.key_trusted, "{vkey}");
+    }
     again.stop();
 }
 

@@ -6,9 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_core::{
-    AuditLog, Event, EventId, LogStore as _, Recorder as _, SearchIndex as _, Vacuum as _,
-};
+use audit_core::{AuditLog, Event, EventId, LogStore as _, SearchIndex as _, Vacuum as _};
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_scalar::query_scalar;
 

@@ -1,0 +1,47 @@
+//! Control entries that destroy nothing.
+
+use audit_core::{Batch, Declaration, Error, ErrorKind, Receipt, Result, TenantScope};
+
+use crate::append::{is_gone_next_time, lock_head};
+use crate::fault::from_sqlx;
+use crate::head::unknown_tenant;
+use crate::pool::Role;
+use crate::store::PostgresStore;
+
+impl PostgresStore {
+    pub(crate) async fn declare_entry(
+        &self,
+        scope: &TenantScope,
+        declaration: &Declaration,
+    ) -> Result<Receipt> {
+        match self.try_declare(scope, declaration).await {
+            Err(error) if is_gone_next_time(&error) => {
+                self.months().clear();
+                self.try_declare(scope, declaration).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn try_declare(&self, scope: &TenantScope, declaration: &Declaration) -> Result<Receipt> {
+        let tenant = scope.tenant();
+        let patience = self.options().lock_timeout;
+        let mut tx = self
+            .begin_append(Role::Writer, Some(tenant), patience)
+            .await?;
+        let (status, head) = lock_head(&mut tx, tenant)
+            .await?
+            .ok_or_else(|| unknown_tenant(tenant))?;
+        status.admit_read(tenant)?;
+        let control = Batch::new(scope.clone(), vec![declaration.prepare(tenant)]);
+        let sealed = self.seal_all(&mut tx, &[(head, vec![&control])]).await?;
+        let months = sealed.months.clone();
+        let receipt = sealed
+            .into_receipts()?
+            .pop()
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the declaration has no receipt"))?;
+        tx.commit().await.map_err(from_sqlx)?;
+        self.months().extend(months);
+        Ok(receipt)
+    }
+}
