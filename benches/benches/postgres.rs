@@ -317,20 +317,22 @@ impl Bench {
         }
     }
 
-    /// A caller's transaction of one statement, in turns with and without an event recorded in it.
+    /// A caller's transaction of some statements, in turns with nothing more, with one more statement
+    /// that only takes the event's text to the server, and with the event recorded in it.
     async fn record_in(&self) {
         let mut caller = self.connect().await;
         caller
             .execute("CREATE TABLE orders (n bigserial PRIMARY KEY, customer text, total numeric, note text)")
             .await
             .expect("a table");
-        let mut times = [Vec::new(), Vec::new()];
+        let mut times = [Vec::new(), Vec::new(), Vec::new()];
+        let statements = setting("STATEMENTS", 4);
         for i in 0..setting("TRANSACTIONS", 2_000_u64) {
-            for with in [false, true] {
+            for (variant, times) in times.iter_mut().enumerate() {
                 let event = Event::from_json(&event(i)).expect("an event");
                 let began = Instant::now();
                 let mut tx = caller.begin().await.expect("begun");
-                for n in 0..setting("STATEMENTS", 4) {
+                for n in 0..statements {
                     query("INSERT INTO orders (customer, total, note) VALUES ($1, $2::bigint, $3)")
                         .bind(format!("customer {n}"))
                         .bind(i as i64)
@@ -339,18 +341,30 @@ impl Bench {
                         .await
                         .expect("inserted");
                 }
-                if with {
-                    outbox::record_in(&mut tx, tenant(1), event, &SystemClock)
-                        .await
-                        .expect("recorded");
+                match variant {
+                    0 => {}
+                    1 => {
+                        query("SELECT length($1)")
+                            .bind(event.to_json())
+                            .execute(&mut *tx)
+                            .await
+                            .expect("a statement");
+                    }
+                    _ => {
+                        outbox::record_in(&mut tx, tenant(1), event, &SystemClock)
+                            .await
+                            .expect("recorded");
+                    }
                 }
                 tx.commit().await.expect("committed");
-                times[usize::from(with)].push(began.elapsed().as_secs_f64() * 1e6);
+                times.push(began.elapsed().as_secs_f64() * 1e6);
             }
         }
-        let [without, with] = times.map(median);
+        let [without, statement, with] = times.map(median);
         println!(
-            "a caller's transaction: {without:.0} us, with record_in {with:.0} us: {:+.1} %",
+            "a caller's transaction of {statements} inserts: {without:.0} us, with one more statement \
+             {statement:.0} us: {:+.1} %, with record_in {with:.0} us: {:+.1} %",
+            (statement / without - 1.0) * 100.0,
             (with / without - 1.0) * 100.0
         );
     }
