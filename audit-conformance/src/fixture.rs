@@ -6,7 +6,7 @@ use std::time::Duration;
 use audit_core::tlog::note::SigningKey;
 use audit_core::{
     Act, Basis, Batch, Clock, Declaration, Entry, Error, ErrorKind, Event, EventId, Filter,
-    LogStore, Outcome, PageRequest, PreparedEvent, Receipt, Result, Severity, Snapshot,
+    LegalHold, LogStore, Outcome, PageRequest, PreparedEvent, Receipt, Result, RetentionStore, Severity, Snapshot,
     SystemClock, Tenant, TenantId, TenantScope, TenantSecret, TenantStatus, TenantStore,
     TenantUpdate, Timestamp,
 };
@@ -169,6 +169,30 @@ pub(crate) async fn set_status(store: &dyn TenantStore, tenant: TenantId, status
         .update_tenant(tenant, &update, &said)
         .await
         .expect("updated");
+}
+
+/// An administrator's event.
+pub(crate) fn said(tenant: TenantId) -> PreparedEvent {
+    let event = Event::update("tenant", tenant.to_string());
+    prepare(tenant, event.user("admin").reason("asked to"))
+}
+
+/// Places a hold, and returns it.
+pub(crate) async fn hold(store: &dyn RetentionStore, tenant: TenantId, name: &str) -> LegalHold {
+    let id = SystemClock.event_id().into_uuid();
+    let hold = LegalHold::new(id, name, SystemClock.now()).expect("a hold");
+    store
+        .place_hold(tenant, &hold, &said(tenant))
+        .await
+        .expect("placed");
+    hold
+}
+
+pub(crate) async fn release(store: &dyn RetentionStore, tenant: TenantId, hold: &LegalHold) {
+    store
+        .release_hold(tenant, hold.id, SystemClock.now(), &said(tenant))
+        .await
+        .expect("released");
 }
 
 pub(crate) fn kind<T>(result: Result<T>) -> Option<ErrorKind> {

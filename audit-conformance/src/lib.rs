@@ -48,6 +48,7 @@ pub mod event_queue;
 pub mod log_store;
 pub mod outbox;
 pub mod random;
+pub mod retention_store;
 pub mod search_index;
 pub mod tenant_authorizer;
 pub mod tenant_store;
@@ -155,6 +156,11 @@ macro_rules! log_store {
             a_required_consumer_bounds_a_prune,
             a_dry_run_of_a_prune_changes_nothing,
             a_prune_of_nothing_writes_nothing,
+            a_legal_hold_refuses_erasures_and_prunes,
+            a_hold_of_one_tenant_leaves_others_alone,
+            what_was_pruned_before_a_hold_is_swept,
+            nothing_younger_than_the_minimum_is_pruned,
+            a_hold_comes_before_an_erasure_or_a_prune_or_after_it,
             sweeping_to_the_end_keeps_everything_else_readable,
             counters_equal_a_recount,
             grown_since_never_misses_an_append,
@@ -180,6 +186,28 @@ macro_rules! tenant_store {
             tenants_are_listed_in_pages_by_id,
             tenants_are_found_by_name_and_status,
             one_of_several_creators_wins,
+        );
+    };
+}
+
+/// Expands to the tests of [`RetentionStore`](audit_core::RetentionStore) for a [`LogStoreHarness`].
+#[macro_export]
+macro_rules! retention_store {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, retention_store:
+            a_retention_is_read_as_it_was_set,
+            a_retention_that_is_set_already_is_no_event,
+            a_retention_beyond_the_limits_is_refused,
+            tenants_with_a_retention_are_listed_by_id,
+            a_hold_is_read_as_it_was_placed,
+            holds_are_listed_newest_first,
+            a_hold_is_released_once,
+            open_holds_are_limited,
+            a_taken_hold_id_is_a_conflict,
+            no_tenant_has_anothers_holds,
+            retention_and_holds_change_whatever_the_status,
+            a_deleted_tenant_has_neither_retention_nor_holds,
         );
     };
 }
@@ -315,12 +343,14 @@ mod tests {
             include_str!("log_store/append.rs"),
             include_str!("log_store/consume.rs"),
             include_str!("log_store/erase.rs"),
+            include_str!("log_store/hold.rs"),
             include_str!("log_store/list.rs"),
             include_str!("log_store/prune.rs"),
             include_str!("log_store/read.rs"),
             include_str!("log_store/scope.rs"),
             include_str!("log_store/tree.rs"),
             include_str!("outbox.rs"),
+            include_str!("retention_store.rs"),
             include_str!("search_index.rs"),
             include_str!("tenant_authorizer.rs"),
             include_str!("tenant_store.rs"),

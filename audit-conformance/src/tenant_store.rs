@@ -3,24 +3,15 @@
 use std::sync::Arc;
 
 use audit_core::{
-    Clock as _, ErrorKind, Event, LogStore as _, SystemClock, TenantFilter, TenantId, TenantStatus,
+    Clock as _, ErrorKind, LogStore as _, SystemClock, TenantFilter, TenantStatus,
     TenantStore as _, TenantUpdate,
 };
 
 use crate::fixture::{
-    append, event, events, everything, kind, new_tenant, prepare, set_status, tenant, tenant_id,
-    trusted,
+    append, event, events, everything, kind, new_tenant, prepare, said, set_status, tenant,
+    tenant_id, trusted,
 };
 use crate::log_store::LogStoreHarness;
-
-fn said(tenant: TenantId) -> audit_core::PreparedEvent {
-    prepare(
-        tenant,
-        Event::update("tenant", tenant.to_string())
-            .user("admin")
-            .reason("asked to"),
-    )
-}
 
 /// With its secret, from which other keys follow.
 pub async fn a_tenant_is_read_as_it_was_created<H: LogStoreHarness>() {

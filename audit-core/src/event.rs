@@ -565,7 +565,7 @@ fn check_text(name: &'static str, value: &str, limit: usize, faults: &mut Vec<Fi
     }
 }
 
-fn check_action(action: &str, reserved: bool, faults: &mut Vec<FieldFault>) {
+pub(crate) fn check_action(action: &str, reserved: bool, faults: &mut Vec<FieldFault>) {
     let admitted = |b: u8| b.is_ascii_alphanumeric() || b"._:/-".contains(&b);
     if action.is_empty() || action.len() > limits::ACTION || !action.bytes().all(admitted) {
         faults.push(FieldFault::new(

@@ -34,6 +34,7 @@ pub mod prepare;
 pub mod queue;
 pub mod rebuild;
 pub mod recorder;
+pub mod retention;
 pub mod retry;
 pub mod scan;
 pub mod scope;
@@ -74,6 +75,7 @@ pub use queue::{
     DeadLetter, Delivery, EventQueue, Message, MessageKind, QueueDepth, Redrive, RowHandle,
 };
 pub use recorder::Recorder;
+pub use retention::{ActionRetention, LegalHold, Retention, RetentionDue, RetentionStore};
 pub use retry::Retry;
 pub use scope::{Permission, Permissions, Principal, Role, TenantScope};
 pub use seal::{Head, Known, Row, Sealing, seal};
@@ -87,4 +89,4 @@ pub use subscribe::{Delivered, SubscribeRequest, Subscription};
 pub use tenant::{Tenant, TenantFilter, TenantSecret, TenantStatus, TenantStore, TenantUpdate};
 pub use text::Query;
 pub use vacuum::Vacuum;
-pub use worker::{WorkerStatus, Workers};
+pub use worker::{RetentionStatus, WorkerStatus, Workers};

@@ -25,6 +25,7 @@ use crate::page::{Order, Page, PageRequest, Sort};
 use crate::prepare::{Act, Batch, PreparedEvent, Redact};
 use crate::queue::EventQueue;
 use crate::recorder::Recorder;
+use crate::retention::RetentionStore;
 use crate::scope::{Permission, Permissions, Principal, TenantScope};
 use crate::seal::Head;
 use crate::search::{SearchIndex, SearchRequest};
@@ -38,6 +39,8 @@ use crate::worker::Workers;
 /// How long a tenant's row is trusted. The store checks the status itself on each call, so this only
 /// delays how soon a change made by another process shows in *how* a call is refused.
 const TENANT_TTL: Duration = Duration::from_secs(1);
+/// How often retention is looked after.
+const RETENTION_EVERY: Duration = Duration::from_secs(3600);
 /// Tenants that are remembered.
 const TENANT_CACHE: usize = 10_000;
 
@@ -79,6 +82,8 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) bell: Bell,
     pub(crate) signing: Option<Arc<Signing>>,
+    pub(crate) retention: Arc<dyn RetentionStore>,
+    pub(crate) retention_every: Duration,
     cache: Mutex<HashMap<TenantId, (Instant, Arc<Tenant>)>>,
 }
 
@@ -103,6 +108,8 @@ pub struct AuditLogBuilder {
     redactors: Vec<Arc<dyn Redact>>,
     clock: Arc<dyn Clock>,
     signing: Option<(Signer, Arc<dyn CheckpointStore>)>,
+    retention: Arc<dyn RetentionStore>,
+    retention_every: Duration,
 }
 
 impl AuditLogBuilder {
@@ -171,6 +178,14 @@ impl AuditLogBuilder {
         self
     }
 
+    /// How often entries are looked for that are older than their tenant keeps them. An hour by
+    /// default.
+    #[must_use]
+    pub fn retention_every(mut self, period: Duration) -> Self {
+        self.retention_every = period;
+        self
+    }
+
     /// The log. Nothing runs before the first call, or [`AuditLog::start`].
     pub fn build(self) -> AuditLog {
         let holder = self.clock.event_id().to_string();
@@ -191,6 +206,8 @@ impl AuditLogBuilder {
                 clock: self.clock,
                 bell: Bell::default(),
                 signing,
+                retention: self.retention,
+                retention_every: self.retention_every,
                 cache: Mutex::default(),
             }),
         }
@@ -198,11 +215,13 @@ impl AuditLogBuilder {
 }
 
 impl AuditLog {
-    /// Begins with a store, which keeps logs and tenants.
-    pub fn builder<S: LogStore + TenantStore>(store: Arc<S>) -> AuditLogBuilder {
+    /// Begins with a store, which keeps logs, tenants, and what protects them.
+    pub fn builder<S: LogStore + TenantStore + RetentionStore>(store: Arc<S>) -> AuditLogBuilder {
         AuditLogBuilder {
             store: store.clone(),
-            tenants: store,
+            tenants: store.clone(),
+            retention: store,
+            retention_every: RETENTION_EVERY,
             queue: None,
             search: None,
             outbox: None,
@@ -341,8 +360,8 @@ impl AuditLog {
             "name_changed": update.name.is_some(),
             "status": update.status.map(TenantStatus::as_str),
         });
-        let event = tenant_event(id, subject, reason, &change)?;
-        let event = PreparedEvent::new(id, event, &*self.inner.clock, &[])?;
+        let event = Event::update("tenant", id.to_string()).metadata(&change);
+        let event = self.admin_event(id, event, "log.tenant", subject, reason)?;
         if update == TenantUpdate::default() {
             return Ok(Tenant::clone(&*self.cached(id).await?));
         }
@@ -360,8 +379,29 @@ impl AuditLog {
         Ok(tenant)
     }
 
+    /// What is recorded about a change of a tenant or of what is set for it.
+    pub(crate) fn admin_event(
+        &self,
+        tenant: TenantId,
+        event: Event,
+        action: &str,
+        subject: &str,
+        reason: Option<String>,
+    ) -> Result<PreparedEvent> {
+        let subject: String = subject
+            .chars()
+            .take(crate::event::limits::USER_ID)
+            .collect();
+        let mut event = event.action(action).user(subject);
+        event.reserved_action = true;
+        if let Some(reason) = reason {
+            event = event.reason(reason);
+        }
+        PreparedEvent::new(tenant, event, &*self.inner.clock, &[])
+    }
+
     /// Starts the workers: the indexer and the reconciler of its index, the consumers, the ingest
-    /// worker, the outbox relay and the sweeper, each where there is something for it to do.
+    /// worker, the outbox relay, retention and the sweeper, each where there is something for it to do.
     ///
     /// Call it once for each process that should do this work, within a tokio runtime. Without it,
     /// everything can be recorded and read, but nothing follows the log.
@@ -418,28 +458,6 @@ impl Inner {
         }
         Ok(outcomes)
     }
-}
-
-/// What is recorded about a change of a tenant.
-fn tenant_event(
-    id: TenantId,
-    subject: &str,
-    reason: Option<String>,
-    change: &serde_json::Value,
-) -> Result<Event> {
-    let subject: String = subject
-        .chars()
-        .take(crate::event::limits::USER_ID)
-        .collect();
-    let mut event = Event::update("tenant", id.to_string())
-        .action("log.tenant")
-        .user(subject)
-        .metadata(change);
-    event.reserved_action = true;
-    if let Some(reason) = reason {
-        event = event.reason(reason);
-    }
-    Ok(event)
 }
 
 /// Writes into one tenant's log. Cheap to clone.
@@ -860,9 +878,14 @@ impl TenantLog {
         dry_run: bool,
     ) -> Result<Pruned> {
         self.scope.require(Permission::Cleanup)?;
+        let act = Act::new(&self.scope, reason, Arc::clone(&self.log.inner.clock))?;
+        self.prune_by(Prune::new(before, basis, act).dry_run(dry_run))
+            .await
+    }
+
+    pub(crate) async fn prune_by(&self, prune: Prune) -> Result<Pruned> {
         let inner = &self.log.inner;
         let tenant = self.scope.tenant();
-        let act = Act::new(&self.scope, reason, Arc::clone(&inner.clock))?;
         // A consumer that has not come to this tenant yet holds the prune up all the same.
         for consumer in inner.consumers.iter().filter(|c| c.is_required()) {
             let position = inner.store.cursor(tenant, consumer.name()).await?;
@@ -871,7 +894,6 @@ impl TenantLog {
                 .advance(tenant, consumer.name(), true, position)
                 .await?;
         }
-        let prune = Prune::new(before, basis, act).dry_run(dry_run);
         let pruned = inner.store.prune(&self.scope, &prune).await?;
         inner.bell.ring(tenant);
         Ok(pruned)

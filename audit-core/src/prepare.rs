@@ -329,6 +329,13 @@ impl Act {
         })
     }
 
+    /// An act that nobody asked for at the time: a setting did.
+    #[must_use]
+    pub fn by_system(mut self) -> Self {
+        self.actor_type = ActorType::System;
+        self
+    }
+
     /// The prepared control entry that says `control`.
     pub fn prepare(&self, tenant: TenantId, control: &Control) -> PreparedEvent {
         self.prepare_as(tenant, control, self.clock.event_id())

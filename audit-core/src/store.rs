@@ -134,6 +134,9 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     ///
     /// Ids that the tenant never had, or that are pruned, are passed over, and so is what was erased
     /// before; with nothing left to erase nothing is written.
+    ///
+    /// # Errors
+    /// [`Refused`](ErrorKind::Refused) while a legal hold is open, whatever is asked for.
     async fn erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased>;
 
     /// Prunes the prefix that was accepted before a time, and writes the control entry that says so.
@@ -141,6 +144,12 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     ///
     /// It is logical and short: rows go afterwards, in [`sweep`](Self::sweep). It never goes past the
     /// cursor of a required consumer. With nothing to prune nothing is written.
+    ///
+    /// # Errors
+    /// [`Refused`](ErrorKind::Refused), in a dry run too, while a legal hold is open, and when
+    /// [`before`](Prune::before) allows what is younger than the tenant's
+    /// [`minimum_days`](crate::Retention::minimum_days), by the store's clock. Both as
+    /// [`Protection`](crate::retention::Protection) says, which is looked for under the lock.
     async fn prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned>;
 
     /// Writes a control entry that says something of the log itself. Needs `cleanup`. An entry of the

@@ -40,6 +40,8 @@ impl PostgresStore {
             .await?
             .ok_or_else(|| unknown_tenant(tenant))?;
         status.admit_read(tenant)?;
+        let (protection, _) = self.protection(&mut tx).await?;
+        protection.admit_erasure(tenant)?;
 
         let ids: Vec<Uuid> = erasure.ids.iter().map(|id| id.into_uuid()).collect();
         let sql = format!(

@@ -31,6 +31,7 @@ pub mod outbox;
 mod pool;
 mod prune;
 mod queue;
+mod retention;
 mod row;
 mod snapshot;
 mod store;

@@ -119,6 +119,8 @@ impl PostgresStore {
         )
         .await?;
         let head = readable_head(&mut tx, tenant).await?;
+        let (protection, now) = self.protection(&mut tx).await?;
+        protection.admit_prune(tenant, prune.before, now)?;
         let was = head.pruned_below;
         let bound = required_from(&mut tx, &head).await?.max(was);
         let first: Option<(i64,)> = query_as(
@@ -170,6 +172,8 @@ impl PostgresStore {
             .await?
             .ok_or_else(|| unknown_tenant(tenant))?;
         status.admit_read(tenant)?;
+        let (protection, now) = self.protection(&mut tx).await?;
+        protection.admit_prune(tenant, prune.before, now)?;
         if head.pruned_below != plan.was || required_from(&mut tx, &head).await? < plan.below {
             return Ok(None);
         }

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::append::related;
 use crate::fault::from_sqlite;
 use crate::reader::unknown_tenant;
+use crate::retention::protection;
 use crate::row;
 use crate::writer::{Ledger, Writer};
 
@@ -34,6 +35,7 @@ impl Ledger<'_> {
             .ok_or_else(|| unknown_tenant(tenant))?;
         sealer.status.admit_read(tenant)?;
         let (no, pruned_below) = (sealer.no, sealer.head.pruned_below);
+        protection(conn, no)?.admit_erasure(tenant)?;
 
         let mut targets: BTreeMap<u64, StoredEntry> = BTreeMap::new();
         let mut place = conn

@@ -28,6 +28,7 @@ mod private;
 mod prune;
 mod queue;
 mod reader;
+mod retention;
 mod row;
 mod schema;
 mod snapshot;

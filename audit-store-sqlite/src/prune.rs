@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use audit_core::tlog::{Hash, Kind};
+use audit_core::tlog::{Hash, Kind, Timestamp};
 use audit_core::{
     Batch, Control, Counter, Error, ErrorKind, EventId, Prune, Pruned, Result, Tally, TenantId,
     TenantScope,
@@ -13,6 +13,7 @@ use rusqlite::{Connection, params};
 use crate::erase::forget_content;
 use crate::fault::from_sqlite;
 use crate::reader::{Reader, readable_tenant, unknown_tenant};
+use crate::retention::protection;
 use crate::schema::TILE;
 use crate::writer::{Ledger, Writer};
 use crate::{SqliteStore, head, row};
@@ -59,9 +60,9 @@ impl SqliteStore {
     pub(crate) async fn prune_prefix(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned> {
         let tenant = scope.tenant();
         for _ in 0..ATTEMPTS {
-            let wanted = prune.clone();
+            let (wanted, now) = (prune.clone(), self.time().now());
             let plan = self
-                .read(move |reader| plan(reader, tenant, &wanted))
+                .read(move |reader| plan(reader, tenant, &wanted, now))
                 .await?;
             let entries = plan.below - plan.was;
             if entries == 0 || prune.dry_run {
@@ -98,9 +99,10 @@ fn required_from(conn: &Connection, no: i64, size: u64) -> Result<u64> {
     .map_err(from_sqlite)
 }
 
-fn plan(reader: &mut Reader, tenant: TenantId, prune: &Prune) -> Result<Plan> {
+fn plan(reader: &mut Reader, tenant: TenantId, prune: &Prune, now: Timestamp) -> Result<Plan> {
     let conn = reader.conn.transaction().map_err(from_sqlite)?;
     let no = readable_tenant(&conn, tenant)?;
+    protection(&conn, no)?.admit_prune(tenant, prune.before, now)?;
     let head = head::head(&conn, no, tenant)?;
     let was = head.pruned_below;
     let bound = required_from(&conn, no, head.size())?.max(was);
@@ -180,10 +182,10 @@ impl Ledger<'_> {
             .sealer(conn, tenant)?
             .ok_or_else(|| unknown_tenant(tenant))?;
         sealer.status.admit_read(tenant)?;
-        let no = sealer.no;
-        if sealer.head.pruned_below != plan.was
-            || required_from(conn, no, sealer.head.size())? < plan.below
-        {
+        let (no, size) = (sealer.no, sealer.head.size());
+        let is_changed = sealer.head.pruned_below != plan.was;
+        protection(conn, no)?.admit_prune(tenant, prune.before, self.time.now())?;
+        if is_changed || required_from(conn, no, size)? < plan.below {
             return Ok(None);
         }
         let control = Control::Prune {

@@ -10,7 +10,7 @@ use crate::fault::from_sqlite;
 use crate::private::make_private;
 
 /// The version of the tables below, in `meta`. A file of a newer one is refused.
-pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64 + 1;
+pub(crate) const VERSION: i64 = 1 + STEPS.len() as i64;
 
 /// Earlier engines can corrupt a WAL database when two connections write or checkpoint at once.
 pub(crate) const SAFE_ENGINE: i32 = 3_051_003;
@@ -159,11 +159,10 @@ CREATE TABLE tickets (
 CREATE INDEX tickets_expires_at ON tickets (expires_at);
 ";
 
-/// What brings a file from each version to the next, from the first one on.
-const MIGRATIONS: [&str; 2] = [CHECKPOINTS, HANDOVERS];
-
+/// What version 3 added.
 const HANDOVERS: &str = "ALTER TABLE checkpoints ADD COLUMN handover INTEGER NOT NULL DEFAULT 0;";
 
+/// What version 2 added.
 const CHECKPOINTS: &str = "
 CREATE TABLE checkpoints (
     tenant    INTEGER NOT NULL,
@@ -182,6 +181,30 @@ CREATE TABLE signer (
     until  INTEGER NOT NULL
 ) STRICT;
 ";
+
+/// What version 3 added.
+const RETENTION: &str = "
+-- JSON.
+CREATE TABLE retention (
+    tenant    INTEGER PRIMARY KEY,
+    retention TEXT    NOT NULL
+) STRICT;
+
+CREATE TABLE legal_holds (
+    tenant      INTEGER NOT NULL,
+    id          BLOB    NOT NULL,
+    name        TEXT    NOT NULL,
+    reason      TEXT,
+    placed_by   TEXT,
+    placed_at   INTEGER NOT NULL,
+    released_at INTEGER,
+    PRIMARY KEY (tenant, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX legal_holds_open ON legal_holds (tenant, placed_at, id) WHERE released_at IS NULL;
+";
+
+/// What has to be run after [`TABLES`], which are of version 1, once each and in this order.
+const STEPS: [&str; 3] = [CHECKPOINTS, HANDOVERS, RETENTION];
 
 /// Opens the writer's connection, and creates the tables in a new file.
 pub(crate) fn open_writer(path: &Path, max_pages: Option<u64>) -> Result<Connection> {
@@ -212,17 +235,15 @@ pub(crate) fn open_writer(path: &Path, max_pages: Option<u64>) -> Result<Connect
         conn.execute_batch(&format!(
             "BEGIN IMMEDIATE; {TABLES} {}
              INSERT INTO meta VALUES ('schema_version', {VERSION}); COMMIT;",
-            MIGRATIONS.concat(),
+            STEPS.concat()
         ))
         .map_err(from_sqlite)?;
     }
-    let version = check_version(&conn)?;
-    if version < VERSION {
-        let missing = MIGRATIONS.iter().skip(version.unsigned_abs() as usize - 1);
+    let present = check_version(&conn)?;
+    for (version, step) in (2..).zip(STEPS).filter(|(version, _)| *version > present) {
         conn.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {}
-             UPDATE meta SET value = {VERSION} WHERE key = 'schema_version'; COMMIT;",
-            missing.copied().collect::<String>(),
+            "BEGIN IMMEDIATE; {step}
+             UPDATE meta SET value = {version} WHERE key = 'schema_version'; COMMIT;",
         ))
         .map_err(from_sqlite)?;
     }

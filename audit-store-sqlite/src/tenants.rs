@@ -2,9 +2,7 @@
 
 use async_trait::async_trait;
 use audit_core::tenant::{Tenant, TenantFilter, TenantSecret, TenantStatus, TenantUpdate};
-use audit_core::{
-    Batch, Error, ErrorKind, PreparedEvent, Result, TenantId, TenantScope, TenantStore,
-};
+use audit_core::{Error, ErrorKind, PreparedEvent, Result, TenantId, TenantStore};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -64,10 +62,7 @@ impl Ledger<'_> {
         if tenant.status == TenantStatus::Deleted {
             tenant.status.admit_read(id)?;
         }
-        let batch = Batch::new(TenantScope::trusted(id, "tenants"), vec![event]);
-        for outcome in self.seal(conn, id, self.time.now(), &[&batch])? {
-            outcome?;
-        }
+        self.tell(conn, id, event)?;
         if let Some(name) = &update.name {
             tenant.name.clone_from(name);
         }

@@ -3,12 +3,13 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use audit_core::{LogStore, ManualClock, TenantStore};
+use audit_core::{LogStore, ManualClock, RetentionStore, TenantStore};
 
 mod append;
 mod consume;
 mod declare;
 mod erase;
+mod hold;
 mod list;
 mod model;
 mod prune;
@@ -20,6 +21,7 @@ pub use append::*;
 pub use consume::*;
 pub use declare::*;
 pub use erase::*;
+pub use hold::*;
 pub use list::*;
 pub use model::*;
 pub use prune::*;
@@ -32,8 +34,8 @@ pub trait LogStoreHarness: Sized + Send + Sync + 'static {
     /// The store, or a wrapper around one.
     type Store: LogStore;
 
-    /// Where its tenants are kept: for most stores, the store itself.
-    type Tenants: TenantStore;
+    /// Where its tenants are kept, with what protects their logs: for most stores, the store itself.
+    type Tenants: TenantStore + RetentionStore;
 
     /// Opens a store. It may hold other contracts' tenants.
     fn open() -> impl Future<Output = Self> + Send;

@@ -69,6 +69,10 @@ mod log_store {
     audit_conformance::log_store!(super::Store);
 }
 
+mod retention_store {
+    audit_conformance::retention_store!(super::Store);
+}
+
 mod tenant_store {
     audit_conformance::tenant_store!(super::Store);
 }

@@ -20,6 +20,9 @@ use crate::filter::Filter;
 use crate::id::{EventId, TenantId};
 use crate::page::{Order, Page, PageRequest, Sort};
 use crate::prepare::{Batch, PreparedEvent};
+use crate::retention::{
+    LegalHold, Protection, Retained, Retention, RetentionStore, admit_hold, no_hold,
+};
 use crate::scope::{Permission, TenantScope};
 use crate::seal::{Head, Known, Row, seal};
 use crate::store::{
@@ -65,6 +68,9 @@ struct Log {
     ids: HashMap<EventId, Known>,
     counters: BTreeMap<(i32, ActionType, Severity, Outcome), u64>,
     cursors: HashMap<String, Cursor>,
+    retention: Retention,
+    /// Those that were placed first come first.
+    holds: Vec<LegalHold>,
     /// The mark of the last append.
     grown_at: u64,
 }
@@ -143,6 +149,8 @@ impl Log {
             ids: HashMap::new(),
             counters: BTreeMap::new(),
             cursors: HashMap::new(),
+            retention: Retention::default(),
+            holds: Vec::new(),
             grown_at: 0,
         }
     }
@@ -207,6 +215,32 @@ impl Log {
         }
         self.head = sealing.head;
         Ok(sealing.outcomes)
+    }
+
+    /// Appends an administrator's event, whatever the tenant's status.
+    fn tell(&mut self, event: &PreparedEvent, now: Timestamp, mark: u64) -> Result<()> {
+        let scope = TenantScope::trusted(self.tenant.id, "tenants");
+        let batch = Batch::new(scope, vec![event.clone()]);
+        for outcome in self.append(&[&batch], now, mark)? {
+            outcome?;
+        }
+        Ok(())
+    }
+
+    /// Refuses what is asked of a deleted tenant.
+    fn exists(&self) -> Result<()> {
+        match self.tenant.status {
+            TenantStatus::Deleted => self.tenant.status.admit_read(self.tenant.id),
+            _ => Ok(()),
+        }
+    }
+
+    fn protection(&self) -> Protection {
+        let mut open = self.holds.iter().filter(|hold| hold.is_open());
+        Protection {
+            hold: open.next().map(|hold| (hold.id, hold.name.clone())),
+            minimum_days: self.retention.minimum_days,
+        }
     }
 
     /// The row at a position, unless it is pruned or was never written.
@@ -466,6 +500,7 @@ impl LogStore for MemoryStore {
         let mark = state.next_mark();
         let log = state.log_mut(scope.tenant())?;
         log.tenant.status.admit_read(scope.tenant())?;
+        log.protection().admit_erasure(scope.tenant())?;
         let ids: HashSet<&EventId> = erasure.ids.iter().collect();
         let targets = ids
             .into_iter()
@@ -521,6 +556,8 @@ impl LogStore for MemoryStore {
         let mark = state.next_mark();
         let log = state.log_mut(scope.tenant())?;
         log.tenant.status.admit_read(scope.tenant())?;
+        log.protection()
+            .admit_prune(scope.tenant(), prune.before, now)?;
         let was = log.head.pruned_below;
         let below = log.prunable_below(prune.before);
         if below == was || prune.dry_run {
@@ -779,13 +816,8 @@ impl TenantStore for MemoryStore {
         let now = self.clock.now();
         let mark = state.next_mark();
         let log = state.log_mut(id)?;
-        if log.tenant.status == TenantStatus::Deleted {
-            log.tenant.status.admit_read(id)?;
-        }
-        let batch = Batch::new(TenantScope::trusted(id, "tenants"), vec![event.clone()]);
-        for outcome in log.append(&[&batch], now, mark)? {
-            outcome?;
-        }
+        log.exists()?;
+        log.tell(event, now, mark)?;
         if let Some(name) = &update.name {
             log.tenant.name.clone_from(name);
         }
@@ -793,6 +825,118 @@ impl TenantStore for MemoryStore {
             log.tenant.status = status;
         }
         Ok(log.tenant.clone())
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl RetentionStore for MemoryStore {
+    async fn retention(&self, tenant: TenantId) -> Result<Retention> {
+        let state = self.lock();
+        let log = state.log(tenant)?;
+        log.exists()?;
+        Ok(log.retention.clone())
+    }
+
+    async fn set_retention(
+        &self,
+        tenant: TenantId,
+        retention: &Retention,
+        event: &PreparedEvent,
+    ) -> Result<bool> {
+        retention.check()?;
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let mark = state.next_mark();
+        let log = state.log_mut(tenant)?;
+        log.exists()?;
+        if log.retention == *retention {
+            return Ok(false);
+        }
+        log.tell(event, now, mark)?;
+        log.retention = retention.clone();
+        Ok(true)
+    }
+
+    async fn retained(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Retained>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.lock();
+        let logs = state.logs.range((from, Bound::Unbounded));
+        let set = logs.filter(|(_, log)| !log.retention.is_empty() && log.exists().is_ok());
+        Ok(set
+            .take(limit)
+            .map(|(id, log)| Retained {
+                tenant: *id,
+                retention: log.retention.clone(),
+                is_held: log.protection().hold.is_some(),
+            })
+            .collect())
+    }
+
+    async fn holds(
+        &self,
+        tenant: TenantId,
+        after: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Vec<LegalHold>> {
+        let state = self.lock();
+        let log = state.log(tenant)?;
+        log.exists()?;
+        let mut holds: Vec<&LegalHold> = log.holds.iter().collect();
+        holds.sort_by_key(|hold| std::cmp::Reverse((hold.placed_at, hold.id)));
+        let start = match after {
+            None => 0,
+            Some(after) => holds
+                .iter()
+                .position(|hold| hold.id == after)
+                .map_or(holds.len(), |place| place + 1),
+        };
+        Ok(holds[start..]
+            .iter()
+            .take(limit)
+            .map(|h| (*h).clone())
+            .collect())
+    }
+
+    async fn place_hold(
+        &self,
+        tenant: TenantId,
+        hold: &LegalHold,
+        event: &PreparedEvent,
+    ) -> Result<()> {
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let mark = state.next_mark();
+        let log = state.log_mut(tenant)?;
+        log.exists()?;
+        let open = log.holds.iter().filter(|hold| hold.is_open()).count();
+        let is_known = log.holds.iter().any(|known| known.id == hold.id);
+        admit_hold(tenant, open, is_known)?;
+        log.tell(event, now, mark)?;
+        log.holds.push(hold.clone());
+        log.holds.sort_by_key(|hold| (hold.placed_at, hold.id));
+        Ok(())
+    }
+
+    async fn release_hold(
+        &self,
+        tenant: TenantId,
+        id: Uuid,
+        at: Timestamp,
+        event: &PreparedEvent,
+    ) -> Result<LegalHold> {
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let mark = state.next_mark();
+        let log = state.log_mut(tenant)?;
+        log.exists()?;
+        let place = log.holds.iter().position(|hold| hold.id == id);
+        let place = place.ok_or_else(|| no_hold(tenant))?;
+        if log.holds[place].is_open() {
+            log.tell(event, now, mark)?;
+            log.holds[place].released_at = Some(at);
+        }
+        Ok(log.holds[place].clone())
     }
 }
 

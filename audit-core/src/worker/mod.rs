@@ -1,5 +1,5 @@
 //! The workers: what follows the log, drains queue and outbox, compares the index with the log, signs
-//! heads, and sweeps what was pruned.
+//! heads, looks after retention, and sweeps what was pruned.
 
 mod consumer;
 mod followed;
@@ -7,6 +7,7 @@ mod indexer;
 mod ingest;
 mod reconciler;
 mod relay;
+mod retention;
 mod signer;
 mod sweeper;
 
@@ -15,6 +16,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use audit_tlog::Timestamp;
 use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -49,6 +51,22 @@ pub struct WorkerStatus {
     pub difference: Option<u64>,
     /// Entries that the reconciler has put right since it started.
     pub repaired: u64,
+    /// What retention has done; none of the other workers.
+    pub retention: Option<RetentionStatus>,
+}
+
+/// What the worker that looks after retention has done since it started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct RetentionStatus {
+    /// When it was last through all tenants.
+    pub last_run: Option<Timestamp>,
+    /// Entries that were pruned.
+    pub pruned: u64,
+    /// Entries that lost groups.
+    pub erased: u64,
+    /// Tenants that a hold, or something else that protects their logs, kept it from.
+    pub held: u64,
 }
 
 #[derive(Debug)]
@@ -70,6 +88,7 @@ impl Desk {
                 dropped: 0,
                 difference: None,
                 repaired: 0,
+                retention: None,
             });
         edit(status);
     }
@@ -121,6 +140,8 @@ impl Workers {
             let context = workers.context(&log, "signer".into());
             workers.spawn(context.name.clone(), signer::run(context, signing));
         }
+        let context = workers.context(&log, "retention".into());
+        workers.spawn(context.name.clone(), retention::run(context));
         let context = workers.context(&log, "sweeper".into());
         workers.spawn(context.name.clone(), sweeper::run(context));
         workers

@@ -4,6 +4,7 @@
 mod evidence;
 mod faulty;
 mod group_commit;
+mod retention;
 mod sealing;
 mod signer;
 mod subscribe;

@@ -84,6 +84,10 @@ mod log_store {
     audit_conformance::log_store!(super::Shared);
 }
 
+mod retention_store {
+    audit_conformance::retention_store!(super::Shared);
+}
+
 mod tenant_store {
     audit_conformance::tenant_store!(super::Shared);
 }

@@ -95,6 +95,10 @@ mod log_store {
     audit_conformance::log_store!(super::Files);
 }
 
+mod retention_store {
+    audit_conformance::retention_store!(super::Files);
+}
+
 mod tenant_store {
     audit_conformance::tenant_store!(super::Files);
 }

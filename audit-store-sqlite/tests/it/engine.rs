@@ -1,6 +1,6 @@
 //! The engine that is linked, and the files that it makes.
 
-use audit_core::ErrorKind;
+use audit_core::{CheckpointStore as _, ErrorKind, LogStore as _, RetentionStore as _};
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::Connection;
 
@@ -50,4 +50,35 @@ async fn a_file_of_a_newer_schema_is_refused() {
     assert!(error.message().contains("99"), "{error}");
     let error = SqliteStore::open(&path, SqliteOptions::new().read_only()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
+}
+
+#[tokio::test]
+async fn a_file_of_an_earlier_schema_is_brought_up_step_by_step() {
+    for (version, undo) in [
+        (2, "DROP TABLE retention; DROP TABLE legal_holds;"),
+        (
+            1,
+            "DROP TABLE retention; DROP TABLE legal_holds; DROP TABLE checkpoints;
+             DROP TABLE signer;",
+        ),
+    ] {
+        let mut fixture = Fixture::new();
+        fixture.append(&scope(1), 3).await;
+        fixture.reopen_after(|folder| {
+            let conn = Connection::open(folder.join("audit.db")).unwrap();
+            let to = "UPDATE meta SET value = ";
+            let sql = format!("{undo} {to} {version} WHERE key = 'schema_version'");
+            conn.execute_batch(&sql).unwrap();
+            drop(conn);
+            let path = folder.join("audit.db");
+            let error = SqliteStore::open(&path, SqliteOptions::new().read_only()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+        });
+        let tenant = scope(1).tenant();
+        let retention = fixture.store().retention(tenant).await.unwrap();
+        assert!(retention.is_empty());
+        let latest = fixture.store().latest(&scope(1)).await.unwrap();
+        assert_eq!(latest, None);
+        assert_eq!(fixture.store().head(&scope(1)).await.unwrap().size(), 3);
+    }
 }
