@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use audit_core::{
-    ActionType, ActorType, EventId, Filter, Outcome, Query, Role, Severity, TenantId, TenantStatus,
-    TimeRange, Timestamp,
+    ActionRetention, ActionType, ActorType, EventId, Filter, Outcome, Query, Role, Severity,
+    TenantId, TenantStatus, TimeRange, Timestamp,
 };
 use audit_tlog::{Group, VerifyingKey};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -468,6 +468,57 @@ pub(crate) enum TenantsCommand {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Show how long a tenant's entries are kept
+    Retention {
+        /// Its id
+        id: TenantId,
+    },
+    /// Set how long a tenant's entries are kept; what isn't given is no longer set
+    SetRetention {
+        /// Its id
+        id: TenantId,
+        /// Prune what is older
+        #[arg(long, value_name = "DAYS")]
+        keep_days: Option<u32>,
+        /// Let nobody prune what is younger
+        #[arg(long, value_name = "DAYS")]
+        minimum_days: Option<u32>,
+        /// Erase groups of an action's entries after so many days, all groups when none are named;
+        /// may be repeated
+        #[arg(long, value_name = "ACTION=DAYS[:GROUP,…]", value_parser = rule)]
+        erase: Vec<ActionRetention>,
+        /// Only say what would go now
+        #[arg(long)]
+        dry_run: bool,
+        /// Why; the tenant's log keeps it
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// List a tenant's legal holds, newest first
+    Holds {
+        /// Its id
+        id: TenantId,
+    },
+    /// Place a legal hold: nothing of the tenant's log is erased or pruned until it is released
+    Hold {
+        /// Its id
+        id: TenantId,
+        /// The hold's name, a case number say
+        name: String,
+        /// Why; the tenant's log keeps it
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Release a legal hold
+    Release {
+        /// Its id
+        id: TenantId,
+        /// The hold's id
+        hold: Uuid,
+        /// Why; the tenant's log keeps it
+        #[arg(long)]
+        reason: Option<String>,
+    },
     /// Give a tenant another name
     Rename {
         /// Its id
@@ -478,6 +529,23 @@ pub(crate) enum TenantsCommand {
         #[arg(long)]
         reason: Option<String>,
     },
+}
+
+/// `ACTION=DAYS` or `ACTION=DAYS:GROUP,GROUP`.
+fn rule(text: &str) -> Result<ActionRetention, String> {
+    let (action, rest) = text.split_once('=').ok_or("ACTION=DAYS is expected")?;
+    let (days, groups) = match rest.split_once(':') {
+        Some((days, groups)) => (days, Some(groups)),
+        None => (rest, None),
+    };
+    let days = days.parse().map_err(|_| "a number of days is expected")?;
+    let rule = ActionRetention::new(action, days);
+    let Some(names) = groups else { return Ok(rule) };
+    let groups = names.split(',').map(|name| {
+        name.parse::<Group>()
+            .map_err(|_| format!("{name} is no group"))
+    });
+    Ok(rule.groups(&groups.collect::<Result<Vec<_>, _>>()?))
 }
 
 #[derive(Debug, Subcommand)]

@@ -25,11 +25,20 @@ A parameter or field that is not known is refused by name. Times are RFC 3339 an
 Lists are newest first. Every response has an `X-Request-Id`, the request's own where it sent one.";
 
 /// The properties of responses that are null instead of absent.
-const NULLABLE: [(&str, &str); 8] = [
+const NULLABLE: [(&str, &str); 17] = [
     ("EntryPage", "next_cursor"),
     ("TenantPage", "next_cursor"),
     ("ApiKeys", "next_cursor"),
+    ("LegalHoldPage", "next_cursor"),
+    ("LegalHold", "reason"),
+    ("LegalHold", "placed_by"),
+    ("LegalHold", "released_at"),
     ("Pruned", "id"),
+    ("Retention", "keep_days"),
+    ("Retention", "minimum_days"),
+    ("RetentionDue", "refused"),
+    ("SetRetention", "keep_days"),
+    ("SetRetention", "minimum_days"),
     ("ApiKey", "expires_at"),
     ("ApiKey", "last_used_at"),
     ("MadeApiKey", "expires_at"),
@@ -37,10 +46,13 @@ const NULLABLE: [(&str, &str); 8] = [
 ];
 
 /// The bodies of requests: a name that isn't listed is refused, and null is the same as absent.
-const REQUESTS: [&str; 7] = [
+const REQUESTS: [&str; 10] = [
+    "ActionRetention",
     "Event",
     "NewApiKey",
+    "NewLegalHold",
     "NewPrune",
+    "NewRetention",
     "NewTenant",
     "Redrive",
     "RelatedResource",

@@ -83,6 +83,18 @@ fn describe() {
         "audit_index_repaired_total",
         "Entries of the search index that the reconciler put right."
     );
+    describe_counter!(
+        "audit_retention_pruned_total",
+        "Entries that were pruned because their tenant keeps them no longer."
+    );
+    describe_counter!(
+        "audit_retention_erased_total",
+        "Entries that lost groups because their tenant keeps those no longer."
+    );
+    describe_gauge!(
+        "audit_retention_held",
+        "Tenants whose retention a legal hold keeps from being applied."
+    );
     describe_gauge!("audit_queue_messages", "Messages in the queue by state.");
 }
 
@@ -122,6 +134,11 @@ pub(crate) fn workers(statuses: &[WorkerStatus]) {
         if let Some(difference) = status.difference {
             gauge!("audit_index_difference").set(difference as f64);
             counter!("audit_index_repaired_total").absolute(status.repaired);
+        }
+        if let Some(retention) = &status.retention {
+            counter!("audit_retention_pruned_total").absolute(retention.pruned);
+            counter!("audit_retention_erased_total").absolute(retention.erased);
+            gauge!("audit_retention_held").set(retention.held as f64);
         }
         if let Some(lag) = status.lag {
             gauge!("audit_worker_lag", "worker" => name).set(lag as f64);

@@ -121,6 +121,71 @@ fn tenants_are_made_renamed_and_closed() {
 }
 
 #[test]
+fn a_retention_is_set_and_shown_and_a_hold_refuses_what_it_must() {
+    let server = Server::start();
+    let made = &json_lines(&server.run(&["--json", "tenants", "create", "Example Ltd"]))[0];
+    let tenant = made["id"].as_str().unwrap();
+    let shown = |args: &[&str]| text(&server.run(args).stdout).to_owned();
+    let retention = || shown(&["tenants", "retention", tenant]);
+    assert_eq!(retention(), "kept for ever\n");
+    let set = |more: &[&str]| {
+        let first = ["tenants", "set-retention", tenant, "--keep-days", "365"];
+        shown(&[&first[..], more].concat())
+    };
+    let rule = [
+        "--erase",
+        "page.view=30:context,actor",
+        "--erase",
+        "page.edit=40",
+    ];
+    let due = set(&[&["--dry-run"], &rule[..]].concat());
+    assert!(due.starts_with("0 entries would be pruned"), "{due}");
+    assert!(
+        due.contains("page.view: 0 entries would lose groups"),
+        "{due}"
+    );
+    assert_eq!(retention(), "kept for ever\n");
+    set(&[&["--minimum-days", "30"], &rule[..]].concat());
+    let told = retention();
+    assert!(
+        told.contains("page.view: actor, context erased after 30 days"),
+        "{told}"
+    );
+    assert!(told.contains("not pruned before 30 days"), "{told}");
+    server
+        .audit(&["tenants", "set-retention", tenant, "--erase", "page.view"])
+        .assert()
+        .code(2);
+    server
+        .audit(&["tenants", "set-retention", tenant, "--keep-days", "0"])
+        .assert()
+        .code(1);
+
+    let recorded = server.run(&["--json", "--tenant", tenant, "record", "VIEW", "a", "b"]);
+    let id = json_lines(&recorded)[0]["id"].as_str().unwrap().to_owned();
+    let placed = server.run(&["--json", "tenants", "hold", tenant, "Case 7/2026"]);
+    let hold = json_lines(&placed)[0]["id"].as_str().unwrap().to_owned();
+    let refused = server.audit(&["--tenant", tenant, "erase", &id]).assert();
+    let refused = refused.code(1);
+    let said = text(&refused.get_output().stderr).to_owned();
+    assert!(
+        said.contains("Case 7/2026") && said.contains(&hold),
+        "{said}"
+    );
+    let table = shown(&["tenants", "holds", tenant]);
+    assert!(
+        table.contains("Case 7/2026") && table.trim_end().ends_with(" -"),
+        "{table}"
+    );
+    let release = ["tenants", "release", tenant, &hold, "--reason", "settled"];
+    server.run(&release);
+    server.run(&release);
+    let holds = json_lines(&server.run(&["--json", "tenants", "holds", tenant]));
+    assert!(holds.len() == 1 && !holds[0]["released_at"].is_null());
+    server.run(&["--tenant", tenant, "erase", &id]);
+}
+
+#[test]
 fn a_key_works_until_it_is_revoked() {
     let server = Server::start();
     let made = &json_lines(&server.run(&["--json", "keys", "create", "ci", "--role", "user"]))[0];

@@ -9,6 +9,7 @@ pub(crate) mod health;
 pub(crate) mod logs;
 pub(crate) mod preferences;
 pub(crate) mod prunes;
+pub(crate) mod retention;
 pub(crate) mod schema;
 pub(crate) mod stats;
 pub(crate) mod stream;
@@ -35,6 +36,7 @@ pub(crate) type Api = (
     prunes::Prunes,
     tlog::Tlog,
     tenants::Tenants,
+    retention::RetentionApi,
     api_keys::Keys,
     admin::Admin,
     health::HealthApi,
@@ -52,6 +54,7 @@ pub(crate) fn api(app: &Arc<App>) -> Api {
         prunes::Prunes(app()),
         tlog::Tlog(app()),
         tenants::Tenants(app()),
+        retention::RetentionApi(app()),
         api_keys::Keys(app()),
         admin::Admin(app()),
         health::HealthApi(app()),

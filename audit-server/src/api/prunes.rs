@@ -148,7 +148,9 @@ impl Prunes {
     ///
     /// Needs `cleanup`. Takes the entries accepted before a time, exact to the entry, and writes a
     /// control entry that says so. Ids and leaf hashes stay: a repeat of a pruned event is still
-    /// known, and proofs still hold. Never goes past what a required consumer has not seen.
+    /// known, and proofs still hold. Never goes past what a required consumer has not seen. Refused
+    /// (409) while a legal hold is open, and where it could take what is younger than the tenant's
+    /// `minimum_days`.
     #[oai(
         path = "/prunes",
         method = "post",
@@ -269,7 +271,7 @@ impl Prunes {
     /// Erase one entry
     ///
     /// Needs `erase`. Destroys all groups of the entry's fields. The leaf stays, so that proofs still
-    /// hold, and a control entry says what was destroyed.
+    /// hold, and a control entry says what was destroyed. Refused (409) while a legal hold is open.
     #[oai(
         path = "/logs/cleanup/:id",
         method = "delete",

@@ -661,6 +661,159 @@ impl poem_openapi::types::Example for TenantChange {
     }
 }
 
+/// How long a tenant's entries are kept. What is null is not set.
+#[derive(Debug, Object)]
+pub(crate) struct Retention {
+    /// Entries that are older are pruned.
+    keep_days: Option<u32>,
+    /// Nobody prunes what is younger. An erasure is not bound by it.
+    minimum_days: Option<u32>,
+    /// Actions whose entries lose groups earlier.
+    actions: Vec<ActionRetention>,
+}
+
+/// Entries of one action lose groups after so many days.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct ActionRetention {
+    /// The action, whole; none of the log's own, which begin with `log.`.
+    #[oai(validator(min_length = 1, max_length = 160, pattern = "^[A-Za-z0-9._:/-]+$"))]
+    action: String,
+    /// The age from which on the groups are erased; less than `keep_days`.
+    #[oai(validator(minimum(value = "1"), maximum(value = "36500")))]
+    days: u32,
+    /// The groups; all when absent.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    groups: Option<Vec<Group>>,
+}
+
+/// A retention to be set. What is absent is not set.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields, example)]
+pub(crate) struct NewRetention {
+    /// Entries that are older are pruned.
+    #[oai(
+        validator(minimum(value = "1"), maximum(value = "36500")),
+        skip_serializing_if_is_none
+    )]
+    keep_days: Option<u32>,
+    /// Nobody prunes what is younger; at most `keep_days`. An erasure is not bound by it.
+    #[oai(
+        validator(minimum(value = "1"), maximum(value = "36500")),
+        skip_serializing_if_is_none
+    )]
+    minimum_days: Option<u32>,
+    /// Actions whose entries lose groups earlier.
+    #[oai(validator(max_items = 64), skip_serializing_if_is_none)]
+    actions: Option<Vec<ActionRetention>>,
+    /// Why; it stays in the tenant's log.
+    #[oai(validator(max_length = 1024), skip_serializing_if_is_none)]
+    reason: Option<String>,
+}
+
+impl poem_openapi::types::Example for NewRetention {
+    fn example() -> Self {
+        Self {
+            keep_days: Some(3650),
+            minimum_days: Some(365),
+            actions: Some(vec![ActionRetention {
+                action: "session.start".into(),
+                days: 90,
+                groups: Some(vec![Group::Actor, Group::Context]),
+            }]),
+            reason: Some("Policy of 2026".into()),
+        }
+    }
+}
+
+/// A retention that was set, or would be.
+#[derive(Debug, Object)]
+pub(crate) struct SetRetention {
+    /// Entries that are older are pruned.
+    keep_days: Option<u32>,
+    /// Nobody prunes what is younger.
+    minimum_days: Option<u32>,
+    /// Actions whose entries lose groups earlier.
+    actions: Vec<ActionRetention>,
+    /// Whether it only says what would go.
+    dry_run: bool,
+    /// What it would take now; of a dry run only.
+    #[oai(skip_serializing_if_is_none)]
+    due: Option<RetentionDue>,
+}
+
+/// What a retention would take now.
+#[derive(Debug, Object)]
+pub(crate) struct RetentionDue {
+    /// What would be pruned; absent without `keep_days`, or when it is refused.
+    #[oai(skip_serializing_if_is_none)]
+    pruned: Option<PrefixDue>,
+    /// How many entries would lose groups, for each of `actions`; counting ends after 10,000.
+    erased: Vec<u64>,
+    /// Why nothing goes now: a legal hold. Null when nothing is in the way.
+    refused: Option<String>,
+}
+
+/// What would be pruned.
+#[derive(Debug, Object)]
+pub(crate) struct PrefixDue {
+    /// Entries below this position would be gone.
+    below: u64,
+    /// How many would go.
+    entries: u64,
+}
+
+/// What keeps a tenant's entries from being erased and pruned.
+#[derive(Debug, Object)]
+pub(crate) struct LegalHold {
+    /// Its id.
+    id: Uuid,
+    /// Its name, which whoever is refused by it is shown.
+    name: String,
+    /// Why it was placed.
+    reason: Option<String>,
+    /// Who placed it.
+    placed_by: Option<String>,
+    /// When it was placed.
+    placed_at: DateTime<Utc>,
+    /// When it was released; null while it holds.
+    released_at: Option<DateTime<Utc>>,
+}
+
+/// Some of a tenant's legal holds, newest first.
+#[derive(Debug, Object)]
+pub(crate) struct LegalHoldPage {
+    /// The holds.
+    data: Vec<LegalHold>,
+    /// Where the next page begins; null at the end.
+    next_cursor: Option<String>,
+}
+
+/// A legal hold to be placed.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields, example)]
+pub(crate) struct NewLegalHold {
+    /// Its id; made when it is absent.
+    #[oai(skip_serializing_if_is_none)]
+    id: Option<Uuid>,
+    /// Its name, a case number say. Whoever is refused by it is shown it.
+    #[oai(validator(min_length = 1, max_length = 256))]
+    name: String,
+    /// Why; it stays in the tenant's log.
+    #[oai(validator(max_length = 1024), skip_serializing_if_is_none)]
+    reason: Option<String>,
+}
+
+impl poem_openapi::types::Example for NewLegalHold {
+    fn example() -> Self {
+        Self {
+            id: None,
+            name: "Case 7/2026".into(),
+            reason: None,
+        }
+    }
+}
+
 /// An API key without its secret.
 #[derive(Debug, Object)]
 pub(crate) struct ApiKey {

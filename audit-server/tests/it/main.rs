@@ -18,6 +18,7 @@ mod queue_bulk;
 #[cfg(feature = "sqs")]
 mod queue_faults;
 mod recording;
+mod retention;
 mod service;
 mod slow;
 mod stack;

@@ -41,10 +41,15 @@ fn needs(operation: &str) -> Option<Needs> {
         "get /api/v1/api-keys" | "post /api/v1/api-keys" | "delete /api/v1/api-keys/{id}" => {
             Needs::Tenant(Keys)
         }
-        "get /api/v1/tenants/{id}" => Needs::Admin,
+        "get /api/v1/tenants/{id}"
+        | "get /api/v1/tenants/{id}/retention"
+        | "get /api/v1/tenants/{id}/legal-holds" => Needs::Admin,
         "get /api/v1/tenants"
         | "post /api/v1/tenants"
         | "patch /api/v1/tenants/{id}"
+        | "put /api/v1/tenants/{id}/retention"
+        | "post /api/v1/tenants/{id}/legal-holds"
+        | "delete /api/v1/tenants/{id}/legal-holds/{hold_id}"
         | "get /api/v1/admin/dead-letters"
         | "get /api/v1/admin/reindex"
         | "post /api/v1/admin/reindex"
@@ -94,6 +99,7 @@ struct World {
     service: Service,
     home: TenantId,
     other: TenantId,
+    held: TenantId,
     /// Entries of these two that a checkpoint covers.
     proved: [EventId; 2],
 }
@@ -113,6 +119,7 @@ impl World {
         }
         let world = Self {
             proved: [proved(&service, home).await, proved(&service, other).await],
+            held: service.tenant("held").await,
             service,
             home,
             other,
@@ -217,6 +224,28 @@ impl World {
             "get /api/v1/tenants/{id}" => Call::new("GET", format!("/api/v1/tenants/{tenant}")),
             "patch /api/v1/tenants/{id}" => Call::new("PATCH", format!("/api/v1/tenants/{tenant}"))
                 .body(format!(r#"{{"name":"{marked}"}}"#)),
+            "get /api/v1/tenants/{id}/retention" => {
+                Call::new("GET", format!("/api/v1/tenants/{tenant}/retention"))
+            }
+            "put /api/v1/tenants/{id}/retention" => {
+                Call::new("PUT", format!("/api/v1/tenants/{tenant}/retention"))
+                    .body(r#"{"keep_days":36500}"#)
+            }
+            "get /api/v1/tenants/{id}/legal-holds" => {
+                Call::new("GET", format!("/api/v1/tenants/{tenant}/legal-holds"))
+            }
+            // Nothing of the other operations' tenants is held.
+            "post /api/v1/tenants/{id}/legal-holds" => {
+                Call::new("POST", format!("/api/v1/tenants/{}/legal-holds", self.held))
+                    .body(format!(r#"{{"name":"{marked}"}}"#))
+            }
+            "delete /api/v1/tenants/{id}/legal-holds/{hold_id}" => {
+                let log = &self.service.storage.log;
+                let hold = log.place_hold(self.held, None, marked, "test", None);
+                let hold = hold.await.unwrap().id;
+                let path = format!("/api/v1/tenants/{}/legal-holds/{hold}", self.held);
+                Call::new("DELETE", path)
+            }
             "get /api/v1/admin/dead-letters" => Call::new("GET", "/api/v1/admin/dead-letters"),
             "get /api/v1/admin/reindex" => Call::new("GET", "/api/v1/admin/reindex"),
             "post /api/v1/admin/reindex" => Call::new("POST", "/api/v1/admin/reindex"),
@@ -286,7 +315,11 @@ impl World {
                 .unwrap();
             // That a key was used may be noted at any time.
             keys.iter_mut().for_each(|key| key.last_used_at = None);
-            parts.push(format!("{tenant:?} {head:?} {keys:?}"));
+            let retention = log.retention(tenant.id).await.unwrap();
+            let holds = log.holds(tenant.id, None, 1_000).await.unwrap();
+            parts.push(format!(
+                "{tenant:?} {head:?} {keys:?} {retention:?} {holds:?}"
+            ));
         }
         parts.join("\n")
     }
