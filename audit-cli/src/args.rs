@@ -8,7 +8,7 @@ use audit_core::{
     ActionRetention, ActionType, ActorType, EventId, Filter, Outcome, Query, Role, Severity,
     TenantId, TenantStatus, TimeRange, Timestamp,
 };
-use audit_tlog::{Group, VerifyingKey};
+use audit_tlog::{Basis, Group, VerifyingKey};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
@@ -115,8 +115,8 @@ pub(crate) enum Command {
     Import(ImportArgs),
     /// Remove the entries accepted before a time
     Prune(PruneArgs),
-    /// Destroy the content of one entry; its place in the log stays
-    Erase(EraseArgs),
+    /// Destroy the content of entries, by id, user or filter; their places in the log stay
+    Erase(Box<EraseArgs>),
     /// Check an evidence bundle, without a server: exit code 0 verified, 1 findings, 2 unreadable
     Verify(VerifyArgs),
     /// Look after messages that were given up
@@ -664,8 +664,32 @@ pub(crate) struct PruneArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct EraseArgs {
-    /// The event's id
-    pub(crate) id: EventId,
+    /// Entries by id, at most 1,000; more of them with --id
+    #[arg(value_name = "ID")]
+    pub(crate) entries: Vec<EventId>,
+    /// An entry by id
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Vec<EventId>,
+    /// Destroy only these groups: actor, resource, context, reason, before_state, after_state, metadata
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
+    pub(crate) groups: Vec<Group>,
+    /// On what grounds, as gdpr-17; the log keeps it
+    #[arg(long)]
+    pub(crate) basis: Option<Basis>,
+    /// Why; the log keeps it, so it must not say whom the erasure is about
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Only count what is selected
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// End when the server has taken the request, and not when it is done
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Don't ask before entries are erased that were not named one by one
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
 }
 
 #[derive(Debug, Args)]

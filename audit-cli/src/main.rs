@@ -75,7 +75,7 @@ fn run(options: Options) -> Result<Outcome, Failure> {
             Command::Export(args) => export::run(&client, out, *args).await,
             Command::Import(args) => import::run(&client, out, args).await,
             Command::Prune(args) => removal::prune(&client, out, args).await,
-            Command::Erase(args) => removal::erase(&client, out, args).await,
+            Command::Erase(args) => removal::erase(&client, out, *args).await,
             Command::DeadLetters(command) => operator::run(&client, out, command).await,
             // Done above.
             Command::Verify(_) => Ok(Outcome::Complete),

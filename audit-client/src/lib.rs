@@ -41,7 +41,9 @@ pub use dead_letters::{DeadLetter, Source};
 pub use export::{Export, ExportFormat};
 pub use keys::{ApiKey, IssuedKey, KeyPage, NewKey};
 pub use list::{EntryPage, ListRequest};
-pub use removal::{ErasureReport, PruneBound, PruneReport, PruneRequest};
+pub use removal::{
+    ErasureReport, ErasureState, ErasureStatus, PruneBound, PruneReport, PruneRequest,
+};
 pub use retention::{LegalHold, LegalHoldPage, RetentionDue};
 pub use retry::Retry;
 pub use stats::{Bucket, DayCount, Stats};

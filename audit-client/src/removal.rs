@@ -1,8 +1,12 @@
-//! Removing what must not be kept: pruning a log's prefix, erasing an entry.
+//! Removing what must not be kept: pruning a log's prefix, erasing entries.
 
-use audit_core::{EventId, Result, Timestamp};
+use audit_core::{
+    ErasureCount, ErasureId, ErasureRequest, Error, ErrorKind, EventId, Result, Selection,
+    Timestamp,
+};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::client::Client;
 use crate::tenants::json;
@@ -77,6 +81,88 @@ pub struct ErasureReport {
     pub entries: u64,
 }
 
+/// How far an erasure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ErasureState {
+    /// A worker of the server is at it, or will be.
+    Running,
+    /// All that was selected is erased.
+    Done,
+}
+
+/// An erasure that was asked for, and how far it is. It never says whom it is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ErasureStatus {
+    /// Its id.
+    pub id: ErasureId,
+    /// How far it is.
+    pub state: ErasureState,
+    /// When it was asked for, RFC 3339.
+    pub requested_at: String,
+    /// The log's size then: entries at this position and later are not touched.
+    pub below: u64,
+    /// Where it goes on: a position of the log, or how many of the ids it is through with.
+    pub next: u64,
+    /// Where `next` ends.
+    pub end: u64,
+    /// How many entries lost content so far.
+    pub entries: u64,
+    /// The groups that are destroyed.
+    pub groups: Vec<String>,
+    /// On what grounds.
+    pub basis: String,
+    /// Who asked.
+    pub user_id: String,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What it last failed with; the server tries again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Counted {
+    matching: u64,
+    erasable: u64,
+}
+
+#[derive(Serialize)]
+struct ErasureBody<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ids: Option<&'a [EventId]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<Box<RawValue>>,
+    groups: Vec<&'static str>,
+    basis: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    dry_run: bool,
+}
+
+impl<'a> ErasureBody<'a> {
+    fn json(request: &'a ErasureRequest, dry_run: bool) -> Result<String> {
+        let (ids, filter) = match &request.selection {
+            Selection::Ids(ids) => (Some(ids.as_slice()), None),
+            Selection::Matching(filter) => (None, Some(filter.to_json())),
+            _ => (None, None),
+        };
+        let raw = filter.map(RawValue::from_string).transpose();
+        json(&Self {
+            ids,
+            filter: raw.map_err(|e| {
+                Error::new(ErrorKind::Internal, "a filter can't be written").with_source(e)
+            })?,
+            groups: request.groups.iter().map(|g| g.as_str()).collect(),
+            basis: request.basis.as_str(),
+            reason: request.reason.as_deref(),
+            dry_run,
+        })
+    }
+}
+
 #[derive(Serialize)]
 struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,9 +199,44 @@ impl Client {
     ///
     /// # Errors
     /// [`NotFound`](audit_core::ErrorKind::NotFound), [`Pruned`](audit_core::ErrorKind::Pruned).
-    pub async fn erase(&self, id: EventId) -> Result<ErasureReport> {
+    pub async fn erase_entry(&self, id: EventId) -> Result<ErasureReport> {
         let call =
             Call::new(Method::DELETE, format!("api/v1/logs/cleanup/{id}")).repeat(Repeat::Safe);
+        parse(&self.answer(&call).await?.body)
+    }
+
+    /// Asks for an erasure, which the server carries out step by step: [`erasure`](Self::erasure)
+    /// tells how far it is. What it selects and has erased before is passed over.
+    ///
+    /// # Errors
+    /// [`Invalid`](audit_core::ErrorKind::Invalid) with the bad field.
+    pub async fn erase(&self, request: &ErasureRequest) -> Result<ErasureStatus> {
+        request.check()?;
+        let body = ErasureBody::json(request, false)?;
+        let call = Call::new(Method::POST, "api/v1/erasures").json(body);
+        parse(&self.answer(&call).await?.body)
+    }
+
+    /// What an erasure would do, without doing it.
+    ///
+    /// # Errors
+    /// As [`erase`](Self::erase).
+    pub async fn count_erasure(&self, request: &ErasureRequest) -> Result<ErasureCount> {
+        request.check()?;
+        let body = ErasureBody::json(request, true)?;
+        let call = Call::new(Method::POST, "api/v1/erasures")
+            .json(body)
+            .repeat(Repeat::Safe);
+        let counted: Counted = parse(&self.answer(&call).await?.body)?;
+        Ok(ErasureCount::new(counted.matching, counted.erasable))
+    }
+
+    /// How far an erasure is.
+    ///
+    /// # Errors
+    /// [`NotFound`](audit_core::ErrorKind::NotFound).
+    pub async fn erasure(&self, id: ErasureId) -> Result<ErasureStatus> {
+        let call = Call::new(Method::GET, format!("api/v1/erasures/{id}"));
         parse(&self.answer(&call).await?.body)
     }
 }

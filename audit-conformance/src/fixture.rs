@@ -6,9 +6,9 @@ use std::time::Duration;
 use audit_core::tlog::note::SigningKey;
 use audit_core::{
     Act, Basis, Batch, Clock, Declaration, Entry, Error, ErrorKind, Event, EventId, Filter,
-    LegalHold, LogStore, Outcome, PageRequest, PreparedEvent, Receipt, Result, RetentionStore, Severity, Snapshot,
-    SystemClock, Tenant, TenantId, TenantScope, TenantSecret, TenantStatus, TenantStore,
-    TenantUpdate, Timestamp,
+    LegalHold, LogStore, Outcome, PageRequest, PreparedEvent, Receipt, Result, RetentionStore,
+    Severity, Snapshot, SystemClock, Tenant, TenantId, TenantScope, TenantSecret, TenantStatus,
+    TenantStore, TenantUpdate, Timestamp,
 };
 use futures_util::TryStreamExt as _;
 

@@ -27,7 +27,8 @@
 //! ```
 //!
 //! Every contract is also a public function, so that a single one can be run by itself, and takes a
-//! harness by type: [`LogStoreHarness`], [`CheckpointStoreHarness`], [`CredentialStoreHarness`], [`EventQueueHarness`],
+//! harness by type: [`LogStoreHarness`], [`CheckpointStoreHarness`], [`CredentialStoreHarness`],
+//! [`ErasureStoreHarness`], [`EventQueueHarness`],
 //! [`SearchIndexHarness`], [`OutboxHarness`], [`TenantAuthorizerHarness`]. A contract that is broken
 //! panics. Contracts run at the same time, make tenants of their own with random ids, and so may
 //! share a database, but a queue, an index or an outbox is each one's own.
@@ -44,6 +45,7 @@ mod fixture;
 
 pub mod checkpoint_store;
 pub mod credential_store;
+pub mod erasure_store;
 pub mod event_queue;
 pub mod log_store;
 pub mod outbox;
@@ -55,6 +57,7 @@ pub mod tenant_store;
 
 pub use checkpoint_store::CheckpointStoreHarness;
 pub use credential_store::CredentialStoreHarness;
+pub use erasure_store::ErasureStoreHarness;
 pub use event_queue::EventQueueHarness;
 pub use log_store::LogStoreHarness;
 pub use outbox::OutboxHarness;
@@ -250,6 +253,28 @@ macro_rules! checkpoint_store {
     };
 }
 
+/// Expands to the tests of [`ErasureStore`](audit_core::ErasureStore) for an
+/// [`ErasureStoreHarness`].
+#[macro_export]
+macro_rules! erasure_store {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, erasure_store:
+            an_erasure_is_read_as_it_was_begun,
+            an_id_is_one_erasure,
+            a_step_moves_its_erasure,
+            a_step_that_erases_nothing_moves_on,
+            a_step_from_elsewhere_does_nothing,
+            a_step_is_taken_once,
+            entries_recorded_later_are_not_its_subject,
+            the_oldest_open_erasure_of_each_tenant_is_told,
+            a_failure_is_noted_until_the_next_step,
+            marks_find_their_erasures,
+            no_tenant_reads_anothers_erasures,
+        );
+    };
+}
+
 /// Expands to the tests of [`EventQueue`](audit_core::EventQueue) for an [`EventQueueHarness`].
 #[macro_export]
 macro_rules! event_queue {
@@ -339,6 +364,7 @@ mod tests {
         let sources = [
             include_str!("checkpoint_store.rs"),
             include_str!("credential_store.rs"),
+            include_str!("erasure_store.rs"),
             include_str!("event_queue.rs"),
             include_str!("log_store/append.rs"),
             include_str!("log_store/consume.rs"),

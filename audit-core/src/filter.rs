@@ -1,10 +1,13 @@
 //! Which entries a read asks for.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use audit_tlog::{Group, Timestamp, json};
 
 use crate::entry::Entry;
+use crate::error::{Error, ErrorKind, FieldFault, Result};
 use crate::event::{ActionType, Fields, Outcome, Severity, print_ip};
 use crate::text::Query;
 
@@ -259,6 +262,54 @@ impl Filter {
         out
     }
 
+    /// Reads the conditions of a filter from one JSON object, as [`to_json`](Self::to_json) writes
+    /// it; null is the same as absent.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] with every bad member, by its name; [`ErrorKind::Malformed`] when it is
+    /// not one JSON object.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let not_an_object = || Error::new(ErrorKind::Malformed, "not one JSON object");
+        let members = json::members(text).map_err(|_| not_an_object())?;
+        let mut filter = Self::new();
+        let mut faults = Vec::new();
+        for member in members.iter().filter(|member| member.raw != "null") {
+            if let Err(detail) = filter.read_member(&member.name, member.raw) {
+                faults.push(FieldFault::new(member.name.clone().into_owned(), detail));
+            }
+        }
+        match faults.is_empty() {
+            true => Ok(filter),
+            false => Err(Error::invalid(faults)),
+        }
+    }
+
+    fn read_member(&mut self, name: &str, raw: &str) -> Result<(), String> {
+        match name {
+            "user_id" => self.user_id = values(raw)?,
+            "session_id" => self.session_id = values(raw)?,
+            "action_type" => self.action_type = values(raw)?,
+            "action" => self.action = values(raw)?,
+            "resource_type" => self.resource_type = values(raw)?,
+            "resource_id" => self.resource_id = values(raw)?,
+            "related_id" => self.related_id = values(raw)?,
+            "severity" => self.severity = values(raw)?,
+            "outcome" => self.outcome = values(raw)?,
+            "ip_address" => self.ip_address = values(raw)?,
+            "request_id" => self.request_id = values(raw)?,
+            "trace_id" => self.trace_id = values(raw)?,
+            "from" => self.occurred.from = Some(time(raw)?),
+            "to" => self.occurred.to = Some(time(raw)?),
+            "created_from" => self.created.from = Some(time(raw)?),
+            "created_to" => self.created.to = Some(time(raw)?),
+            "from_seq" => self.from_seq = Some(position(raw)?),
+            "to_seq" => self.to_seq = Some(position(raw)?),
+            "q" => self.q = Some(query(raw)?),
+            _ => return Err("not a condition of a filter".into()),
+        }
+        Ok(())
+    }
+
     /// The equality conditions, in the order of [`FilterField`].
     pub fn conditions(&self) -> Vec<Condition> {
         fn texts<T>(values: &[T], text: impl Fn(&T) -> String) -> Vec<String> {
@@ -356,4 +407,41 @@ pub fn each_value(fields: &Fields, mut each: impl FnMut(FilterField, &str)) {
     if let Some(ip) = fields.ip_address {
         each(FilterField::IpAddress, &print_ip(ip));
     }
+}
+
+fn string(raw: &str) -> Result<String, String> {
+    if !raw.starts_with('"') {
+        return Err("a string is expected".into());
+    }
+    let text = json::string(raw).map_err(|f| f.to_string())?;
+    Ok(text.into_owned())
+}
+
+fn values<T: FromStr>(raw: &str) -> Result<Vec<T>, String>
+where
+    T::Err: fmt::Display,
+{
+    let items = json::items(raw).map_err(|_| "a list of strings is expected")?;
+    if items.is_empty() {
+        return Err("at least one value is expected".into());
+    }
+    let parse = |raw| string(raw)?.parse().map_err(|e: T::Err| e.to_string());
+    items.into_iter().map(parse).collect()
+}
+
+fn time(raw: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(&string(raw)?).map_err(|e| e.to_string())
+}
+
+fn position(raw: &str) -> Result<u64, String> {
+    // Positions are below 2⁵³.
+    let n = raw.parse::<u64>().ok().filter(|n| *n < 1 << 53);
+    n.ok_or_else(|| "a position is expected".into())
+}
+
+fn query(raw: &str) -> Result<Query, String> {
+    Query::parse(&string(raw)?).map_err(|error| {
+        let fault = error.fields().first();
+        fault.map_or_else(|| error.message().to_owned(), |f| f.detail.clone())
+    })
 }

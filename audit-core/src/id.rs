@@ -1,4 +1,4 @@
-//! Identifiers: tenants and events.
+//! Identifiers: tenants, events and erasures.
 
 use std::fmt;
 use std::str::FromStr;
@@ -108,6 +108,11 @@ uuid_newtype! {
     /// Ids that the log makes are UUIDv7 (RFC 9562 §5.7): time-ordered ids keep the id index of a
     /// store dense, where random ones cost it a page a row.
     EventId
+}
+
+uuid_newtype! {
+    /// An erasure that was asked for. UUIDv7: later ones are larger.
+    ErasureId
 }
 
 #[cfg(test)]

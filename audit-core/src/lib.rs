@@ -15,6 +15,7 @@ pub mod consumer;
 pub mod credential;
 mod decorate;
 pub mod entry;
+pub mod erasure;
 pub mod error;
 pub mod event;
 pub mod evidence;
@@ -58,12 +59,16 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::Consumer;
 pub use credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
 pub use entry::{Entry, Evidence, Opening, Receipt, StoredEntry};
+pub use erasure::{
+    ErasureCount, ErasureJob, ErasureMark, ErasureRequest, ErasureState, ErasureStep, ErasureStore,
+    Selection,
+};
 pub use error::{Error, ErrorKind, FieldFault, Result};
 pub use event::{ActionType, ActorType, Event, Fields, Outcome, RelatedResource, Severity, limits};
 pub use evidence::EvidenceRequest;
 pub use filter::{Filter, TimeRange};
 pub use group_commit::GroupCommit;
-pub use id::{EventId, NotAUuid, TenantId};
+pub use id::{ErasureId, EventId, NotAUuid, TenantId};
 pub use json::{Json, JsonFault};
 pub use log::{AuditLog, AuditLogBuilder, TenantLog, TenantRecorder};
 pub use memory::{MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};

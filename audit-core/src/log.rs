@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use audit_tlog::{Basis, Group, Timestamp};
+use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 
 use crate::authorize::{AccessRequest, ByClaims, Decision, TenantAuthorizer};
@@ -14,11 +15,12 @@ use crate::checkpoint::{CheckpointStore, Signer};
 use crate::clock::{Clock, SystemClock};
 use crate::consumer::Consumer;
 use crate::entry::{Entry, Receipt};
+use crate::erasure::{ErasureCount, ErasureJob, ErasureRequest, ErasureStore, Selection};
 use crate::error::{Error, ErrorKind, FieldFault, Result};
 use crate::event::Event;
 use crate::filter::Filter;
 use crate::group_commit::GroupCommit;
-use crate::id::{EventId, TenantId};
+use crate::id::{ErasureId, EventId, TenantId};
 use crate::ingest::{Accepted, seal_message};
 use crate::outbox::Outbox;
 use crate::page::{Order, Page, PageRequest, Sort};
@@ -31,7 +33,7 @@ use crate::seal::Head;
 use crate::search::{SearchIndex, SearchRequest};
 use crate::signing::Signing;
 use crate::stats::{Stats, StatsRequest};
-use crate::store::{Erased, Erasure, LogStore, Prune, Pruned, Snapshot};
+use crate::store::{Erased, Erasure, LogStore, Lookup, Prune, Pruned, Snapshot};
 use crate::subscribe::{Bell, SubscribeRequest, Subscription, subscribe};
 use crate::tenant::{Tenant, TenantSecret, TenantStatus, TenantStore, TenantUpdate};
 use crate::worker::Workers;
@@ -73,6 +75,7 @@ pub struct AuditLog {
 pub(crate) struct Inner {
     pub(crate) store: Arc<dyn LogStore>,
     pub(crate) tenants: Arc<dyn TenantStore>,
+    pub(crate) erasures: Arc<dyn ErasureStore>,
     pub(crate) queue: Option<Arc<dyn EventQueue>>,
     pub(crate) search: Option<Arc<dyn SearchIndex>>,
     pub(crate) outbox: Option<Arc<dyn Outbox>>,
@@ -100,6 +103,7 @@ impl fmt::Debug for AuditLog {
 pub struct AuditLogBuilder {
     store: Arc<dyn LogStore>,
     tenants: Arc<dyn TenantStore>,
+    erasures: Arc<dyn ErasureStore>,
     queue: Option<Arc<dyn EventQueue>>,
     search: Option<Arc<dyn SearchIndex>>,
     outbox: Option<Arc<dyn Outbox>>,
@@ -114,7 +118,7 @@ pub struct AuditLogBuilder {
 
 impl AuditLogBuilder {
     /// Reads and writes through this log store, a decorated one, instead of the builder's own. It
-    /// must end at the same database, where the tenants are.
+    /// must end at the same database, where the tenants and the erasures are.
     #[must_use]
     pub fn log_store(mut self, store: Arc<dyn LogStore>) -> Self {
         self.store = store;
@@ -197,6 +201,7 @@ impl AuditLogBuilder {
             inner: Arc::new(Inner {
                 store: Arc::new(GroupCommit::new(self.store)),
                 tenants: self.tenants,
+                erasures: self.erasures,
                 queue: self.queue,
                 search: self.search,
                 outbox: self.outbox,
@@ -215,13 +220,16 @@ impl AuditLogBuilder {
 }
 
 impl AuditLog {
-    /// Begins with a store, which keeps logs, tenants, and what protects them.
-    pub fn builder<S: LogStore + TenantStore + RetentionStore>(store: Arc<S>) -> AuditLogBuilder {
+    /// Begins with a store, which keeps logs, tenants, erasures, and what protects them.
+    pub fn builder<S: LogStore + TenantStore + RetentionStore + ErasureStore>(
+        store: Arc<S>,
+    ) -> AuditLogBuilder {
         AuditLogBuilder {
             store: store.clone(),
             tenants: store.clone(),
-            retention: store,
+            retention: store.clone(),
             retention_every: RETENTION_EVERY,
+            erasures: store,
             queue: None,
             search: None,
             outbox: None,
@@ -401,7 +409,8 @@ impl AuditLog {
     }
 
     /// Starts the workers: the indexer and the reconciler of its index, the consumers, the ingest
-    /// worker, the outbox relay, retention and the sweeper, each where there is something for it to do.
+    /// worker, the outbox relay, the eraser, retention and the sweeper, each where there is something for
+    /// it to do.
     ///
     /// Call it once for each process that should do this work, within a tokio runtime. Without it,
     /// everything can be recorded and read, but nothing follows the log.
@@ -863,6 +872,97 @@ impl TenantLog {
         let erased = self.log.inner.store.erase(&self.scope, &erasure).await?;
         self.log.inner.bell.ring(self.scope.tenant());
         Ok(erased)
+    }
+
+    /// Asks for an erasure, which a worker takes on in steps: what is selected and is in the log now,
+    /// and, where the selection is ids or users alone, what was accepted before now and is still on
+    /// its way through a queue or an outbox. Entries recorded later are not its subject. Needs `erase`.
+    ///
+    /// When this returns, the job is durable; what it selects is kept until it is done.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) with the bad field, [`Refused`](ErrorKind::Refused) while a legal
+    /// hold is open, and what a closed tenant answers. A hold that is placed later makes the job wait
+    /// until it is released.
+    pub async fn request_erasure(&self, request: ErasureRequest) -> Result<ErasureJob> {
+        self.scope.require(Permission::Erase)?;
+        request.check()?;
+        let inner = &self.log.inner;
+        let clock = Arc::clone(&inner.clock);
+        let act = Act::new(&self.scope, request.reason.clone(), clock)?;
+        // Of nothing: a hold refuses that too.
+        let nothing = Erasure::new(Vec::new(), request.basis.clone(), act);
+        inner.store.erase(&self.scope, &nothing).await?;
+        let tenant = inner.cached_tenant(self.scope.tenant()).await?;
+        let marks = request.selection.marks(&tenant.secret);
+        let id = ErasureId::new(inner.clock.event_id().into_uuid());
+        let job = ErasureJob::new(id, &self.scope, request, inner.clock.now());
+        let begun = inner
+            .erasures
+            .begin_erasure(&self.scope, &job, &marks)
+            .await?;
+        inner.bell.ring(tenant.id);
+        Ok(begun)
+    }
+
+    /// An erasure that was asked for. Needs `erase`.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), and what a closed tenant answers.
+    pub async fn erasure(&self, id: ErasureId) -> Result<ErasureJob> {
+        let found = self
+            .log
+            .inner
+            .erasures
+            .find_erasure(&self.scope, id)
+            .await?;
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such erasure"))
+    }
+
+    /// What an erasure would do, without doing it. Needs `erase`. Reads every entry that is selected.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) with the bad field, and what the store answers.
+    pub async fn count_erasure(&self, request: &ErasureRequest) -> Result<ErasureCount> {
+        self.scope.require(Permission::Erase)?;
+        request.check()?;
+        let store = &self.log.inner.store;
+        // Whoever may destroy may know how much.
+        let scope = TenantScope::granted(
+            self.scope.tenant(),
+            self.scope.subject(),
+            Permissions::of(&[Permission::Read, Permission::Export]),
+        );
+        let mut count = ErasureCount::default();
+        let mut add = |erasable| {
+            count.matching += 1;
+            count.erasable += u64::from(erasable);
+        };
+        match &request.selection {
+            Selection::Matching(filter) => {
+                let mut entries = store.snapshot(&scope).await?.scan(filter).await?;
+                while let Some(entry) = entries.next().await {
+                    add(request.has_something_of(&entry?));
+                }
+            }
+            Selection::Ids(ids) => {
+                for id in ids {
+                    match store.get(&scope, std::slice::from_ref(id)).await {
+                        Ok(found) => {
+                            for lookup in found {
+                                if let Lookup::Found(entry) = lookup {
+                                    add(request.has_something_of(&entry));
+                                }
+                            }
+                        }
+                        // It is there, and can be erased all the same.
+                        Err(error) if error.kind() == ErrorKind::Corrupt => add(true),
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        Ok(count)
     }
 
     /// Prunes what was accepted before a time. Needs `cleanup`. Never goes past what a required

@@ -181,6 +181,11 @@ impl PreparedEvent {
         self
     }
 
+    /// When a queue or an outbox accepted it.
+    pub(crate) fn accepted(&self) -> Option<Timestamp> {
+        self.accepted_at
+    }
+
     /// The tenant that it was prepared for, in whose log alone it may be.
     pub fn tenant(&self) -> TenantId {
         self.tenant
@@ -315,14 +320,8 @@ impl Act {
         if !faults.is_empty() {
             return Err(Error::invalid(faults));
         }
-        let subject = scope
-            .subject()
-            .chars()
-            .filter(|c| *c != '\0')
-            .take(crate::event::limits::USER_ID)
-            .collect();
         Ok(Self {
-            subject,
+            subject: Self::subject_of(scope),
             actor_type: ActorType::User,
             reason: probe.reason,
             clock,
@@ -334,6 +333,16 @@ impl Act {
     pub fn by_system(mut self) -> Self {
         self.actor_type = ActorType::System;
         self
+    }
+
+    /// Who acts, as an entry's `user_id` takes it.
+    pub(crate) fn subject_of(scope: &TenantScope) -> String {
+        scope
+            .subject()
+            .chars()
+            .filter(|c| *c != '\0')
+            .take(crate::event::limits::USER_ID)
+            .collect()
     }
 
     /// The prepared control entry that says `control`.

@@ -11,6 +11,7 @@ use futures_util::stream::BoxStream;
 
 use crate::decorate::{Wraps, decorate_log_store};
 use crate::entry::{Entry, Evidence, Receipt, StoredEntry};
+use crate::erasure::ErasureStep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{ActionType, Outcome, Severity};
 use crate::filter::Filter;
@@ -134,6 +135,11 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     ///
     /// Ids that the tenant never had, or that are pruned, are passed over, and so is what was erased
     /// before; with nothing left to erase nothing is written.
+    ///
+    /// With a [`step`](Erasure::step) it moves the job in the same transaction, also when nothing is
+    /// left to erase, passes over entries at the job's `below` and later, and forgets the selection
+    /// when the job is done. It does nothing at all when the job isn't where the step begins: another
+    /// worker was faster.
     ///
     /// # Errors
     /// [`Refused`](ErrorKind::Refused) while a legal hold is open, whatever is asked for.
@@ -277,6 +283,8 @@ pub struct Erasure {
     pub basis: Basis,
     /// Who asked, and why. Never repeats whom it is about: the control entry stays.
     pub act: Act,
+    /// The step of an [`ErasureJob`](crate::ErasureJob) that this is.
+    pub step: Option<ErasureStep>,
 }
 
 impl Erasure {
@@ -287,6 +295,7 @@ impl Erasure {
             groups: Group::ALL.to_vec(),
             basis,
             act,
+            step: None,
         }
     }
 
@@ -297,6 +306,13 @@ impl Erasure {
             .into_iter()
             .filter(|g| groups.contains(g))
             .collect();
+        self
+    }
+
+    /// Takes a step of a job.
+    #[must_use]
+    pub fn step(mut self, step: ErasureStep) -> Self {
+        self.step = Some(step);
         self
     }
 }

@@ -46,10 +46,12 @@ const NULLABLE: [(&str, &str); 17] = [
 ];
 
 /// The bodies of requests: a name that isn't listed is refused, and null is the same as absent.
-const REQUESTS: [&str; 10] = [
+const REQUESTS: [&str; 12] = [
     "ActionRetention",
+    "ErasureFilter",
     "Event",
     "NewApiKey",
+    "NewErasure",
     "NewLegalHold",
     "NewPrune",
     "NewRetention",

@@ -210,6 +210,17 @@ impl Problem {
         !self.faults.is_empty()
     }
 
+    /// The faults as those of the fields of an object that is the field `name` of the body.
+    #[must_use]
+    pub fn within(mut self, name: &str) -> Self {
+        for fault in &mut self.faults {
+            if let Place::Pointer(inner) = &mut fault.place {
+                *inner = format!("{}{}", pointer(None, name), inner.trim_start_matches('#'));
+            }
+        }
+        self
+    }
+
     /// The faults as those of query parameters.
     #[must_use]
     pub fn of_parameters(mut self) -> Self {

@@ -9,6 +9,7 @@ use sqlx_postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::append::{is_gone_next_time, lock_head};
+use crate::erasures::{admit_step, take_step};
 use crate::fault::from_sqlx;
 use crate::head::unknown_tenant;
 use crate::pool::Role;
@@ -42,6 +43,9 @@ impl PostgresStore {
         status.admit_read(tenant)?;
         let (protection, _) = self.protection(&mut tx).await?;
         protection.admit_erasure(tenant)?;
+        let Some(below) = admit_step(&mut tx, tenant, erasure).await? else {
+            return Ok(Erased::default());
+        };
 
         let ids: Vec<Uuid> = erasure.ids.iter().map(|id| id.into_uuid()).collect();
         let sql = format!(
@@ -52,7 +56,8 @@ impl PostgresStore {
              ) i
              CROSS JOIN LATERAL (
                  SELECT {} FROM audit.tenant_events
-                 WHERE created_at = i.created_at AND seq = i.seq AND i.seq >= $2 OFFSET 0
+                 WHERE created_at = i.created_at AND seq = i.seq AND i.seq >= $2 AND i.seq < $3
+                 OFFSET 0
              ) e
              ORDER BY e.seq",
             row::COLUMNS
@@ -60,6 +65,7 @@ impl PostgresStore {
         let found = query(&sql)
             .bind(&ids)
             .bind(row::signed(head.pruned_below))
+            .bind(row::signed(below))
             .fetch_all(&mut *tx)
             .await
             .map_err(from_sqlx)?;
@@ -69,7 +75,11 @@ impl PostgresStore {
             .collect::<Result<Vec<_>>>()?;
 
         let plan = plan_erasure(tenant, targets, erasure);
+        take_step(&mut tx, erasure, plan.changed.len() as u64).await?;
         if plan.controls.is_empty() {
+            if erasure.step.is_some() {
+                tx.commit().await.map_err(from_sqlx)?;
+            }
             return Ok(Erased::default());
         }
         rewrite(&mut tx, tenant.into_uuid(), &plan.changed).await?;

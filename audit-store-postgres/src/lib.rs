@@ -9,7 +9,8 @@
 //!   without one none. This second check guards against faults in this program, not against SQL
 //!   injection: whoever runs SQL of their own as this role can name any tenant.
 //! - `audit_maintainer` adds entries too, and erases and prunes through functions that do nothing
-//!   else.
+//!   else. It keeps the erasures that were asked for, which name whom they are about until they are
+//!   done.
 //! - `audit_owner` owns all of it, and nobody logs in as it.
 //!
 //! Roles belong to the whole cluster: two databases of one cluster that each hold a log share these
@@ -21,6 +22,7 @@ mod copy;
 mod credentials;
 mod declare;
 mod erase;
+mod erasures;
 mod fault;
 mod head;
 mod index;

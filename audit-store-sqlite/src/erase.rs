@@ -6,6 +6,7 @@ use audit_core::{Batch, Erased, Erasure, Result, StoredEntry, TenantScope, plan_
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::append::related;
+use crate::erasures::{admit_step, take_step};
 use crate::fault::from_sqlite;
 use crate::reader::unknown_tenant;
 use crate::retention::protection;
@@ -15,7 +16,8 @@ use crate::writer::{Ledger, Writer};
 impl Writer {
     pub(crate) fn erase(&mut self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased> {
         let erased = self.transact(|conn, ledger| ledger.erase(conn, scope, erasure))?;
-        if erased.entries > 0 {
+        let forgot = erasure.step.is_some_and(|step| step.done);
+        if erased.entries > 0 || forgot {
             self.wal.purge(&self.conn);
         }
         Ok(erased)
@@ -36,6 +38,10 @@ impl Ledger<'_> {
         sealer.status.admit_read(tenant)?;
         let (no, pruned_below) = (sealer.no, sealer.head.pruned_below);
         protection(conn, no)?.admit_erasure(tenant)?;
+        let Some(below) = admit_step(conn, no, erasure)? else {
+            return Ok(Erased::default());
+        };
+        let reach = pruned_below..below;
 
         let mut targets: BTreeMap<u64, StoredEntry> = BTreeMap::new();
         let mut place = conn
@@ -54,8 +60,7 @@ impl Ledger<'_> {
                 })
                 .optional()
                 .map_err(from_sqlite)?;
-            if let Some(seq) = seq.filter(|seq| *seq >= pruned_below && !targets.contains_key(seq))
-            {
+            if let Some(seq) = seq.filter(|seq| reach.contains(seq) && !targets.contains_key(seq)) {
                 let stored = entry
                     .query_row(params![no, seq as i64], |r| row::stored_entry(r, tenant))
                     .map_err(from_sqlite)?;
@@ -64,6 +69,7 @@ impl Ledger<'_> {
         }
 
         let plan = plan_erasure(tenant, targets.into_values().collect(), erasure);
+        take_step(conn, erasure, plan.changed.len() as u64)?;
         if plan.controls.is_empty() {
             return Ok(Erased::default());
         }

@@ -17,6 +17,7 @@ mod checkpoints;
 mod credentials;
 mod declare;
 mod erase;
+mod erasures;
 mod fault;
 mod head;
 mod index;

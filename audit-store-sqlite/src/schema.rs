@@ -182,7 +182,7 @@ CREATE TABLE signer (
 ) STRICT;
 ";
 
-/// What version 3 added.
+/// What version 4 added.
 const RETENTION: &str = "
 -- JSON.
 CREATE TABLE retention (
@@ -203,8 +203,38 @@ CREATE TABLE legal_holds (
 CREATE INDEX legal_holds_open ON legal_holds (tenant, placed_at, id) WHERE released_at IS NULL;
 ";
 
+/// What version 5 added. `selection` is forgotten when the erasure is done; the marks are keyed hashes
+/// of what it was about.
+const ERASURES: &str = "
+CREATE TABLE erasures (
+    id           BLOB    NOT NULL PRIMARY KEY,
+    tenant       INTEGER NOT NULL,
+    selection    TEXT,
+    groups       TEXT    NOT NULL,
+    basis        TEXT    NOT NULL,
+    subject      TEXT    NOT NULL,
+    reason       TEXT,
+    requested_at INTEGER NOT NULL,
+    below        INTEGER NOT NULL,
+    next         INTEGER NOT NULL,
+    end_at       INTEGER NOT NULL,
+    entries      INTEGER NOT NULL,
+    done         INTEGER NOT NULL,
+    last_error   TEXT
+) STRICT;
+CREATE INDEX erasures_open ON erasures (tenant, id) WHERE done = 0;
+
+CREATE TABLE erasure_marks (
+    tenant       INTEGER NOT NULL,
+    mark         BLOB    NOT NULL,
+    erasure      BLOB    NOT NULL,
+    requested_at INTEGER NOT NULL,
+    PRIMARY KEY (tenant, mark, erasure)
+) STRICT, WITHOUT ROWID;
+";
+
 /// What has to be run after [`TABLES`], which are of version 1, once each and in this order.
-const STEPS: [&str; 3] = [CHECKPOINTS, HANDOVERS, RETENTION];
+const STEPS: [&str; 4] = [CHECKPOINTS, HANDOVERS, RETENTION, ERASURES];
 
 /// Opens the writer's connection, and creates the tables in a new file.
 pub(crate) fn open_writer(path: &Path, max_pages: Option<u64>) -> Result<Connection> {

@@ -223,6 +223,66 @@ fn what_is_erased_or_pruned_is_gone_and_said_to_be() {
 }
 
 #[test]
+fn everything_of_a_user_is_erased_when_that_is_confirmed() {
+    let server = Server::start();
+    for n in 0..4 {
+        let user = if n < 3 { "ann" } else { "bob" };
+        let page = n.to_string();
+        server.run(&["record", "VIEW", "page", &page, "--user-id", user]);
+    }
+    let tried = server.run(&["--json", "erase", "--user", "ann", "--dry-run"]);
+    assert_eq!(
+        json_lines(&tried),
+        [json!({"dry_run": true, "matching": 3, "erasable": 3})]
+    );
+    // Nobody can be asked.
+    let refused = server.audit(&["erase", "--user", "ann"]).assert().code(2);
+    assert!(text(&refused.get_output().stderr).contains("--yes"));
+    assert_eq!(
+        json_lines(&server.run(&["--json", "search", "--user", "ann"])).len(),
+        3
+    );
+    let erased = server.run(&[
+        "erase",
+        "--user",
+        "ann",
+        "--yes",
+        "--groups",
+        "actor",
+        "--basis",
+        "gdpr-17",
+        "--reason",
+        "request 7",
+    ]);
+    assert_eq!(text(&erased.stdout), "erased 3 entries\n");
+    assert!(
+        server
+            .run(&["--json", "search", "--user", "ann"])
+            .stdout
+            .is_empty()
+    );
+    let left = json_lines(&server.run(&["--json", "search", "--resource-type", "page"]));
+    assert_eq!(left.len(), 4);
+    let again = server.run(&["--json", "erase", "--user", "ann", "--yes"]);
+    let again = &json_lines(&again)[0];
+    assert_eq!(
+        (&again["state"], &again["entries"]),
+        (&"done".into(), &0.into())
+    );
+    let ids: Vec<&str> = left.iter().map(|e| e["id"].as_str().unwrap()).collect();
+    let begun = server.run(&["erase", ids[0], "--id", ids[1], "--no-wait"]);
+    assert!(text(&begun.stdout).starts_with("erasure "));
+    for arguments in [
+        &["erase"][..],
+        &["erase", ids[0], "--user", "ann"],
+        &["erase", "--user", "ann", "--groups", "body"],
+        &["erase", "--user", "ann", "--basis", "Because"],
+    ] {
+        server.audit(arguments).assert().code(2);
+    }
+}
+
+#[test]
 fn an_operator_sees_health_and_dead_letters() {
     let server = Server::start();
     assert_eq!(text(&server.run(&["health"]).stdout), "ready\n");

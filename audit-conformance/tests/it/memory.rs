@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use audit_conformance::{
-    CheckpointStoreHarness, CredentialStoreHarness, EventQueueHarness, LogStoreHarness,
-    OutboxHarness, SearchIndexHarness, TenantAuthorizerHarness,
+    CheckpointStoreHarness, CredentialStoreHarness, ErasureStoreHarness, EventQueueHarness,
+    LogStoreHarness, OutboxHarness, SearchIndexHarness, TenantAuthorizerHarness,
 };
 use audit_core::{
     ByClaims, ByMembership, ByPolicy, Decision, EventId, ManualClock, MemoryIndex, MemoryOutbox,
@@ -59,6 +59,22 @@ impl CheckpointStoreHarness for Store {
     fn clock(&self) -> Arc<ManualClock> {
         self.1.clone()
     }
+}
+
+impl ErasureStoreHarness for Store {
+    type Store = MemoryStore;
+
+    async fn open() -> Self {
+        <Self as LogStoreHarness>::open().await
+    }
+
+    fn store(&self) -> &MemoryStore {
+        &self.0
+    }
+}
+
+mod erasure_store {
+    audit_conformance::erasure_store!(super::Store);
 }
 
 mod checkpoint_store {

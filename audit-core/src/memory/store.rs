@@ -14,10 +14,13 @@ use crate::checkpoint::{CheckpointStore, Fence, Lease, SignedCheckpoint, admit_c
 use crate::clock::{Clock, SystemClock};
 use crate::credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
 use crate::entry::{Entry, Evidence, Opening, Receipt, StoredEntry};
+use crate::erasure::{
+    ErasureJob, ErasureMark, ErasureState, ErasureStore, LATE_MICROS, admit_erasure, taken_erasure,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{ActionType, Outcome, Severity};
 use crate::filter::Filter;
-use crate::id::{EventId, TenantId};
+use crate::id::{ErasureId, EventId, TenantId};
 use crate::page::{Order, Page, PageRequest, Sort};
 use crate::prepare::{Batch, PreparedEvent};
 use crate::retention::{
@@ -71,6 +74,9 @@ struct Log {
     retention: Retention,
     /// Those that were placed first come first.
     holds: Vec<LegalHold>,
+    erasures: BTreeMap<ErasureId, ErasureJob>,
+    /// By mark and job: when that was asked for.
+    marks: BTreeMap<(ErasureMark, ErasureId), Timestamp>,
     /// The mark of the last append.
     grown_at: u64,
 }
@@ -151,6 +157,8 @@ impl Log {
             cursors: HashMap::new(),
             retention: Retention::default(),
             holds: Vec::new(),
+            erasures: BTreeMap::new(),
+            marks: BTreeMap::new(),
             grown_at: 0,
         }
     }
@@ -501,23 +509,35 @@ impl LogStore for MemoryStore {
         let log = state.log_mut(scope.tenant())?;
         log.tenant.status.admit_read(scope.tenant())?;
         log.protection().admit_erasure(scope.tenant())?;
+        let mut below = u64::MAX;
+        if let Some(step) = &erasure.step {
+            match log.erasures.get(&step.id) {
+                Some(job) if job.admits(step) => below = job.below,
+                _ => return Ok(Erased::default()),
+            }
+        }
         let ids: HashSet<&EventId> = erasure.ids.iter().collect();
         let targets = ids
             .into_iter()
             .filter_map(|id| log.ids.get(id))
+            .filter(|known| known.seq < below)
             .filter_map(|known| log.row(known.seq))
             .map(|row| StoredEntry::clone(row))
             .collect();
         let plan = plan_erasure(scope.tenant(), targets, erasure);
-        if plan.changed.is_empty() {
-            return Ok(Erased::default());
+        let mut receipts = Vec::new();
+        if !plan.controls.is_empty() {
+            let controls = Batch::new(scope.clone(), plan.controls);
+            for outcome in log.append(&[&controls], now, mark)? {
+                receipts.extend(outcome?);
+            }
         }
-        let controls = Batch::new(scope.clone(), plan.controls);
-        let receipts = log
-            .append(&[&controls], now, mark)?
-            .into_iter()
-            .collect::<Result<Vec<_>>>()?;
         let entries = plan.changed.len() as u64;
+        if let Some(step) = &erasure.step
+            && let Some(job) = log.erasures.get_mut(&step.id)
+        {
+            job.advance(step, entries);
+        }
         for changed in plan.changed {
             if let Some(known) = log.ids.get_mut(&changed.entry.id) {
                 known.content = None;
@@ -525,10 +545,7 @@ impl LogStore for MemoryStore {
             let place = changed.entry.seq as usize;
             log.rows[place] = Some(Arc::new(changed));
         }
-        Ok(Erased::new(
-            entries,
-            receipts.into_iter().flatten().collect(),
-        ))
+        Ok(Erased::new(entries, receipts))
     }
 
     async fn declare(&self, scope: &TenantScope, declaration: &Declaration) -> Result<Receipt> {
@@ -712,6 +729,86 @@ impl Snapshot for MemorySnapshot {
         let rows = self.rows.clone().into_iter();
         let evidence = rows.map(|row| Ok(StoredEntry::clone(&row).into_evidence()));
         Ok(stream::iter(evidence).boxed())
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl ErasureStore for MemoryStore {
+    async fn begin_erasure(
+        &self,
+        scope: &TenantScope,
+        job: &ErasureJob,
+        marks: &[ErasureMark],
+    ) -> Result<ErasureJob> {
+        admit_erasure(scope, job)?;
+        let mut state = self.lock();
+        let log = state.log_mut(scope.tenant())?;
+        log.tenant.status.admit_read(scope.tenant())?;
+        if log.erasures.contains_key(&job.id) {
+            return Err(taken_erasure(job));
+        }
+        let asked = job.requested_at;
+        let oldest = Timestamp::saturating_from_micros(asked.as_micros() - LATE_MICROS);
+        log.marks.retain(|_, asked| *asked >= oldest);
+        log.marks
+            .extend(marks.iter().map(|mark| ((*mark, job.id), asked)));
+        let job = job.clone().begun_at(log.head.size());
+        log.erasures.insert(job.id, job.clone());
+        Ok(job)
+    }
+
+    async fn find_erasure(&self, scope: &TenantScope, id: ErasureId) -> Result<Option<ErasureJob>> {
+        let state = self.lock();
+        let log = state.open(scope, Permission::Erase)?;
+        Ok(log.erasures.get(&id).cloned())
+    }
+
+    async fn open_erasures(
+        &self,
+        after: Option<TenantId>,
+        limit: usize,
+    ) -> Result<Vec<ErasureJob>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.lock();
+        let logs = state.logs.range((from, Bound::Unbounded));
+        Ok(logs
+            .filter(|(id, log)| log.tenant.status.admit_read(**id).is_ok())
+            .filter_map(|(_, log)| {
+                let mut jobs = log.erasures.values();
+                jobs.find(|job| job.state == ErasureState::Running)
+            })
+            .take(limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn note_erasure(&self, tenant: TenantId, id: ErasureId, error: &str) -> Result<()> {
+        let mut state = self.lock();
+        let job = state.log_mut(tenant)?.erasures.get_mut(&id);
+        if let Some(job) = job.filter(|job| job.state == ErasureState::Running) {
+            job.last_error = Some(error.to_owned());
+        }
+        Ok(())
+    }
+
+    async fn marked_erasures(
+        &self,
+        tenant: TenantId,
+        marks: &[ErasureMark],
+        since: Timestamp,
+    ) -> Result<Vec<(ErasureMark, ErasureJob)>> {
+        let state = self.lock();
+        let Some(log) = state.logs.get(&tenant) else {
+            return Ok(Vec::new());
+        };
+        let marks: HashSet<&ErasureMark> = marks.iter().collect();
+        let marked = log
+            .marks
+            .iter()
+            .filter(|((mark, _), asked)| marks.contains(mark) && **asked >= since)
+            .filter_map(|((mark, id), _)| Some((*mark, log.erasures.get(id)?.clone())));
+        Ok(marked.collect())
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::eraser::erase_late;
 use super::{Worker, is_own_fault, pause_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::TenantId;
@@ -153,8 +154,9 @@ async fn append_all(worker: &Worker, deliveries: &[Delivery]) -> Vec<Fate> {
             .map(|o| o.map(|_| ()))
             .collect::<Vec<_>>(),
         Err(error) => batches.iter().map(|_| Err(error.clone())).collect(),
-    }
-    .into_iter();
+    };
+    erase_late(&worker.log, &batches, &mut outcomes).await;
+    let mut outcomes = outcomes.into_iter();
     fates
         .into_iter()
         .zip(deliveries)

@@ -1,7 +1,8 @@
 //! The workers: what follows the log, drains queue and outbox, compares the index with the log, signs
-//! heads, looks after retention, and sweeps what was pruned.
+//! heads, looks after retention, erases what was asked for, and sweeps what was pruned.
 
 mod consumer;
+mod eraser;
 mod followed;
 mod indexer;
 mod ingest;
@@ -142,6 +143,9 @@ impl Workers {
         }
         let context = workers.context(&log, "retention".into());
         workers.spawn(context.name.clone(), retention::run(context));
+        let context = workers.context(&log, "eraser".into());
+        let work = eraser::run(context, Arc::clone(&log.erasures));
+        workers.spawn("eraser".into(), work);
         let context = workers.context(&log, "sweeper".into());
         workers.spawn(context.name.clone(), sweeper::run(context));
         workers

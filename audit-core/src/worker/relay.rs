@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::eraser::erase_late;
 use super::followed::Paused;
 use super::{POLL, Worker, is_own_fault, pause_after};
 use crate::error::{Error, Result};
@@ -71,7 +72,8 @@ async fn relay(worker: &Worker, outbox: &dyn Outbox, paused: &mut Paused) -> Res
             Err(error) => outbox.park(row.row, &error.to_string()).await?,
         }
     }
-    let outcomes = worker.log.commit(&batches).await?;
+    let mut outcomes = worker.log.commit(&batches).await?;
+    erase_late(&worker.log, &batches, &mut outcomes).await;
     let mut done = Vec::with_capacity(relayed.len());
     let mut unavailable: Option<Error> = None;
     let mut failed = HashSet::new();

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,7 +19,7 @@ use audit_core::{
 /// error; counts appends.
 #[derive(Debug)]
 pub(crate) struct Faulty {
-    pub(crate) inner: MemoryStore,
+    pub(crate) inner: Arc<MemoryStore>,
     pub(crate) poison: Mutex<HashSet<EventId>>,
     pub(crate) unavailable: AtomicU64,
     /// Fails after having stored.
@@ -29,6 +29,10 @@ pub(crate) struct Faulty {
     pub(crate) unreadable: Mutex<HashSet<TenantId>>,
     /// Positions whose entries differ from their hashes.
     pub(crate) damaged: Mutex<HashSet<u64>>,
+    /// Erasures that fail in turn: before anything is erased, and after everything is.
+    pub(crate) failing_erasures: AtomicU64,
+    /// Tenants of which nothing is erased now.
+    pub(crate) unerasable: Mutex<HashSet<TenantId>>,
     /// Tenants of which nothing is appended now.
     pub(crate) busy: Mutex<HashSet<TenantId>>,
     /// A write of the signer that fails once, and whether it is stored nevertheless.
@@ -42,13 +46,15 @@ pub(crate) struct Faulty {
 impl Faulty {
     pub(crate) fn new() -> Self {
         Self {
-            inner: MemoryStore::new(),
+            inner: Arc::new(MemoryStore::new()),
             poison: Mutex::default(),
             unavailable: AtomicU64::new(0),
             lost_answers: AtomicU64::new(0),
             appends: AtomicU64::new(0),
             unreadable: Mutex::default(),
             damaged: Mutex::default(),
+            failing_erasures: AtomicU64::new(0),
+            unerasable: Mutex::default(),
             busy: Mutex::default(),
             once: Mutex::default(),
             holder: Mutex::default(),
@@ -183,7 +189,12 @@ impl LogStore for Faulty {
     }
 
     async fn list(&self, scope: &TenantScope, f: &Filter, p: &PageRequest) -> Result<Page<Entry>> {
-        self.inner.list(scope, f, p).await
+        let page = self.inner.list(scope, f, p).await?;
+        let damaged = self.damaged.lock().unwrap();
+        match page.items.iter().find(|entry| damaged.contains(&entry.seq)) {
+            Some(entry) => Err(Error::corrupt(scope.tenant(), entry.seq)),
+            None => Ok(page),
+        }
     }
 
     async fn read(&self, scope: &TenantScope, from: u64, limit: usize) -> Result<Vec<Entry>> {
@@ -223,7 +234,17 @@ impl LogStore for Faulty {
     }
 
     async fn erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased> {
-        self.inner.erase(scope, erasure).await
+        let away = || Error::new(ErrorKind::Unavailable, "away");
+        if self.unerasable.lock().unwrap().contains(&scope.tenant()) {
+            return Err(away());
+        }
+        let turn = self.failing_erasures.load(Ordering::SeqCst);
+        let fails = take(&self.failing_erasures);
+        if fails && turn.is_multiple_of(2) {
+            return Err(away());
+        }
+        let erased = self.inner.erase(scope, erasure).await;
+        if fails { Err(away()) } else { erased }
     }
 
     async fn declare(&self, scope: &TenantScope, declaration: &Declaration) -> Result<Receipt> {

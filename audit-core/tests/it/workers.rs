@@ -18,11 +18,11 @@ use uuid::Uuid;
 
 use crate::faulty::Faulty;
 
-fn tenant(n: u128) -> TenantId {
+pub(crate) fn tenant(n: u128) -> TenantId {
     TenantId::new(Uuid::from_u128(n))
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds().await {
         assert!(Instant::now() < deadline, "{what}");
@@ -196,7 +196,7 @@ async fn a_log_that_cannot_be_read_does_not_hold_up_the_index_of_others() {
 
 /// A queue in memory that says it is durable.
 #[derive(Debug)]
-struct Durable(MemoryQueue);
+pub(crate) struct Durable(pub(crate) MemoryQueue);
 
 #[async_trait]
 impl EventQueue for Durable {

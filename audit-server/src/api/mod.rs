@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod api_keys;
 pub(crate) mod bulk;
+pub(crate) mod erasures;
 pub(crate) mod export;
 pub(crate) mod filter;
 pub(crate) mod health;
@@ -34,6 +35,7 @@ pub(crate) type Api = (
     stats::StatsApi,
     stream::Streams,
     prunes::Prunes,
+    erasures::Erasures,
     tlog::Tlog,
     tenants::Tenants,
     retention::RetentionApi,
@@ -52,6 +54,7 @@ pub(crate) fn api(app: &Arc<App>) -> Api {
         stats::StatsApi(app()),
         stream::Streams(app()),
         prunes::Prunes(app()),
+        erasures::Erasures(app()),
         tlog::Tlog(app()),
         tenants::Tenants(app()),
         retention::RetentionApi(app()),

@@ -1,11 +1,9 @@
-//! `POST /prunes`, `GET /prunes/{id}`, and the short forms `DELETE /logs/cleanup`.
+//! `POST /prunes`, `GET /prunes/{id}`, and the short form `DELETE /logs/cleanup`.
 
 use std::sync::Arc;
 
 use audit_core::tlog::json::{members, write_string};
-use audit_core::{
-    Basis, ErrorKind, EventId, Kind, Permission, Permissions, TenantLog, TenantScope, Timestamp,
-};
+use audit_core::{Basis, EventId, Kind, Permission, TenantLog, TenantScope, Timestamp};
 use poem_openapi::param::Path;
 use poem_openapi::{ApiResponse, OpenApi};
 
@@ -17,7 +15,7 @@ use crate::body::JsonText;
 use crate::problem::{Problem, ProblemKind, Reading, Refused, Writing};
 use crate::query::{Parameter, Parameters, Params, Reader};
 
-/// Pruning, and erasing single entries.
+/// Pruning.
 pub(crate) struct Prunes(pub(crate) Arc<App>);
 
 const MAX_DAYS: u64 = 36_500;
@@ -52,13 +50,6 @@ pub(crate) enum OnePrune {
     /// The prune.
     #[oai(status = 200)]
     Prune(JsonBody<schema::Prune>),
-}
-
-#[derive(ApiResponse)]
-pub(crate) enum EraseAnswer {
-    /// What was destroyed; a repeat finds nothing left.
-    #[oai(status = 200)]
-    Erased(JsonBody<schema::Erased>),
 }
 
 /// Which prefix goes.
@@ -137,7 +128,8 @@ impl Prunes {
     }
 }
 
-fn basis(text: Option<String>) -> Result<Basis, Problem> {
+/// The grounds of a prune or an erasure.
+pub(crate) fn basis(text: Option<String>) -> Result<Basis, Problem> {
     let text = text.as_deref().unwrap_or(DEFAULT_BASIS);
     Basis::parse(text).map_err(|e| Problem::field("basis", e.to_string()))
 }
@@ -266,45 +258,5 @@ impl Prunes {
         };
         let (_, body) = self.prune(&log, before, basis(None)?, None, false).await?;
         Ok(CleanupAnswer::Pruned(JsonBody::new(body)))
-    }
-
-    /// Erase one entry
-    ///
-    /// Needs `erase`. Destroys all groups of the entry's fields. The leaf stays, so that proofs still
-    /// hold, and a control entry says what was destroyed. Refused (409) while a legal hold is open.
-    #[oai(
-        path = "/logs/cleanup/:id",
-        method = "delete",
-        operation_id = "erase_entry",
-        tag = "Tag::Cleanup"
-    )]
-    async fn erase(
-        &self,
-        caller: Caller,
-        /// The entry's id.
-        id: Path<PathId>,
-    ) -> Result<EraseAnswer, Refused<Writing>> {
-        let id: EventId = id.0.parse()?;
-        let log = self.0.gate.enter(&caller, Permission::Erase, &[]).await?;
-        let erased = log.erase(vec![id], None, basis(None)?, None).await?;
-        if erased.entries == 0 {
-            // Erased before, or never there: only the latter is an error, and a corrupt entry is
-            // still there.
-            let permissions = Permissions::of(&[Permission::Read]);
-            let scope = TenantScope::trusted(log.scope().tenant(), "cleanup").only(permissions);
-            match self.0.log().tenant(scope).get(id).await {
-                Err(e) if e.kind() != ErrorKind::Corrupt => return Err(e.into()),
-                _ => {}
-            }
-        }
-        let mut body = format!("{{\"entries\":{},\"receipts\":[", erased.entries);
-        for (i, receipt) in erased.receipts.iter().enumerate() {
-            if i > 0 {
-                body.push(',');
-            }
-            body.push_str(&receipt.to_json());
-        }
-        body.push_str("]}");
-        Ok(EraseAnswer::Erased(JsonBody::new(body)))
     }
 }

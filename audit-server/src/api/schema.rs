@@ -581,6 +581,164 @@ pub(crate) struct Prune {
     reason: Option<String>,
 }
 
+/// What entries have to satisfy: all conditions that are given, and of several values of one any.
+/// At least one condition is required.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct ErasureFilter {
+    /// The actor.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    user_id: Option<Vec<String>>,
+    /// The session.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    session_id: Option<Vec<String>>,
+    /// The coarse operation.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    action_type: Option<Vec<ActionType>>,
+    /// The fine name, whole.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    action: Option<Vec<String>>,
+    /// How it ended.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    outcome: Option<Vec<Outcome>>,
+    /// How much attention it deserves.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    severity: Option<Vec<Severity>>,
+    /// The resource's type.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    resource_type: Option<Vec<String>>,
+    /// The resource's id.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    resource_id: Option<Vec<String>>,
+    /// The id of a related resource.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    related_id: Option<Vec<String>>,
+    /// From where; IPv4 or IPv6.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    ip_address: Option<Vec<String>>,
+    /// The request of the application.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    request_id: Option<Vec<String>>,
+    /// The trace.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    trace_id: Option<Vec<String>>,
+    /// Happened at this time or later.
+    #[oai(skip_serializing_if_is_none)]
+    from: Option<DateTime<Utc>>,
+    /// Happened before this time.
+    #[oai(skip_serializing_if_is_none)]
+    to: Option<DateTime<Utc>>,
+    /// Accepted at this time or later.
+    #[oai(skip_serializing_if_is_none)]
+    created_from: Option<DateTime<Utc>>,
+    /// Accepted before this time.
+    #[oai(skip_serializing_if_is_none)]
+    created_to: Option<DateTime<Utc>>,
+    /// At this position or later.
+    #[oai(validator(minimum(value = "0")), skip_serializing_if_is_none)]
+    from_seq: Option<u64>,
+    /// Before this position.
+    #[oai(validator(minimum(value = "0")), skip_serializing_if_is_none)]
+    to_seq: Option<u64>,
+    /// Full text: all words must occur; "…" is a phrase.
+    #[oai(skip_serializing_if_is_none)]
+    q: Option<String>,
+}
+
+/// An erasure to be done: exactly one of `ids`, `user_id` and `filter` says of what.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields, example)]
+pub(crate) struct NewErasure {
+    /// Entries by id; those that the log never had are passed over.
+    #[oai(
+        validator(min_items = 1, max_items = 1000),
+        skip_serializing_if_is_none
+    )]
+    ids: Option<Vec<Uuid>>,
+    /// Everything that this actor did.
+    #[oai(skip_serializing_if_is_none)]
+    user_id: Option<String>,
+    /// Entries that match.
+    #[oai(skip_serializing_if_is_none)]
+    filter: Option<ErasureFilter>,
+    /// Which groups; all when absent.
+    #[oai(validator(min_items = 1), skip_serializing_if_is_none)]
+    groups: Option<Vec<Group>>,
+    /// On what grounds; `request` when absent.
+    #[oai(
+        validator(min_length = 1, max_length = 64, pattern = "^[a-z0-9._-]+$"),
+        skip_serializing_if_is_none
+    )]
+    basis: Option<String>,
+    /// Why; it stays in the log, and must not say whom it is about.
+    #[oai(validator(max_length = 1024), skip_serializing_if_is_none)]
+    reason: Option<String>,
+    /// Only counts what is selected.
+    #[oai(skip_serializing_if_is_none)]
+    dry_run: Option<bool>,
+}
+
+impl poem_openapi::types::Example for NewErasure {
+    fn example() -> Self {
+        Self {
+            ids: None,
+            user_id: Some("ann@example.com".into()),
+            filter: None,
+            groups: None,
+            basis: Some("gdpr-17".into()),
+            reason: Some("request 4711".into()),
+            dry_run: Some(true),
+        }
+    }
+}
+
+/// What an erasure would do.
+#[derive(Debug, Object)]
+pub(crate) struct ErasureCount {
+    /// True: nothing was done.
+    dry_run: bool,
+    /// Entries that are selected.
+    matching: u64,
+    /// Those of them that still have one of the groups.
+    erasable: u64,
+}
+
+vocabulary! {
+    /// How far an erasure is.
+    ErasureState { Running = "running", Done = "done" }
+}
+
+/// An erasure that was asked for, and how far it is.
+#[derive(Debug, Object)]
+pub(crate) struct Erasure {
+    /// Its id.
+    id: Uuid,
+    /// How far it is.
+    state: ErasureState,
+    /// When it was asked for.
+    requested_at: DateTime<Utc>,
+    /// The size of the log then: entries at this position and later are not touched.
+    below: u64,
+    /// Where it goes on: a position of the log, or how many of the ids it is through with.
+    next: u64,
+    /// Where `next` ends.
+    end: u64,
+    /// Entries that lost something so far.
+    entries: u64,
+    /// The groups that are destroyed.
+    groups: Vec<Group>,
+    /// On what grounds.
+    basis: String,
+    /// Who asked.
+    user_id: String,
+    /// Why.
+    #[oai(skip_serializing_if_is_none)]
+    reason: Option<String>,
+    /// What it last failed with; it is tried again.
+    #[oai(skip_serializing_if_is_none)]
+    last_error: Option<String>,
+}
+
 /// What an erasure did.
 #[derive(Debug, Object)]
 pub(crate) struct Erased {

@@ -84,9 +84,10 @@ impl Server {
             .unwrap();
         let url = format!("http://127.0.0.1:{port}");
         ready(&mut child, &url).await;
-        let token = match engines.is_empty() {
-            true => folder.join("token"),
-            false => folder.join("audit-data/token"),
+        let elsewhere = engines.iter().any(|(name, _)| *name == "AUDIT_STORE_URL");
+        let token = match elsewhere {
+            false => folder.join("token"),
+            true => folder.join("audit-data/token"),
         };
         let token = std::fs::read_to_string(token).unwrap().trim().to_owned();
         Self {

@@ -7,6 +7,7 @@ mod child;
 mod concurrency;
 mod crash;
 mod document;
+mod erasures;
 mod evidence;
 mod exports;
 mod gateway;

@@ -37,7 +37,9 @@ fn needs(operation: &str) -> Option<Needs> {
         "post /api/v1/prunes" | "get /api/v1/prunes/{id}" | "delete /api/v1/logs/cleanup" => {
             Needs::Tenant(Cleanup)
         }
-        "delete /api/v1/logs/cleanup/{id}" => Needs::Tenant(Erase),
+        "post /api/v1/erasures"
+        | "get /api/v1/erasures/{id}"
+        | "delete /api/v1/logs/cleanup/{id}" => Needs::Tenant(Erase),
         "get /api/v1/api-keys" | "post /api/v1/api-keys" | "delete /api/v1/api-keys/{id}" => {
             Needs::Tenant(Keys)
         }
@@ -150,6 +152,16 @@ impl World {
         pruned.receipt.unwrap().id.to_string()
     }
 
+    /// An erasure of nothing.
+    async fn erasure(&self, tenant: TenantId) -> String {
+        let log = TenantScope::trusted(tenant, "test");
+        let log = self.service.storage.log.tenant(log);
+        let basis = audit_core::Basis::parse("test").unwrap();
+        let nobody = audit_core::Selection::user("nobody");
+        let request = audit_core::ErasureRequest::new(nobody, basis);
+        log.request_erasure(request).await.unwrap().id.to_string()
+    }
+
     /// A request that would succeed, with the objects of `tenant` in its path.
     async fn call(&self, operation: &str, tenant: TenantId) -> Option<Call> {
         let marked = if tenant == self.other {
@@ -202,6 +214,13 @@ impl World {
             "get /api/v1/prunes/{id}" => Call::new(
                 "GET",
                 format!("/api/v1/prunes/{}", self.prune(tenant).await),
+            ),
+            "post /api/v1/erasures" => {
+                Call::new("POST", "/api/v1/erasures").body(r#"{"user_id":"nobody"}"#)
+            }
+            "get /api/v1/erasures/{id}" => Call::new(
+                "GET",
+                format!("/api/v1/erasures/{}", self.erasure(tenant).await),
             ),
             "delete /api/v1/logs/cleanup" => {
                 Call::new("DELETE", "/api/v1/logs/cleanup").query("older_than_days", "1")

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use audit_conformance::{CheckpointStoreHarness, CredentialStoreHarness, LogStoreHarness};
+use audit_conformance::{
+    CheckpointStoreHarness, CredentialStoreHarness, ErasureStoreHarness, LogStoreHarness,
+};
 use audit_core::ManualClock;
 use audit_store_postgres::PostgresStore;
 
@@ -74,6 +76,22 @@ impl CheckpointStoreHarness for Database {
     fn clock(&self) -> Arc<ManualClock> {
         self.clock.clone()
     }
+}
+
+impl ErasureStoreHarness for Shared {
+    type Store = PostgresStore;
+
+    async fn open() -> Self {
+        <Self as LogStoreHarness>::open().await
+    }
+
+    fn store(&self) -> &PostgresStore {
+        &self.store
+    }
+}
+
+mod erasure_store {
+    audit_conformance::erasure_store!(super::Shared);
 }
 
 mod checkpoint_store {

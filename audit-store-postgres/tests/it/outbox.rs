@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use audit_core::{
-    AuditLog, Clock as _, ErrorKind, Event, EventId, Fields, LogStore, Outbox, Redact, Redrive,
-    SystemClock, TenantId, Workers,
+    AuditLog, Clock as _, ErasureRequest, ErrorKind, Event, EventId, Fields, Group, LogStore,
+    Outbox, Redact, Redrive, Selection, SystemClock, TenantId, Workers,
 };
 use audit_store_postgres::{PostgresOutbox, PostgresStore, outbox};
 use sqlx_core::connection::Connection as _;
@@ -18,7 +18,7 @@ use sqlx_core::query_scalar::query_scalar;
 use sqlx_postgres::PgConnection;
 use uuid::Uuid;
 
-use crate::fixture::{Database, eventually, scope, tenant};
+use crate::fixture::{Database, basis, eventually, scope, tenant};
 
 const TENANT: &str = "00000000-0000-0000-0000-000000000001";
 
@@ -208,6 +208,26 @@ async fn the_relay_redacts_what_was_recorded() {
     let entries = app.store.read(&scope(1), 0, 10).await.unwrap();
     assert_eq!(entries[0].fields.user_id, None);
     assert!(relay.shutdown(Duration::from_secs(10)).await);
+}
+
+#[tokio::test]
+async fn what_was_recorded_before_an_erasure_is_erased_when_it_is_relayed() {
+    let app = Application::new().await;
+    let log = AuditLog::builder(Arc::new(app.store.clone())).build();
+    log.create_tenant(Some(tenant(1)), "one").await.unwrap();
+    let handle = log.tenant(scope(1));
+    let event = r#"{"action_type":"VIEW","resource_type":"doc","resource_id":"d","user_id":"ann"}"#;
+    let before = app.record(1, event).await.unwrap();
+    let request = ErasureRequest::new(Selection::user("ann"), basis("gdpr-17"));
+    handle.request_erasure(request).await.unwrap();
+    let after = app.record(1, event).await.unwrap();
+    let workers = app.relay("relay").await;
+    app.drained().await;
+    let erased = handle.get(before).await.unwrap();
+    assert_eq!(erased.erased, [Group::Actor, Group::Resource]);
+    let whole = handle.get(after).await.unwrap();
+    assert_eq!(whole.fields.user_id.as_deref(), Some("ann"));
+    workers.shutdown(Duration::from_secs(10)).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Isolation in the database: what each role can do with SQL of its own.
 
-use audit_core::{LogStore, PageRequest};
+use audit_core::{ErasureStore as _, LogStore, PageRequest, Selection};
 use audit_store_postgres::{PostgresStore, login_statements};
 use sqlx_core::error::Error;
 use sqlx_core::executor::Executor as _;
@@ -109,6 +109,8 @@ async fn nobody_but_the_owner_reads_events_or_their_partitions() {
         "checkpoints",
         "retention",
         "legal_holds",
+        "erasures",
+        "erasure_marks",
         "signer",
         "tenants",
         "api_keys",
@@ -127,6 +129,8 @@ async fn a_writer_changes_nothing_that_is_recorded() {
         refused(&mut writer, &format!("SELECT FROM audit.{view}"), DENIED).await;
     }
     for denied in [
+        "SELECT FROM audit.erasures",
+        "SELECT FROM audit.erasure_marks",
         "UPDATE audit.ids SET seq = seq + 1",
         "DELETE FROM audit.ids",
         "DELETE FROM audit.heads",
@@ -228,6 +232,16 @@ async fn a_login_for_each_purpose_is_enough_for_it() {
         database.act(&scope(1)),
     );
     assert_eq!(store.erase(&scope(1), &erasure).await.unwrap().entries, 1);
+    let asked = audit_core::ErasureJob::new(
+        audit_core::ErasureId::new(receipts[0].id.into_uuid()),
+        &scope(1),
+        audit_core::ErasureRequest::new(Selection::user("ann"), basis("gdpr-17")),
+        audit_core::Clock::now(&*database.clock),
+    );
+    let begun = store.begin_erasure(&scope(1), &asked, &[]).await.unwrap();
+    let found = store.find_erasure(&scope(1), asked.id).await.unwrap();
+    assert_eq!(found.as_ref(), Some(&begun));
+    assert_eq!(store.open_erasures(None, 10).await.unwrap(), [begun]);
     database.clock.advance_micros(1_000_000);
     let before = audit_core::Clock::now(&*database.clock);
     let prune = audit_core::Prune::new(before, basis("retention"), database.act(&scope(1)));

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use audit_conformance::{CheckpointStoreHarness, CredentialStoreHarness, LogStoreHarness};
+use audit_conformance::{
+    CheckpointStoreHarness, CredentialStoreHarness, ErasureStoreHarness, LogStoreHarness,
+};
 use audit_core::ManualClock;
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 use tempfile::TempDir;
@@ -85,6 +87,22 @@ impl CheckpointStoreHarness for Files {
     fn clock(&self) -> Arc<ManualClock> {
         self.clock.clone()
     }
+}
+
+impl ErasureStoreHarness for Files {
+    type Store = SqliteStore;
+
+    async fn open() -> Self {
+        <Self as LogStoreHarness>::open().await
+    }
+
+    fn store(&self) -> &SqliteStore {
+        &self.store
+    }
+}
+
+mod erasure_store {
+    audit_conformance::erasure_store!(super::Files);
 }
 
 mod checkpoint_store {

@@ -1,6 +1,8 @@
 //! The engine that is linked, and the files that it makes.
 
-use audit_core::{CheckpointStore as _, ErrorKind, LogStore as _, RetentionStore as _};
+use audit_core::{
+    CheckpointStore as _, ErasureStore as _, ErrorKind, LogStore as _, RetentionStore as _,
+};
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::Connection;
 
@@ -54,31 +56,32 @@ async fn a_file_of_a_newer_schema_is_refused() {
 
 #[tokio::test]
 async fn a_file_of_an_earlier_schema_is_brought_up_step_by_step() {
-    for (version, undo) in [
-        (2, "DROP TABLE retention; DROP TABLE legal_holds;"),
-        (
-            1,
-            "DROP TABLE retention; DROP TABLE legal_holds; DROP TABLE checkpoints;
-             DROP TABLE signer;",
-        ),
-    ] {
+    // What each version added, the last one first.
+    let added = [
+        "DROP TABLE erasures; DROP TABLE erasure_marks;",
+        "DROP TABLE retention; DROP TABLE legal_holds;",
+        "ALTER TABLE checkpoints DROP COLUMN handover;",
+        "DROP TABLE checkpoints; DROP TABLE signer;",
+    ];
+    for steps in 1..=added.len() {
         let mut fixture = Fixture::new();
         fixture.append(&scope(1), 3).await;
         fixture.reopen_after(|folder| {
-            let conn = Connection::open(folder.join("audit.db")).unwrap();
+            let path = folder.join("audit.db");
+            let conn = Connection::open(&path).unwrap();
+            let undo = added[..steps].concat();
+            let version = added.len() + 1 - steps;
             let to = "UPDATE meta SET value = ";
             let sql = format!("{undo} {to} {version} WHERE key = 'schema_version'");
             conn.execute_batch(&sql).unwrap();
             drop(conn);
-            let path = folder.join("audit.db");
             let error = SqliteStore::open(&path, SqliteOptions::new().read_only()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unavailable);
         });
-        let tenant = scope(1).tenant();
-        let retention = fixture.store().retention(tenant).await.unwrap();
-        assert!(retention.is_empty());
-        let latest = fixture.store().latest(&scope(1)).await.unwrap();
-        assert_eq!(latest, None);
-        assert_eq!(fixture.store().head(&scope(1)).await.unwrap().size(), 3);
+        let (store, tenant) = (fixture.store(), scope(1).tenant());
+        assert!(store.retention(tenant).await.unwrap().is_empty());
+        assert_eq!(store.latest(&scope(1)).await.unwrap(), None);
+        assert_eq!(store.open_erasures(None, 10).await.unwrap(), []);
+        assert_eq!(store.head(&scope(1)).await.unwrap().size(), 3);
     }
 }

@@ -1,0 +1,306 @@
+//! Erases what was asked for, step by step, and what is appended late although it should be gone.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit_tlog::Timestamp;
+
+use super::followed::Paused;
+use super::{POLL, Worker, is_closed, pause_after};
+use crate::erasure::{
+    ErasureJob, ErasureMark, ErasureRequest, ErasureStep, ErasureStore, LATE_MICROS, Selection,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Filter;
+use crate::id::{ErasureId, EventId, TenantId};
+use crate::log::Inner;
+use crate::page::PageRequest;
+use crate::prepare::{Act, Batch, PreparedEvent};
+use crate::scope::{Permission, Permissions, TenantScope};
+use crate::store::Erasure;
+
+/// How often the eraser looks when nothing woke it.
+const ERASE_POLL: Duration = Duration::from_secs(5);
+/// Tenants whose jobs are read at once.
+const TENANTS: usize = 100;
+/// Entries of one step, and about their bytes: how long appends of the tenant wait for it.
+const STEP_ENTRIES: usize = 500;
+const STEP_BYTES: usize = 4 << 20;
+/// Ids of one step, of whose entries' sizes nothing is known.
+const STEP_IDS: usize = 100;
+/// Positions that one step looks through for entries that match, and fewer where each is read for
+/// its words.
+const STEP_POSITIONS: u64 = 100_000;
+const STEP_POSITIONS_OF_TEXT: u64 = 5_000;
+
+pub(super) async fn run(mut worker: Worker, erasures: Arc<dyn ErasureStore>) {
+    let mut failures = 0;
+    let mut paused = Paused::default();
+    loop {
+        worker.bell.borrow_and_update();
+        let went_on = match round(&worker, &*erasures, &mut paused).await {
+            Ok(went_on) => {
+                failures = 0;
+                if paused.is_empty() {
+                    worker.worked();
+                }
+                went_on
+            }
+            Err(error) => {
+                worker.failed(&error);
+                failures += 1;
+                if !worker.pause(pause_after(failures)).await {
+                    return;
+                }
+                continue;
+            }
+        };
+        if worker.stop.is_cancelled() {
+            return;
+        }
+        if went_on {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let poll = if paused.is_empty() { ERASE_POLL } else { POLL };
+        if !worker.pause(POLL).await || !worker.rest(poll).await {
+            return;
+        }
+    }
+}
+
+/// One step for each tenant that has a job, and whether any was taken. A tenant whose step fails is
+/// passed over for a while.
+async fn round(worker: &Worker, erasures: &dyn ErasureStore, paused: &mut Paused) -> Result<bool> {
+    let (mut after, mut went_on, mut left) = (None, false, 0);
+    let mut seen = HashSet::new();
+    loop {
+        let jobs = erasures.open_erasures(after, TENANTS).await?;
+        after = jobs.last().map(|job| job.tenant);
+        for job in &jobs {
+            if worker.stop.is_cancelled() {
+                return Ok(false);
+            }
+            seen.insert(job.tenant);
+            left += job.end.saturating_sub(job.next);
+            if paused.passes_over(job.tenant) {
+                continue;
+            }
+            match step(&worker.log, job).await {
+                Ok(()) => {
+                    went_on = true;
+                    paused.forgive(job.tenant);
+                }
+                // It was closed a moment ago, and is told again once it is open.
+                Err(error) if is_closed(&error) => {}
+                Err(error) => {
+                    worker.failed(&error);
+                    paused.fail(job.tenant);
+                    let note = error.to_string();
+                    erasures.note_erasure(job.tenant, job.id, &note).await?;
+                }
+            }
+        }
+        if jobs.len() < TENANTS {
+            break;
+        }
+    }
+    // Another worker may have ended what failed here.
+    for tenant in paused.due() {
+        if !seen.contains(&tenant) {
+            paused.forgive(tenant);
+        }
+    }
+    worker.lag(left);
+    Ok(went_on)
+}
+
+/// What the next step of a job takes.
+struct Share {
+    ids: Vec<EventId>,
+    next: u64,
+}
+
+async fn step(log: &Inner, job: &ErasureJob) -> Result<()> {
+    let scope = scope_of(job);
+    let share = match &job.selection {
+        Some(Selection::Ids(ids)) => share_of_ids(ids, job.next),
+        Some(Selection::Matching(filter)) => {
+            match share_by_list(log, &scope, job, filter).await {
+                // One damaged entry doesn't stop an erasure: it is matched as it stands.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    share_by_read(log, &scope, job, filter).await?
+                }
+                share => share?,
+            }
+        }
+        None => {
+            let unread = "what is to be erased can't be read: a newer program has to do it";
+            return Err(Error::new(ErrorKind::Unavailable, unread));
+        }
+    };
+    let taken = ErasureStep {
+        id: job.id,
+        from: job.next,
+        next: share.next,
+        done: share.next >= job.end,
+    };
+    let erasure = erasure_of(log, &scope, job, share.ids)?.step(taken);
+    let erased = log.store.erase(&scope, &erasure).await?;
+    if erased.entries > 0 {
+        log.bell.ring(job.tenant);
+    }
+    Ok(())
+}
+
+/// What the worker may do in the name of whoever asked.
+fn scope_of(job: &ErasureJob) -> TenantScope {
+    const NEEDED: Permissions =
+        Permissions::of(&[Permission::Read, Permission::Stream, Permission::Erase]);
+    TenantScope::granted(job.tenant, &job.subject, NEEDED)
+}
+
+fn erasure_of(
+    log: &Inner,
+    scope: &TenantScope,
+    job: &ErasureJob,
+    ids: Vec<EventId>,
+) -> Result<Erasure> {
+    let act = Act::new(scope, job.reason.clone(), Arc::clone(&log.clock))?;
+    Ok(Erasure::new(ids, job.basis.clone(), act).groups(&job.groups))
+}
+
+fn share_of_ids(ids: &[EventId], from: u64) -> Share {
+    let from = usize::try_from(from).unwrap_or(usize::MAX).min(ids.len());
+    let ids = &ids[from..ids.len().min(from + STEP_IDS)];
+    Share {
+        ids: ids.to_vec(),
+        next: (from + ids.len()) as u64,
+    }
+}
+
+async fn share_by_list(
+    log: &Inner,
+    scope: &TenantScope,
+    job: &ErasureJob,
+    filter: &Filter,
+) -> Result<Share> {
+    let positions = match filter.q {
+        Some(_) => STEP_POSITIONS_OF_TEXT,
+        None => STEP_POSITIONS,
+    };
+    let to = job.end.min(job.next.saturating_add(positions));
+    let mut within = filter.clone();
+    within.from_seq = within.from_seq.max(Some(job.next));
+    within.to_seq = Some(within.to_seq.map_or(to, |end| end.min(to)));
+    let page = PageRequest::first().ascending().limit(STEP_ENTRIES);
+    let found = log.store.list(scope, &within, &page).await?.items;
+    let mut share = Share {
+        ids: Vec::new(),
+        next: to,
+    };
+    let mut bytes = 0;
+    for entry in &found {
+        if bytes >= STEP_BYTES {
+            break;
+        }
+        bytes += 512 + entry.fields.raw_len();
+        share.ids.push(entry.id);
+        share.next = entry.seq + 1;
+    }
+    Ok(share)
+}
+
+/// As [`share_by_list`], entry by entry and without recomputing leaves.
+async fn share_by_read(
+    log: &Inner,
+    scope: &TenantScope,
+    job: &ErasureJob,
+    filter: &Filter,
+) -> Result<Share> {
+    let found = log.store.read(scope, job.next, STEP_ENTRIES).await?;
+    let mut share = Share {
+        ids: Vec::new(),
+        next: job.end,
+    };
+    for entry in found.iter().take_while(|entry| entry.seq < job.end) {
+        if filter.matches(entry) {
+            share.ids.push(entry.id);
+        }
+        share.next = entry.seq + 1;
+    }
+    Ok(share)
+}
+
+/// Erases what was just appended, had been accepted before an erasure was asked for, and is its
+/// subject. Where that fails, what the tenant's batches came from is not done either: it comes again.
+pub(super) async fn erase_late<T>(log: &Inner, batches: &[Batch], outcomes: &mut [Result<T>]) {
+    let mut appended: BTreeMap<TenantId, Vec<usize>> = BTreeMap::new();
+    for (i, (batch, outcome)) in batches.iter().zip(&*outcomes).enumerate() {
+        if outcome.is_ok() {
+            appended.entry(batch.tenant()).or_default().push(i);
+        }
+    }
+    for (tenant, places) in appended {
+        let events = places.iter().flat_map(|i| batches[*i].events()).collect();
+        if let Err(error) = erase_late_of(log, tenant, events).await {
+            for i in places {
+                let again = "appended, and still to be erased";
+                let again = Error::new(ErrorKind::Unavailable, again);
+                outcomes[i] = Err(again.with_tenant(tenant).with_source(error.clone()));
+            }
+        }
+    }
+}
+
+async fn erase_late_of(log: &Inner, tenant: TenantId, events: Vec<&PreparedEvent>) -> Result<()> {
+    let secret = match log.cached_tenant(tenant).await {
+        Ok(row) => row.secret.clone(),
+        // Nobody can have asked for anything in it.
+        Err(error) if error.kind() == ErrorKind::UnknownTenant => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut by_mark: HashMap<ErasureMark, Vec<&PreparedEvent>> = HashMap::new();
+    for event in events {
+        for mark in ErasureMark::of_event(&secret, event) {
+            by_mark.entry(mark).or_default().push(event);
+        }
+    }
+    let marks: Vec<ErasureMark> = by_mark.keys().copied().collect();
+    let now = log.clock.now().as_micros();
+    let since = Timestamp::saturating_from_micros(now - LATE_MICROS);
+    let marked = log.erasures.marked_erasures(tenant, &marks, since).await?;
+    let mut jobs: BTreeMap<ErasureId, (ErasureJob, Vec<EventId>)> = BTreeMap::new();
+    for (mark, job) in marked {
+        let events = by_mark.get(&mark).into_iter().flatten();
+        let earlier = events.filter(|event| {
+            let accepted = event.accepted();
+            accepted.is_some_and(|accepted| accepted <= job.requested_at)
+        });
+        let ids: Vec<EventId> = earlier.map(|event| event.id()).collect();
+        if !ids.is_empty() {
+            let (_, all) = jobs.entry(job.id).or_insert((job, Vec::new()));
+            all.extend(ids);
+        }
+    }
+    for (job, ids) in jobs.into_values() {
+        let scope = scope_of(&job);
+        let erasure = erasure_of(log, &scope, &job, ids)?;
+        match log.store.erase(&scope, &erasure).await {
+            Ok(erased) if erased.entries == 0 => {}
+            Ok(_) => log.bell.ring(tenant),
+            // A hold was placed since: what comes behind it in the queue doesn't wait for its end.
+            Err(error) if error.kind() == ErrorKind::Refused => {
+                let mut request =
+                    ErasureRequest::new(Selection::ids(erasure.ids), job.basis).groups(&job.groups);
+                request.reason = job.reason;
+                let id = ErasureId::new(log.clock.event_id().into_uuid());
+                let job = ErasureJob::new(id, &scope, request, log.clock.now());
+                log.erasures.begin_erasure(&scope, &job, &[]).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

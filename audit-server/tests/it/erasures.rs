@@ -1,0 +1,342 @@
+//! Erasures over HTTP: asked for, followed, and carried through whatever happens to the server.
+
+use std::time::{Duration, Instant};
+
+use audit_core::tlog::leaf;
+use audit_core::tlog::note::VerifyingKey;
+use audit_core::tlog::proof::InclusionProof;
+use audit_core::tlog::verify::{Options, verify_lines};
+use audit_core::{Event, Role};
+use serde_json::{Value, json};
+
+use crate::child::{Server, sized};
+use crate::service::{Answer, Service, send, token};
+use crate::stack::Stack;
+
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Asks until the answer satisfies a condition.
+async fn until(
+    ask: impl Fn() -> reqwest::RequestBuilder,
+    what: &str,
+    holds: impl Fn(&Answer) -> bool,
+) -> Answer {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        // A server that was killed answers nothing for a while.
+        if let Ok(response) = ask().send().await {
+            let answer = Answer::of(response).await;
+            if holds(&answer) {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "{what}: {answer:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn is_done(answer: &Answer) -> bool {
+    answer.status == 200 && answer.json()["state"] == "done"
+}
+
+#[tokio::test]
+async fn everything_of_a_user_is_erased_and_found_no_more() {
+    let service = Service::start().await;
+    let tenant = service.tenant("acme").await;
+    let admin = token(Role::TenantAdmin, tenant);
+    let mut ids = Vec::new();
+    for n in 0..30 {
+        let user = if n % 3 == 0 { "ann" } else { "bob" };
+        let event = Event::view("doc", format!("d{n}"))
+            .user(user)
+            .reason(format!("seen by {user}"));
+        ids.push(service.record(tenant, event).await);
+    }
+    let search = || service.get("/api/v1/logs?q=seen+ann", &admin);
+    let count = |answer: &Answer| answer.json()["data"].as_array().map_or(0, Vec::len);
+    until(search, "they are indexed", |answer| count(answer) == 10).await;
+
+    let dry = r#"{"user_id":"ann","dry_run":true}"#;
+    let dry = send(service.post("/api/v1/erasures", &admin, dry)).await;
+    assert_eq!(
+        dry.expect(200).json(),
+        json!({"dry_run": true, "matching": 10, "erasable": 10})
+    );
+    let body = r#"{"user_id":"ann","basis":"gdpr-17","reason":"request 7"}"#;
+    let begun = send(service.post("/api/v1/erasures", &admin, body))
+        .await
+        .expect(202);
+    let place = begun.header("location").to_owned();
+    assert_eq!(begun.json()["state"], "running");
+    assert_eq!(
+        place,
+        format!("/api/v1/erasures/{}", begun.json()["id"].as_str().unwrap())
+    );
+    let done = until(|| service.get(&place, &admin), "it is done", is_done).await;
+    assert!(!done.text.contains("ann"), "{}", done.text);
+    let job = done.json();
+    // The tenant's creation is no entry.
+    let size = job["below"].as_u64().unwrap();
+    assert_eq!(job["entries"], 10);
+    assert_eq!((&job["next"], &job["end"]), (&job["below"], &job["below"]));
+    assert_eq!(job["basis"], "gdpr-17");
+    assert_eq!(job["reason"], "request 7");
+    assert_eq!(job["groups"].as_array().unwrap().len(), 7);
+    assert!(job.get("last_error").is_none());
+
+    for (n, id) in ids.iter().enumerate() {
+        let entry = send(service.get(&format!("/api/v1/logs/{id}"), &admin)).await;
+        let entry = entry.expect(200).json();
+        match n % 3 {
+            0 => assert_eq!(entry["erased"], json!(["actor", "resource", "reason"])),
+            _ => assert_eq!(entry["user_id"], "bob"),
+        }
+    }
+    let by_user = service.get("/api/v1/logs?user_id=ann", &admin);
+    assert_eq!(count(&send(by_user).await.expect(200)), 0);
+    until(search, "the index has forgotten", |answer| {
+        count(answer) == 0 && answer.json()["indexed_through"].as_u64() > Some(size)
+    })
+    .await;
+    let export = "/api/v1/logs/export?format=ndjson";
+    let export = send(service.get(export, &admin)).await.expect(200);
+    assert!(!export.text.contains("ann"), "{}", export.text);
+    let again = send(service.post("/api/v1/erasures", &admin, body))
+        .await
+        .expect(202);
+    let again = again.header("location").to_owned();
+    let again = until(|| service.get(&again, &admin), "it is done", is_done).await;
+    assert_eq!(again.json()["entries"], 0);
+}
+
+#[tokio::test]
+async fn an_erasure_by_filter_takes_only_the_groups_that_are_named() {
+    let service = Service::start().await;
+    let tenant = service.tenant("acme").await;
+    let admin = token(Role::TenantAdmin, tenant);
+    let mut ids = Vec::new();
+    for n in 0..4 {
+        let event = Event::view("doc", format!("d{n}"))
+            .user(format!("user-{n}"))
+            .session_id("s")
+            .reason("why");
+        ids.push(service.record(tenant, event).await);
+    }
+    let body = json!({
+        "filter": {"user_id": ["user-1", "user-2"], "action_type": ["VIEW"], "q": null},
+        "groups": ["reason", "context"],
+    });
+    let begun = send(service.post("/api/v1/erasures", &admin, body.to_string())).await;
+    let place = begun.expect(202).header("location").to_owned();
+    let done = until(|| service.get(&place, &admin), "it is done", is_done).await;
+    assert_eq!(done.json()["entries"], 2);
+    assert_eq!(done.json()["groups"], json!(["context", "reason"]));
+    for (n, id) in ids.iter().enumerate() {
+        let entry = send(service.get(&format!("/api/v1/logs/{id}"), &admin)).await;
+        let entry = entry.expect(200).json();
+        assert_eq!(entry["user_id"], format!("user-{n}"));
+        let erased = (n == 1 || n == 2).then(|| json!(["context", "reason"]));
+        assert_eq!(entry.get("erased"), erased.as_ref());
+    }
+}
+
+#[tokio::test]
+async fn each_fault_of_an_erasure_names_its_field() {
+    let service = Service::start().await;
+    let tenant = service.tenant("acme").await;
+    let admin = token(Role::TenantAdmin, tenant);
+    let id = service.record(tenant, Event::view("doc", "d")).await;
+    let many = vec![id.to_string(); 2];
+    for (body, place) in [
+        (json!({}), "#/ids"),
+        (json!({"ids": []}), "#/ids"),
+        (json!({"ids": ["x"]}), "#/ids"),
+        (json!({"ids": "x"}), "#/ids"),
+        (json!({"ids": many, "user_id": "ann"}), "#/user_id"),
+        (json!({"user_id": "ann", "filter": {}}), "#/filter"),
+        (json!({"user_id": 7}), "#/user_id"),
+        (json!({"filter": {}}), "#/filter"),
+        (json!({"filter": {"q": null}}), "#/filter"),
+        (json!({"filter": []}), "#/filter"),
+        (json!({"filter": {"user": ["a"]}}), "#/filter/user"),
+        (json!({"filter": {"user_id": "ann"}}), "#/filter/user_id"),
+        (
+            json!({"filter": {"severity": ["LOUD"]}}),
+            "#/filter/severity",
+        ),
+        (json!({"filter": {"from": "now"}}), "#/filter/from"),
+        (json!({"user_id": "a", "groups": []}), "#/groups"),
+        (json!({"user_id": "a", "groups": ["body"]}), "#/groups"),
+        (json!({"user_id": "a", "basis": "Because"}), "#/basis"),
+        (
+            json!({"user_id": "a", "reason": "x".repeat(1_025)}),
+            "#/reason",
+        ),
+        (json!({"user_id": "a", "dry_run": 1}), "#/dry_run"),
+        (json!({"user": "a"}), "#/user"),
+    ] {
+        let answer = send(service.post("/api/v1/erasures", &admin, body.to_string())).await;
+        answer.problem(422, place);
+    }
+    let nowhere = "/api/v1/erasures/00000000-0000-7000-8000-00000000dead";
+    send(service.get(nowhere, &admin)).await.expect(404);
+    let entry = send(service.get(&format!("/api/v1/logs/{id}"), &admin)).await;
+    assert!(entry.expect(200).json().get("erased").is_none());
+}
+
+struct Client {
+    http: reqwest::Client,
+    base: String,
+}
+
+impl Client {
+    fn of(server: &Server) -> Self {
+        Self {
+            http: server.client(),
+            base: server.url.clone(),
+        }
+    }
+
+    fn get(&self, path: &str) -> reqwest::RequestBuilder {
+        self.http.get(format!("{}{path}", self.base))
+    }
+
+    fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
+        self.http
+            .post(format!("{}{path}", self.base))
+            .header("content-type", "application/json")
+            .body(body.to_string())
+    }
+}
+
+/// The tenant of a first start's token.
+async fn own_tenant(client: &Client) -> String {
+    let event = json!({"action_type": "VIEW", "resource_type": "doc", "resource_id": "first"});
+    let made = send(client.post("/api/v1/logs", &event)).await.expect(201);
+    made.json()["tenant_id"].as_str().unwrap().to_owned()
+}
+
+/// Each entry is whole or erased in the end, none of another user's is touched, and what was proved
+/// before is still proved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_erasure_survives_kill_9_and_so_do_the_proofs() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = Stack::make().await;
+    let mut server = Server::start_on(folder.path(), stack.engines()).await;
+    let client = Client::of(&server);
+    let tenant = own_tenant(&client).await;
+    let entries = sized(10_000);
+    let mut proved = Vec::new();
+    for bulk in 0..2 * entries / 1_000 {
+        let event = |n: u64| {
+            let user = if n.is_multiple_of(2) { "ann" } else { "bob" };
+            json!({
+                "action_type": "UPDATE", "resource_type": "doc", "resource_id": n.to_string(),
+                "user_id": user, "reason": format!("seen by {user}"), "metadata": {"n": n},
+            })
+        };
+        let bulk: Vec<Value> = (bulk * 1_000..(bulk + 1) * 1_000).map(event).collect();
+        let stored = send(client.post("/api/v1/logs/bulk", &Value::from(bulk))).await;
+        let stored = stored.expect(201).json();
+        for n in [0, 1, 998] {
+            let id = stored["results"][n]["receipt"]["id"].as_str().unwrap();
+            proved.push(id.to_owned());
+        }
+    }
+    let key = send(client.get(&format!("/api/v1/tlog/{tenant}/key"))).await;
+    let key = VerifyingKey::parse(key.text.trim_end()).unwrap();
+    let mut proofs = Vec::new();
+    for id in &proved {
+        let path = format!("/api/v1/logs/{id}/proof");
+        let ready = |answer: &Answer| answer.status == 200;
+        let proof = until(|| client.get(&path), "it is proved", ready).await;
+        proofs.push(InclusionProof::parse(&proof.text).unwrap());
+    }
+
+    let body = json!({"user_id": "ann", "basis": "gdpr-17"});
+    let begun = send(client.post("/api/v1/erasures", &body))
+        .await
+        .expect(202);
+    let place = begun.header("location").to_owned();
+    for _ in 0..sized(50) {
+        server.kill_and_restart().await;
+        let job = send(client.get(&place)).await.expect(200);
+        if is_done(&job) {
+            break;
+        }
+    }
+    let done = until(|| client.get(&place), "it is done", is_done).await;
+    assert_eq!(done.json()["entries"], entries);
+
+    let export = send(client.get("/api/v1/logs/export?format=ndjson")).await;
+    let export = export.expect(200).text;
+    assert!(!export.contains("ann"));
+    let lines = export
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let all: Vec<Value> = lines.collect();
+    let of_user = |user: &str| all.iter().filter(|e| e["user_id"] == *user).count() as u64;
+    assert_eq!(of_user("bob"), entries);
+    let erased = all.iter().filter(|e| e.get("erased").is_some());
+    assert_eq!(erased.count() as u64, entries);
+    for (id, proof) in proved.iter().zip(&proofs) {
+        let entry = send(client.get(&format!("/api/v1/logs/{id}"))).await;
+        let entry = entry.expect(200).json();
+        let leaf = leaf::Hash::from_base64(entry["leaf_hash"].as_str().unwrap()).unwrap();
+        proof.verify(&leaf, std::slice::from_ref(&key)).unwrap();
+    }
+    let evidence = "/api/v1/logs/export?format=evidence";
+    let ready = |answer: &Answer| answer.status == 200;
+    let evidence = until(|| client.get(evidence), "there is a checkpoint", ready).await;
+    let report = verify_lines(evidence.text.lines(), Options::default());
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    let words = "/api/v1/logs?q=seen+ann";
+    let none = |answer: &Answer| {
+        let page = answer.json();
+        page["data"] == json!([]) && page["indexed_through"].as_u64() > Some(2 * entries)
+    };
+    until(|| client.get(words), "the index has forgotten", none).await;
+    server.stop();
+}
+
+/// Neither a queue nor a crash keeps what was accepted before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_was_queued_before_an_erasure_is_erased_when_it_arrives() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = Stack::make().await;
+    let mut engines = stack.engines();
+    engines.push(("AUDIT_ROLES", "api".into()));
+    let server = Server::start_on(folder.path(), engines).await;
+    let client = Client::of(&server);
+    own_tenant(&client).await;
+    let enqueue = async |user: &str| {
+        let event = json!({
+            "action_type": "VIEW", "resource_type": "doc", "resource_id": "d", "user_id": user,
+        });
+        let queued = client
+            .post("/api/v1/logs", &event)
+            .header("prefer", "respond-async");
+        let queued = send(queued).await.expect(202).json();
+        queued["id"].as_str().unwrap().to_owned()
+    };
+    let (before, other) = (enqueue("ann").await, enqueue("bob").await);
+    let body = json!({"user_id": "ann"});
+    send(client.post("/api/v1/erasures", &body))
+        .await
+        .expect(202);
+    let after = enqueue("ann").await;
+    drop(server);
+
+    let server = Server::start_on(folder.path(), stack.engines()).await;
+    let client = Client::of(&server);
+    let path = |id: &str| format!("/api/v1/logs/{id}");
+    let erased = |answer: &Answer| answer.status == 200 && answer.json().get("erased").is_some();
+    let entry = until(|| client.get(&path(&before)), "it is erased", erased).await;
+    assert!(!entry.text.contains("ann"), "{}", entry.text);
+    for (id, user) in [(other, "bob"), (after, "ann")] {
+        let is_there = |answer: &Answer| answer.status == 200;
+        let entry = until(|| client.get(&path(&id)), "it is appended", is_there).await;
+        assert_eq!(entry.json()["user_id"], user);
+    }
+    server.stop();
+}
