@@ -20,6 +20,7 @@ fn tenant(n: u128) -> TenantId {
 
 struct Stage {
     clock: Arc<ManualClock>,
+    store: Arc<MemoryStore>,
     log: AuditLog,
 }
 
@@ -32,7 +33,7 @@ impl Stage {
         let start = Timestamp::parse("2026-01-01T00:00:00Z").unwrap();
         let clock = Arc::new(ManualClock::new(start));
         let store = Arc::new(MemoryStore::with_clock(clock.clone()));
-        let mut log = AuditLog::builder(store)
+        let mut log = AuditLog::builder(store.clone())
             .clock(clock.clone())
             .retention_every(Duration::from_millis(10));
         if let Some(consumer) = consumer {
@@ -40,6 +41,7 @@ impl Stage {
         }
         Self {
             clock,
+            store,
             log: log.build(),
         }
     }
@@ -231,6 +233,36 @@ async fn the_minimum_may_be_as_long_as_entries_are_kept() {
     stage.clock.advance_micros(31 * DAY);
     let status = stage.round(&workers).await;
     assert_eq!((status.pruned, status.held), (2, 0));
+}
+
+#[tokio::test]
+async fn two_processes_that_look_after_it_at_once_do_it_once() {
+    let stage = Stage::new();
+    for _ in 0..700 {
+        stage.record(1, "old").await;
+    }
+    stage.clock.advance_micros(20 * DAY);
+    for _ in 0..700 {
+        stage.record(1, "short").await;
+    }
+    let rule = ActionRetention::new("short", 5);
+    let retention = Retention::forever().keep_days(30).action(rule);
+    stage.retain(1, retention).await;
+    let other = AuditLog::builder(stage.store.clone())
+        .clock(stage.clock.clone())
+        .retention_every(Duration::from_millis(10))
+        .build();
+    stage.clock.advance_micros(15 * DAY);
+    let (workers, others) = (stage.log.start(), other.start());
+    let (one, two) = (stage.round(&workers).await, stage.round(&others).await);
+    assert_eq!((one.pruned + two.pruned, one.held, two.held), (700, 0, 0));
+    assert_eq!(one.erased + two.erased, 700);
+    // Batches of one may meet the other's: an entry is erased once, whoever asks first.
+    let said = stage.size(1).await - 1_401;
+    assert!((3..=5).contains(&said), "{said} control entries");
+    stage.round(&workers).await;
+    stage.round(&others).await;
+    assert_eq!(stage.size(1).await, 1_401 + said);
 }
 
 #[tokio::test]
