@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::{
-    CheckpointStore, Clock as _, ErrorKind, Fence, Hash, LogStore, ManualClock, Permissions,
-    SignedCheckpoint, TenantId, TenantScope, TenantStore, Timestamp,
+    CheckpointStore, Clock as _, Control, ErrorKind, Event, EventId, Fence, Filter, Hash,
+    KeyChange, Kind, LogStore, ManualClock, Permission, Permissions, Prune, SignedCheckpoint,
+    TenantId, TenantScope, TenantStatus, TenantStore, Timestamp,
 };
 
-use crate::fixture::{append, events, kind, new_tenant, seconds_after, time, trusted};
+use crate::fixture::{
+    act, append, basis, batch, event, events, everything, key_change, kind, listed, new_tenant,
+    seconds_after, set_status, tenant_id, time, trusted, try_append,
+};
 
 const TTL: Duration = Duration::from_secs(15);
 
@@ -184,4 +188,86 @@ pub async fn no_tenant_reads_anothers_checkpoints<H: CheckpointStoreHarness>() {
     let forbidden = Some(ErrorKind::Forbidden);
     assert_eq!(kind(store.latest(&nothing).await), forbidden);
     assert_eq!(kind(store.covering(&nothing, 0).await), forbidden);
+}
+
+/// However often it is made; the log goes on behind it, and other logs don't know.
+pub async fn a_declaration_is_one_control_entry_and_a_change_of_keys<H: CheckpointStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let (tenant, fence) = signed_log(&harness, 2).await;
+    let other = new_tenant(store).await;
+    append(store, other, events(1)).await;
+    let (scope, id) = (trusted(tenant), EventId::new(tenant_id().into_uuid()));
+    assert_eq!(store.key_changes(&scope).await.expect("an answer"), []);
+    let declaration = key_change(tenant, fence, id);
+    let first = store.declare(&scope, &declaration).await.expect("declared");
+    assert_eq!((first.id, first.seq, first.duplicate), (id, 2, false));
+    let again = key_change(tenant, fence, id);
+    let again = store.declare(&scope, &again).await;
+    let again = again.expect("declared before");
+    assert!(again.duplicate);
+    assert_eq!((again.seq, again.leaf_hash), (2, first.leaf_hash));
+    assert_eq!(append(store, tenant, vec![event(9)]).await[0].seq, 3);
+    let found = listed(store, tenant, &Filter::new().action("log.key")).await;
+    assert_eq!(found, [2]);
+    let entry = &everything(store, tenant).await[2];
+    assert_eq!(entry.kind, Kind::Key);
+    let Some(Control::Key { old, new }) = entry.control() else {
+        panic!("{entry:?}")
+    };
+    let changes = store.key_changes(&scope).await.expect("an answer");
+    assert_eq!(changes, [KeyChange { seq: 2, old, new }]);
+    let foreign = trusted(other);
+    assert_eq!(everything(store, other).await.len(), 1);
+    assert_eq!(store.key_changes(&foreign).await.expect("an answer"), []);
+    // Pruned or not.
+    let prune = Prune::new(Timestamp::MAX, basis("retention"), act(tenant));
+    store.prune(&scope, &prune).await.expect("pruned");
+    while store.sweep().await.expect("swept") {}
+    assert_eq!(store.key_changes(&scope).await.expect("an answer"), changes);
+}
+
+/// And nothing of it is stored.
+pub async fn a_declaration_under_a_taken_id_is_a_conflict<H: CheckpointStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let (tenant, fence) = signed_log(&harness, 0).await;
+    let id = EventId::new(tenant_id().into_uuid());
+    let taken = batch(tenant, vec![Event::view("a", "b").id(id)]);
+    try_append(store, &taken).await.expect("appended");
+    let declaration = key_change(tenant, fence, id);
+    let refused = store.declare(&trusted(tenant), &declaration).await;
+    assert_eq!(kind(refused), Some(ErrorKind::Conflict));
+    assert_eq!(everything(store, tenant).await.len(), 1);
+    let changes = store.key_changes(&trusted(tenant)).await;
+    assert_eq!(changes.expect("an answer"), []);
+}
+
+/// Not one that another took over from, and not without the permission.
+pub async fn only_the_signer_declares<H: CheckpointStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let (tenant, fence) = signed_log(&harness, 1).await;
+    let declaration = || key_change(tenant, fence, EventId::new(tenant_id().into_uuid()));
+    let left: Vec<_> = Permission::ALL
+        .into_iter()
+        .filter(|p| *p != Permission::Cleanup)
+        .collect();
+    let without = trusted(tenant).only(Permissions::of(&left));
+    let refused = store.declare(&without, &declaration()).await;
+    assert_eq!(kind(refused), Some(ErrorKind::Forbidden));
+    harness.clock().advance_micros(16_000_000);
+    let taken = store.lease("two", TTL).await.expect("a lease");
+    assert!(taken.is_some());
+    let late = store.declare(&trusted(tenant), &declaration()).await;
+    assert_eq!(kind(late), Some(ErrorKind::Refused));
+    set_status(store, tenant, TenantStatus::Suspended).await;
+    let closed = store.declare(&trusted(tenant), &declaration()).await;
+    assert_eq!(kind(closed), Some(ErrorKind::TenantClosed));
+    set_status(store, tenant, TenantStatus::Active).await;
+    assert!(
+        listed(store, tenant, &Filter::new().action("log.key"))
+            .await
+            .is_empty()
+    );
 }

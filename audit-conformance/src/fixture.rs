@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use audit_core::tlog::note::SigningKey;
 use audit_core::{
-    Act, Basis, Batch, Clock, Declaration, Entry, Error, ErrorKind, Event, EventId, Filter,
+    Act, Basis, Batch, Clock, Declaration, Entry, Error, ErrorKind, Event, EventId, Fence, Filter,
     LegalHold, LogStore, Outcome, PageRequest, PreparedEvent, Receipt, Result, RetentionStore,
     Severity, Snapshot, SystemClock, Tenant, TenantId, TenantScope, TenantSecret, TenantStatus,
     TenantStore, TenantUpdate, Timestamp,
@@ -123,12 +123,12 @@ pub(crate) fn act(tenant: TenantId) -> Act {
 }
 
 /// That a log's key changed.
-pub(crate) fn key_change(tenant: TenantId, id: EventId) -> Declaration {
+pub(crate) fn key_change(tenant: TenantId, fence: Fence, id: EventId) -> Declaration {
     let vkey = |seed: u8| {
         let key = SigningKey::from_seed(&format!("audit.example/log/{tenant}"), &[seed; 32]);
         key.expect("a key").verifying_key().encode()
     };
-    Declaration::key(id, vkey(1), vkey(2), act(tenant)).expect("two keys")
+    Declaration::key(fence, id, vkey(1), vkey(2), act(tenant)).expect("two keys")
 }
 
 pub(crate) fn basis(text: &str) -> Basis {

@@ -151,8 +151,6 @@ macro_rules! log_store {
             a_repeated_erasure_writes_nothing,
             an_erased_id_is_a_duplicate_without_comparing,
             erasing_what_is_missing_or_pruned_is_passed_over,
-            a_declaration_is_one_control_entry,
-            a_declaration_under_a_taken_id_is_a_conflict,
             a_prune_takes_exactly_the_prefix,
             a_prune_is_explained_by_a_control_entry,
             pruned_ids_stay_duplicates,
@@ -248,6 +246,9 @@ macro_rules! checkpoint_store {
             a_checkpoint_is_never_larger_than_the_log,
             of_each_hour_the_largest_checkpoint_stays,
             a_checkpoint_over_a_change_of_keys_is_never_dropped,
+            a_declaration_is_one_control_entry_and_a_change_of_keys,
+            a_declaration_under_a_taken_id_is_a_conflict,
+            only_the_signer_declares,
             no_tenant_reads_anothers_checkpoints,
         );
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use audit_tlog::checkpoint::{Checkpoint, FIRST_EPOCH, Origin};
-use audit_tlog::note::{Note, SigningKey, VerifyingKey};
+use audit_tlog::note::{SigningKey, VerifyingKey};
 use audit_tlog::{Hash, Timestamp};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -58,6 +58,17 @@ impl SignedCheckpoint {
     pub const HOUR: i64 = 3_600_000_000;
 }
 
+/// An entry of a log that says that its key changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyChange {
+    /// The entry's position.
+    pub seq: u64,
+    /// The verifier key before.
+    pub old: String,
+    /// The verifier key from here on.
+    pub new: String,
+}
+
 /// That its bearer is the signer. A later signer's is larger, and makes earlier ones void.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fence(pub u64);
@@ -92,6 +103,10 @@ pub trait CheckpointStore: Debug + Send + Sync + 'static {
 
     /// The smallest checkpoint that covers so many entries at least. Needs `read`.
     async fn covering(&self, scope: &TenantScope, size: u64) -> Result<Option<SignedCheckpoint>>;
+
+    /// The changes of the key that the log declares, oldest first, of entries that were pruned too.
+    /// Needs `read`.
+    async fn key_changes(&self, scope: &TenantScope) -> Result<Vec<KeyChange>>;
 }
 
 /// Who signs, and for how long: what a store keeps.
@@ -131,6 +146,17 @@ impl Lease {
     }
 }
 
+/// Refuses a signer that another one took over from.
+pub(crate) fn admit_signer(fence: Fence, signer: Option<Fence>) -> Result<()> {
+    if signer == Some(fence) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Refused,
+        "another signer has taken over",
+    ))
+}
+
 /// The refusals of [`CheckpointStore::publish`], which every store words alike.
 ///
 /// # Errors
@@ -143,12 +169,7 @@ pub fn admit_checkpoint(
     size: u64,
     known: Option<Hash>,
 ) -> Result<()> {
-    if signer != Some(fence) {
-        return Err(Error::new(
-            ErrorKind::Refused,
-            "another signer has taken over",
-        ));
-    }
+    admit_signer(fence, signer)?;
     if checkpoint.size > size {
         return Err(Error::new(
             ErrorKind::Refused,
@@ -184,8 +205,8 @@ impl Signer {
     }
 
     /// Takes over logs whose heads were signed with an earlier key, or under an earlier origin: a
-    /// `key` entry says so in each, and the first checkpoint over it bears both signatures. The earlier
-    /// key is needed until that was done in every log, and never again.
+    /// `key` entry says so in each, and the checkpoint right behind it bears both signatures. The
+    /// earlier key is needed until that was done in every log, and never again.
     #[must_use]
     pub fn succeeding(mut self, origin: Origin, key: SigningKey) -> Self {
         self.earlier.push((origin, key));
@@ -201,15 +222,11 @@ impl Signer {
         named(&self.key, &self.origin, tenant)
     }
 
-    /// The earlier key that signed a checkpoint of a tenant.
-    pub(crate) fn earlier(&self, tenant: TenantId, note: &Note) -> Result<Option<SigningKey>> {
-        for (origin, key) in &self.earlier {
-            let key = named(key, origin, tenant)?;
-            if Checkpoint::open(note, std::slice::from_ref(key.verifying_key())).is_ok() {
-                return Ok(Some(key));
-            }
-        }
-        Ok(None)
+    /// The keys that a tenant's checkpoints may be signed with, the present one first.
+    pub(crate) fn keys(&self, tenant: TenantId) -> Result<Vec<SigningKey>> {
+        let earlier = self.earlier.iter();
+        let earlier = earlier.map(|(origin, key)| named(key, origin, tenant));
+        std::iter::once(self.key(tenant)).chain(earlier).collect()
     }
 
     /// The key that a tenant's checkpoints are verified with.
@@ -225,33 +242,32 @@ impl Signer {
     /// # Errors
     /// [`ErrorKind::Internal`] when the origin can't be a key's name.
     pub fn sign(&self, head: &Head, now: Timestamp) -> Result<SignedCheckpoint> {
-        self.sign_with(head, None, now)
+        let key = self.key(head.tenant)?;
+        sign(head.size(), head.tree.root(), &[&key], now)
     }
 
-    /// Signs a head; with an earlier key too, under the present name, over a change of keys.
-    pub(crate) fn sign_with(
-        &self,
-        head: &Head,
-        earlier: Option<&SigningKey>,
+    /// Signs the head behind an entry that says that the key changed, with both keys and under the
+    /// new one's name.
+    pub(crate) fn sign_handover(
+        size: u64,
+        root: Hash,
+        (old, new): &(SigningKey, SigningKey),
         now: Timestamp,
     ) -> Result<SignedCheckpoint> {
-        let key = self.key(head.tenant)?;
-        let earlier = earlier.map(|earlier| earlier.renamed(key.name()));
-        let earlier = earlier.transpose().map_err(unsigned)?;
-        let mut keys = vec![&key];
+        let old = old.renamed(new.name()).map_err(unsigned)?;
+        let mut keys = vec![new];
         // With nothing changed but the name, it is the same key.
-        keys.extend(
-            earlier
-                .as_ref()
-                .filter(|e| e.verifying_key() != key.verifying_key()),
-        );
-        let root = head.tree.root();
-        let note = Checkpoint::new(key.name(), head.size(), root)
-            .and_then(|checkpoint| checkpoint.sign(&keys))
-            .map_err(unsigned)?;
-        let signed = SignedCheckpoint::new(head.size(), root, note.encode(), now);
-        Ok(signed.handover(earlier.is_some()))
+        keys.extend((old.verifying_key() != new.verifying_key()).then_some(&old));
+        Ok(sign(size, root, &keys, now)?.handover(true))
     }
+}
+
+fn sign(size: u64, root: Hash, keys: &[&SigningKey], now: Timestamp) -> Result<SignedCheckpoint> {
+    let name = keys.first().map_or("", |key| key.name());
+    let note = Checkpoint::new(name, size, root)
+        .and_then(|checkpoint| checkpoint.sign(keys))
+        .map_err(unsigned)?;
+    Ok(SignedCheckpoint::new(size, root, note.encode(), now))
 }
 
 fn named(key: &SigningKey, origin: &Origin, tenant: TenantId) -> Result<SigningKey> {

@@ -104,7 +104,11 @@ pub(crate) async fn node(
 }
 
 /// The `MTH` of any range that a proof asks for: a perfect subtree, or what a tree ends in.
-async fn root_of(store: &dyn LogStore, scope: &TenantScope, range: Range<u64>) -> Result<Hash> {
+pub(crate) async fn root_of(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    range: Range<u64>,
+) -> Result<Hash> {
     let mut peaks = Vec::new();
     for subtree in subtrees(range) {
         peaks.push(node(store, scope, subtree).await?);
@@ -335,7 +339,7 @@ impl TenantLog {
             withheld: request.withheld.clone(),
         };
         let vkey = self.verifying_key()?.encode();
-        let handovers = handovers(&*inner.store, signing, &reader, checkpoint.size).await?;
+        let handovers = handovers(signing, &reader, checkpoint.size).await?;
         let export = Exported {
             manifest,
             handovers,
@@ -355,8 +359,8 @@ fn not_yet(message: &'static str) -> Error {
 /// What an export begins with.
 struct Exported {
     manifest: Manifest,
-    /// The first ones over each change of keys.
-    handovers: Vec<SignedCheckpoint>,
+    /// Changes of keys by position, with the first checkpoints over them.
+    handovers: Vec<(u64, SignedCheckpoint)>,
     checkpoint: SignedCheckpoint,
     vkey: String,
 }
@@ -374,22 +378,22 @@ struct Export {
     text: String,
 }
 
-/// The first checkpoints over each change of keys that is left, below `size`.
+/// The changes of keys below `size`, each with the first checkpoint over it, which lies right behind it.
 async fn handovers(
-    store: &dyn LogStore,
     signing: &Signing,
     scope: &TenantScope,
     size: u64,
-) -> Result<Vec<SignedCheckpoint>> {
-    let mut found: Vec<SignedCheckpoint> = Vec::new();
-    for change in control_entries(store, scope, "log.key").await? {
-        let covering = signing
+) -> Result<Vec<(u64, SignedCheckpoint)>> {
+    let mut found = Vec::new();
+    for change in signing.checkpoints().key_changes(scope).await? {
+        if change.seq >= size {
+            break;
+        }
+        let first = signing
             .checkpoints()
             .covering(scope, change.seq + 1)
             .await?;
-        // The export's own is there anyway.
-        let below = covering.filter(|covering| covering.size < size);
-        found.extend(below.filter(|first| found.last().is_none_or(|last| last.size < first.size)));
+        found.extend(first.map(|first| (change.seq, first)));
     }
     Ok(found)
 }
@@ -414,6 +418,26 @@ async fn control_entries(
             None => return Ok(entries),
         }
     }
+}
+
+/// Writes the hashes that stand for a range of positions, unless it is empty.
+async fn gap(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    composer: &mut Composer,
+    range: Range<u64>,
+    text: &mut String,
+) -> Result<()> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    let mut hashes = Vec::new();
+    for subtree in subtrees(range.clone()) {
+        hashes.push(node(store, scope, subtree).await?);
+    }
+    composer
+        .gap(range, hashes, text)
+        .map_err(|fault| broken(scope, fault))
 }
 
 /// Where prunes of what is absent ended, up to and with `below`: a verifier compares the roots there.
@@ -450,23 +474,37 @@ impl Exported {
     ) -> Result<BoxStream<'static, Result<String>>> {
         let mut text = String::with_capacity(PIECE);
         let mut composer = Composer::new(&self.manifest, &mut text);
-        let written = self
-            .handovers
-            .iter()
+        let size = self.checkpoint.size;
+        let handovers = self.handovers.iter().map(|(_, first)| first);
+        let written = handovers
+            // The export's own is there anyway.
+            .filter(|first| first.size < size)
             .chain([&self.checkpoint])
             .try_for_each(|checkpoint| composer.checkpoint(&checkpoint.note, &mut text))
             .and_then(|()| composer.vkey(&self.vkey, &mut text));
         written.map_err(|fault| broken(&scope, fault))?;
         let below = snapshot.head().pruned_below;
+        let keys = self.handovers.iter().map(|(seq, _)| *seq);
+        let keys: Vec<u64> = keys.filter(|seq| *seq < below).collect();
         let mut from = 0;
         for to in prunes(&*store, scope.tenant(), below).await? {
-            let mut hashes = Vec::new();
-            for subtree in subtrees(from..to) {
-                hashes.push(node(&*store, &scope, subtree).await?);
+            // Leaf data of changes of keys outlives every prune.
+            let pruned = from..to;
+            for seq in keys.iter().filter(|seq| pruned.contains(*seq)) {
+                let data = store.leaves(&scope, *seq..seq + 1).await?.pop();
+                let Some((seq, leaf)) = data else { continue };
+                gap(&*store, &scope, &mut composer, from..seq, &mut text).await?;
+                let line = EvidenceLine {
+                    seq,
+                    leaf: leaf.into(),
+                    disclosures: Default::default(),
+                };
+                composer
+                    .entry(line, &mut text)
+                    .map_err(|fault| broken(&scope, fault))?;
+                from = seq + 1;
             }
-            composer
-                .gap(from..to, hashes, &mut text)
-                .map_err(|fault| broken(&scope, fault))?;
+            gap(&*store, &scope, &mut composer, from..to, &mut text).await?;
             composer.mark(&mut text);
             from = to;
         }

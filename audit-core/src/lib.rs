@@ -54,7 +54,7 @@ pub use audit_tlog as tlog;
 pub use audit_tlog::{Basis, Control, Group, Hash, Kind, Timestamp};
 
 pub use authorize::{AccessRequest, ByClaims, ByMembership, ByPolicy, Decision, TenantAuthorizer};
-pub use checkpoint::{CheckpointStore, Fence, SignedCheckpoint, Signer};
+pub use checkpoint::{CheckpointStore, Fence, KeyChange, SignedCheckpoint, Signer};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::Consumer;
 pub use credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};

@@ -307,6 +307,26 @@ impl AuditLog {
         &self.inner.tenants
     }
 
+    /// How many positions and ids are left of the erasures that were asked for, of all tenants that
+    /// aren't closed: of each tenant's oldest one. 0 when there are none.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn open_erasures(&self) -> Result<u64> {
+        let (mut after, mut left) = (None, 0);
+        loop {
+            let jobs = self.inner.erasures.open_erasures(after, 1_000).await?;
+            left += jobs
+                .iter()
+                .map(|job| 1 + job.end.saturating_sub(job.next))
+                .sum::<u64>();
+            match jobs.last() {
+                Some(last) => after = Some(last.tenant),
+                None => return Ok(left),
+            }
+        }
+    }
+
     /// The queue.
     pub fn queue(&self) -> Option<&Arc<dyn EventQueue>> {
         self.inner.queue.as_ref()

@@ -4,18 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use audit_tlog::checkpoint::Checkpoint;
-use audit_tlog::note::{self, Note, SigningKey};
-use audit_tlog::{Control, Timestamp, merkle};
-use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
+use audit_tlog::note::{Note, SigningKey};
+use audit_tlog::{Timestamp, merkle};
 
-use crate::checkpoint::{CheckpointStore, Fence, SignedCheckpoint, Signer};
+use crate::checkpoint::{CheckpointStore, Fence, KeyChange, SignedCheckpoint, Signer};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::evidence::roots_of;
-use crate::filter::Filter;
-use crate::id::{EventId, TenantId};
-use crate::page::PageRequest;
+use crate::evidence::{root_of, roots_of};
+use crate::id::TenantId;
 use crate::prepare::Act;
 use crate::scope::TenantScope;
 use crate::seal::Head;
@@ -68,14 +64,14 @@ impl Signing {
         lease.map(drop)
     }
 
-    /// Signs a head and keeps the checkpoint; one of this size that is there already is taken. Where an
-    /// earlier key signed so far, what is signed is the head behind the entry that says that the key
-    /// changed.
+    /// Signs a head and keeps the checkpoint; one of this size that is there already is taken. Where the
+    /// log has another key so far, that is changed first: then what is signed is the head behind the
+    /// entry that says so.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] when the head is no continuation of the newest checkpoint;
-    /// [`ErrorKind::Unavailable`] when the log's newest checkpoint bears the signature of a key that
-    /// is not known here, and for a head below a change of keys.
+    /// [`ErrorKind::Corrupt`] when the head is no continuation of the newest checkpoint, or that one is
+    /// not what was signed; [`ErrorKind::Unavailable`] when the log's key is not known here, and for a
+    /// head below a change of keys.
     pub(crate) async fn publish(
         &self,
         store: &dyn LogStore,
@@ -84,31 +80,47 @@ impl Signing {
         now: Timestamp,
     ) -> Result<SignedCheckpoint> {
         let scope = TenantScope::trusted(head.tenant, "signer");
-        let mut checkpoint = None;
-        if let Some(latest) = self.checkpoints.latest(&scope).await? {
-            if let Some(earlier) = self.earlier(head.tenant, &latest)? {
-                let head = self.change_key(store, &scope, &latest, &earlier).await?;
-                continues(store, &scope, &head, &latest).await?;
-                checkpoint = Some(self.signer.sign_with(&head, Some(&earlier), now)?);
-            } else {
-                self.check(head, &latest)?;
-                if latest.size == head.size() {
+        let latest = self.checkpoints.latest(&scope).await?;
+        let changes = self.checkpoints.key_changes(&scope).await?;
+        if let Some(latest) = &latest {
+            continues(store, &scope, head, latest).await?;
+        }
+        let signed_to = latest.as_ref().map_or(0, |latest| latest.size);
+        let standing = self.standing(head.tenant, &changes, latest.as_ref())?;
+        let checkpoint = match standing {
+            Standing::HandsOver { at, keys } => {
+                let root = root_of(store, &scope, 0..at + 1).await?;
+                Signer::sign_handover(at + 1, root, &keys, now)?
+            }
+            Standing::Earlier(old) => {
+                let act = Act::new(&scope, None, Arc::clone(&self.clock))?.by_system();
+                let old = old.verifying_key().encode();
+                let new = self.signer.verifying_key(head.tenant)?.encode();
+                let id = self.clock.event_id();
+                let declaration = Declaration::key(fence, id, old.clone(), new.clone(), act)?;
+                let seq = store.declare(&scope, &declaration).await?.seq;
+                let changed = [KeyChange { seq, old, new }];
+                let standing = self.standing(head.tenant, &changed, latest.as_ref())?;
+                let Standing::HandsOver { at, keys } = standing else {
+                    return Err(Error::new(ErrorKind::Internal, "the change leads nowhere"));
+                };
+                let root = root_of(store, &scope, 0..at + 1).await?;
+                Signer::sign_handover(at + 1, root, &keys, now)?
+            }
+            Standing::Ours if signed_to == head.size() => {
+                if let Some(latest) = latest {
                     return Ok(latest);
                 }
-                continues(store, &scope, head, &latest).await?;
-                let covering = self.checkpoints.covering(&scope, head.size()).await?;
-                if covering.is_some_and(|covering| covering.is_handover) {
-                    return Err(Error::new(
-                        ErrorKind::Unavailable,
-                        "the key has changed behind this head",
-                    )
-                    .with_retry_after(Duration::ZERO));
-                }
+                self.signer.sign(head, now)?
             }
-        }
-        let checkpoint = match checkpoint {
-            Some(checkpoint) => checkpoint,
-            None => self.signer.sign(head, now)?,
+            Standing::Ours => {
+                if changes.last().is_some_and(|last| head.size() <= last.seq) {
+                    let message = "the key has changed behind this head";
+                    return Err(Error::new(ErrorKind::Unavailable, message)
+                        .with_retry_after(Duration::ZERO));
+                }
+                self.signer.sign(head, now)?
+            }
         };
         self.checkpoints
             .publish(fence, head.tenant, &checkpoint)
@@ -116,62 +128,61 @@ impl Signing {
         Ok(checkpoint)
     }
 
-    /// The earlier key that signed a checkpoint which the present one didn't.
-    fn earlier(&self, tenant: TenantId, latest: &SignedCheckpoint) -> Result<Option<SigningKey>> {
-        if self.is_ours(tenant, latest)? {
-            return Ok(None);
-        }
-        match Note::parse(&latest.note) {
-            Ok(note) => self.signer.earlier(tenant, &note),
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Writes the entry that says that the key changes, unless it is there, and returns the head behind
-    /// it.
-    async fn change_key(
+    /// Whose the log is, by its own entries and its newest checkpoint.
+    fn standing(
         &self,
-        store: &dyn LogStore,
-        scope: &TenantScope,
-        latest: &SignedCheckpoint,
-        earlier: &SigningKey,
-    ) -> Result<Head> {
-        let tenant = scope.tenant();
-        let old = earlier.verifying_key().encode();
-        let new = self.signer.verifying_key(tenant)?.encode();
-        // One that was begun with a third key has to be ended with it.
-        let begun = Filter::new().action("log.key").from_seq(latest.size);
-        let page = PageRequest::first().limit(1);
-        if let Some(entry) = store.list(scope, &begun, &page).await?.items.first()
-            && let Some(Control::Key { new: begun, .. }) = entry.control()
-            && begun != new
-        {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("the log has begun to change its key to {begun}"),
-            )
-            .with_tenant(tenant));
+        tenant: TenantId,
+        changes: &[KeyChange],
+        latest: Option<&SignedCheckpoint>,
+    ) -> Result<Standing> {
+        let keys = self.signer.keys(tenant)?;
+        let unknown = |vkey: &str| {
+            let message = format!("the log's key is {vkey}, which is not known here");
+            Error::new(ErrorKind::Unavailable, message).with_tenant(tenant)
+        };
+        let named = |vkey: &str| {
+            let found = keys.iter().find(|k| k.verifying_key().encode() == vkey);
+            found.cloned().ok_or_else(|| unknown(vkey))
+        };
+        if let Some(last) = changes.last() {
+            let (old, new) = (named(&last.old), named(&last.new)?);
+            return match latest {
+                Some(latest) if latest.size > last.seq => {
+                    if !is_signed(latest, &new) {
+                        return Err(Error::corrupt(tenant, latest.size));
+                    }
+                    Ok(self.standing_of(tenant, new)?)
+                }
+                _ => Ok(Standing::HandsOver {
+                    at: last.seq,
+                    keys: Box::new((old?, new)),
+                }),
+            };
         }
-        // Two signers, or one that was killed in between, write one entry; nobody else knows its id.
-        let about = format!("audit-log/v1/key\n{}\n{old}\n{new}\n", latest.size);
-        let secret = note::sign(&about, &[earlier]).map_err(|fault| {
-            Error::new(ErrorKind::Internal, "the change of keys can't be signed").with_source(fault)
-        })?;
-        let mut sixteen = [0; 16];
-        sixteen.copy_from_slice(&Sha256::digest(secret.encode())[..16]);
-        let id = EventId::new(Uuid::new_v8(sixteen));
-        let act = Act::new(scope, None, Arc::clone(&self.clock))?;
-        store
-            .declare(scope, &Declaration::key(id, old, new, act)?)
-            .await?;
-        store.head(scope).await
+        let Some(latest) = latest else {
+            return Ok(Standing::Ours);
+        };
+        match keys.into_iter().find(|key| is_signed(latest, key)) {
+            Some(key) => self.standing_of(tenant, key),
+            None => {
+                let key = self.signer.verifying_key(tenant)?;
+                let message = format!("the log's checkpoints are signed by another key than {key}");
+                Err(Error::new(ErrorKind::Unavailable, message).with_tenant(tenant))
+            }
+        }
     }
 
-    /// Whether the present key signed a checkpoint.
+    fn standing_of(&self, tenant: TenantId, key: SigningKey) -> Result<Standing> {
+        match *key.verifying_key() == self.signer.verifying_key(tenant)? {
+            true => Ok(Standing::Ours),
+            false => Ok(Standing::Earlier(Box::new(key))),
+        }
+    }
+
+    /// Whether the present key signed a checkpoint, and just this one.
     pub(crate) fn is_ours(&self, tenant: TenantId, checkpoint: &SignedCheckpoint) -> Result<bool> {
-        let key = self.signer.verifying_key(tenant)?;
-        Ok(Note::parse(&checkpoint.note)
-            .is_ok_and(|note| Checkpoint::open(&note, std::slice::from_ref(&key)).is_ok()))
+        let keys = self.signer.keys(tenant)?;
+        Ok(keys.first().is_some_and(|key| is_signed(checkpoint, key)))
     }
 
     /// Checks that a checkpoint of the log was signed by this key and, where it is of the head's size,
@@ -193,6 +204,29 @@ impl Signing {
         )
         .with_tenant(head.tenant))
     }
+}
+
+/// Whose a log is.
+enum Standing {
+    /// The present key's.
+    Ours,
+    /// An earlier key's, which has to be changed.
+    Earlier(Box<SigningKey>),
+    /// An entry says that the key changed, and no checkpoint covers it yet.
+    HandsOver {
+        at: u64,
+        keys: Box<(SigningKey, SigningKey)>,
+    },
+}
+
+/// Whether a key signed a checkpoint, of the size and root that it is kept with.
+fn is_signed(checkpoint: &SignedCheckpoint, key: &SigningKey) -> bool {
+    let Ok(note) = Note::parse(&checkpoint.note) else {
+        return false;
+    };
+    Checkpoint::open(&note, std::slice::from_ref(key.verifying_key())).is_ok_and(|opened| {
+        opened.checkpoint.size() == checkpoint.size && opened.checkpoint.root() == checkpoint.root
+    })
 }
 
 /// Checks that of a head and a checkpoint the larger continues the smaller (RFC 6962 §2.1.2).

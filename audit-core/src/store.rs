@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use audit_tlog::{Basis, Control, Group, Hash, Timestamp};
 use futures_util::stream::BoxStream;
 
+use crate::checkpoint::{Fence, KeyChange, admit_signer};
 use crate::decorate::{Wraps, decorate_log_store};
 use crate::entry::{Entry, Evidence, Receipt, StoredEntry};
 use crate::erasure::ErasureStep;
@@ -158,10 +159,13 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// [`Protection`](crate::retention::Protection) says, which is looked for under the lock.
     async fn prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned>;
 
-    /// Writes a control entry that says something of the log itself. Needs `cleanup`. An entry of the
-    /// declaration's id that is there already is the same one, as with [`append`](Self::append).
+    /// Writes a control entry that says something of the log itself, for its signer. Needs `cleanup`.
+    /// An entry of the declaration's id that is there already is the same one, as with
+    /// [`append`](Self::append). A change of the key is one of the
+    /// [`key_changes`](crate::CheckpointStore::key_changes) from then on.
     ///
     /// # Errors
+    /// [`Refused`](ErrorKind::Refused) when another signer has taken over;
     /// [`Conflict`](ErrorKind::Conflict) when the id is taken by an entry with other content.
     async fn declare(&self, scope: &TenantScope, declaration: &Declaration) -> Result<Receipt>;
 
@@ -380,6 +384,7 @@ pub fn plan_erasure(tenant: TenantId, targets: Vec<StoredEntry>, erasure: &Erasu
 /// What [`LogStore::declare`] is asked for.
 #[derive(Debug, Clone)]
 pub struct Declaration {
+    fence: Fence,
     id: EventId,
     control: Control,
     act: Act,
@@ -391,12 +396,38 @@ impl Declaration {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when one is none.
-    pub fn key(id: EventId, old: String, new: String, act: Act) -> Result<Self> {
+    pub fn key(fence: Fence, id: EventId, old: String, new: String, act: Act) -> Result<Self> {
         let control = Control::Key { old, new };
         control
             .check()
             .map_err(|fault| Error::field("key", fault.to_string()))?;
-        Ok(Self { id, control, act })
+        Ok(Self {
+            fence,
+            id,
+            control,
+            act,
+        })
+    }
+
+    /// Refuses a signer that another one took over from, as every store does in the transaction that
+    /// declares. `signer` is the present fence.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`].
+    pub fn admit(&self, signer: Option<Fence>) -> Result<()> {
+        admit_signer(self.fence, signer)
+    }
+
+    /// What is kept beside the log of an entry at a position.
+    pub fn key_change(&self, seq: u64) -> Option<KeyChange> {
+        match &self.control {
+            Control::Key { old, new } => Some(KeyChange {
+                seq,
+                old: old.clone(),
+                new: new.clone(),
+            }),
+            _ => None,
+        }
     }
 
     /// The prepared control entry, for the store to append.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use audit_core::{
     AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, Error, ErrorKind, EventQueue,
     MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex, Signer, TenantFilter, TenantScope,
-    Vacuum,
+    Vacuum, WorkerStatus, Workers,
 };
 use audit_store_postgres::{PostgresOptions, PostgresStore};
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
@@ -142,15 +142,17 @@ pub async fn migrate(settings: &Settings) -> Result<()> {
     storage.log.log_store().ping().await
 }
 
-/// Takes out of the engines' files what was erased or pruned before the call. The index is let catch up
-/// first, and rows that were pruned are removed, by this process where no other does.
+/// Takes out of the engines' files what was erased or pruned before the call. Erasures that were asked
+/// for are carried out first, the index is let catch up, and rows that were pruned are removed: by this
+/// process, where no other does.
 ///
 /// # Errors
-/// What the parts answer, with the cause.
+/// What the parts answer, with the cause; [`ErrorKind::Unavailable`] when an erasure or the index
+/// doesn't go on for a minute, with the reason.
 pub async fn vacuum(settings: &Settings) -> Result<()> {
     let storage = Storage::open(settings, None).await?;
     let workers = storage.log.start();
-    let ready = storage.settle().await;
+    let ready = storage.settle(&workers).await;
     workers.shutdown(Duration::from_secs(10)).await;
     ready?;
     for engine in &storage.engines {
@@ -161,10 +163,23 @@ pub async fn vacuum(settings: &Settings) -> Result<()> {
 
 /// Tenants that are looked at in one go.
 const TENANTS: usize = 1_000;
+/// How long something may stand still before it is given up.
+const STANDSTILL: Duration = Duration::from_secs(60);
 
 impl Storage {
-    /// Waits until what is in the log now is indexed, and what is pruned is gone.
-    async fn settle(&self) -> Result<()> {
+    /// Waits until what was asked for is erased, what is in the log now is indexed, and what is pruned
+    /// is gone.
+    async fn settle(&self, workers: &Workers) -> Result<()> {
+        let lag = |worker: &str| {
+            let status = workers.status();
+            status.into_iter().find(|status| status.name == worker)
+        };
+        let mut eraser = Progress::new("an erasure waits");
+        while let left = self.log.open_erasures().await?
+            && left > 0
+        {
+            eraser.look(left, lag("eraser")).await?;
+        }
         while self.log.log_store().sweep().await? {}
         let Some(index) = self.log.search() else {
             return Ok(());
@@ -174,15 +189,19 @@ impl Storage {
             let some = self.log.tenants();
             let some = some.tenants(&TenantFilter::all(), after, TENANTS).await?;
             for tenant in &some {
+                let id = tenant.id;
                 // Nobody reads the others, the indexer neither.
-                if tenant.status.admit_read(tenant.id).is_err() {
-                    tracing::warn!(tenant = %tenant.id, status = %tenant.status, "the index is not let catch up");
+                if tenant.status.admit_read(id).is_err() {
+                    tracing::warn!(tenant = %id, "closed: its part of the index may be behind");
                     continue;
                 }
-                let scope = TenantScope::trusted(tenant.id, "vacuum");
+                let scope = TenantScope::trusted(id, "vacuum");
                 let size = self.log.log_store().head(&scope).await?.size();
-                while index.indexed_through(&scope).await? < size {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                let mut indexer = Progress::new("the index doesn't catch up");
+                while let through = index.indexed_through(&scope).await?
+                    && through < size
+                {
+                    indexer.look(size - through, lag("indexer")).await?;
                 }
             }
             after = some.last().map(|tenant| tenant.id);
@@ -190,6 +209,38 @@ impl Storage {
                 return Ok(());
             }
         }
+    }
+}
+
+/// Whether something that is waited for goes on.
+struct Progress {
+    what: &'static str,
+    left: u64,
+    since: Instant,
+}
+
+impl Progress {
+    fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            left: u64::MAX,
+            since: Instant::now(),
+        }
+    }
+
+    /// Waits a moment.
+    async fn look(&mut self, left: u64, worker: Option<WorkerStatus>) -> Result<()> {
+        if left < self.left {
+            (self.left, self.since) = (left, Instant::now());
+        }
+        if self.since.elapsed() > STANDSTILL {
+            let reason = worker.and_then(|worker| worker.last_error);
+            let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
+            let message = format!("{}{reason}", self.what);
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Ok(())
     }
 }
 

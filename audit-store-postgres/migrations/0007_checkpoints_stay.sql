@@ -1,5 +1,5 @@
--- The signer adds checkpoints and can neither change nor remove one: of an hour the largest stays, and
--- this function, which is the owner's, makes it so. It takes a checkpoint away only behind a larger
+-- The signer adds checkpoints and can neither change nor remove one by itself: of an hour the largest
+-- stays, and this function, which is the owner's, makes it so. It takes a checkpoint away only behind a larger
 -- one that was signed in the same UTC hour and is the tenant's largest.
 
 CREATE FUNCTION audit.thin_checkpoints(tenant uuid, newest bigint) RETURNS void

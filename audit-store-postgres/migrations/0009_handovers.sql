@@ -1,6 +1,26 @@
--- Checkpoints over a change of keys, which both keys sign, are never taken away.
+-- Checkpoints over a change of keys, which both keys sign, are never taken away; nor is one that was
+-- published more than two hours ago, whatever time its signer says. When that was, only the database
+-- writes.
 
-ALTER TABLE audit.checkpoints ADD COLUMN handover boolean NOT NULL DEFAULT false;
+ALTER TABLE audit.checkpoints
+    ADD COLUMN handover boolean NOT NULL DEFAULT false,
+    ADD COLUMN published_at timestamptz NOT NULL DEFAULT clock_timestamp();
+REVOKE INSERT ON audit.checkpoints FROM audit_writer;
+GRANT INSERT (tenant_id, size, root, note, signed_at, handover) ON audit.checkpoints TO audit_writer;
+
+-- What the logs' `key` entries say, written with them.
+CREATE TABLE audit.key_changes (
+    tenant_id uuid   NOT NULL,
+    seq       bigint NOT NULL,
+    old_vkey  text   COLLATE "C" NOT NULL,
+    new_vkey  text   COLLATE "C" NOT NULL,
+    PRIMARY KEY (tenant_id, seq)
+);
+CREATE VIEW audit.tenant_key_changes AS
+    SELECT * FROM audit.key_changes
+    WHERE tenant_id = (SELECT nullif(current_setting('audit.tenant_id', true), '')::uuid);
+GRANT SELECT ON audit.tenant_key_changes TO audit_reader, audit_maintainer;
+GRANT INSERT ON audit.key_changes TO audit_writer;
 
 CREATE OR REPLACE VIEW audit.tenant_checkpoints AS
     SELECT * FROM audit.checkpoints
@@ -14,6 +34,7 @@ AS $function$
     WHERE new.tenant_id = tenant AND new.size = newest
       AND newest = (SELECT max(size) FROM audit.checkpoints WHERE tenant_id = tenant)
       AND old.tenant_id = tenant AND NOT old.handover
+      AND old.published_at > clock_timestamp() - interval '2 hours'
       AND old.size = (SELECT max(size) FROM audit.checkpoints WHERE tenant_id = tenant AND size < newest)
       AND date_trunc('hour', old.signed_at, 'UTC') = date_trunc('hour', new.signed_at, 'UTC');
 $function$;

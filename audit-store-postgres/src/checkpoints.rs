@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use audit_core::checkpoint::{Lease, admit_checkpoint};
 use audit_core::tlog::Hash;
 use audit_core::{
-    CheckpointStore, Fence, Permission, Result, SignedCheckpoint, TenantId, TenantScope,
+    CheckpointStore, Fence, KeyChange, Permission, Result, SignedCheckpoint, TenantId, TenantScope,
 };
 use chrono::{DateTime, Utc};
 use sqlx_core::query::query;
@@ -30,7 +30,7 @@ fn decode(r: &PgRow) -> Result<SignedCheckpoint> {
 }
 
 /// Who signs, whose row is locked until the transaction ends.
-async fn signer(conn: &mut PgConnection) -> Result<Option<Lease>> {
+pub(crate) async fn signer(conn: &mut PgConnection) -> Result<Option<Lease>> {
     let found: Option<(String, i64, DateTime<Utc>)> =
         query_as("SELECT holder, fence, until FROM audit.signer FOR UPDATE")
             .fetch_optional(conn)
@@ -168,5 +168,22 @@ impl CheckpointStore for PostgresStore {
 
     async fn covering(&self, scope: &TenantScope, size: u64) -> Result<Option<SignedCheckpoint>> {
         self.checkpoint(scope, size, "ASC").await
+    }
+
+    async fn key_changes(&self, scope: &TenantScope) -> Result<Vec<KeyChange>> {
+        let (mut tx, _) = self.begin_read(scope, Permission::Read).await?;
+        let found =
+            query("SELECT seq, old_vkey, new_vkey FROM audit.tenant_key_changes ORDER BY seq")
+                .fetch_all(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+        let decode = |r: &PgRow| {
+            Ok(KeyChange {
+                seq: row::position(r, 0)?,
+                old: row::get(r, 1)?,
+                new: row::get(r, 2)?,
+            })
+        };
+        found.iter().map(decode).collect()
     }
 }

@@ -1,11 +1,14 @@
 //! Control entries that destroy nothing.
 
 use audit_core::{Batch, Declaration, Error, ErrorKind, Receipt, Result, TenantScope};
+use sqlx_core::query::query;
 
 use crate::append::{is_gone_next_time, lock_head};
+use crate::checkpoints::signer;
 use crate::fault::from_sqlx;
 use crate::head::unknown_tenant;
 use crate::pool::Role;
+use crate::row;
 use crate::store::PostgresStore;
 
 impl PostgresStore {
@@ -33,6 +36,7 @@ impl PostgresStore {
             .await?
             .ok_or_else(|| unknown_tenant(tenant))?;
         status.admit_read(tenant)?;
+        declaration.admit(signer(&mut tx).await?.map(|lease| lease.fence))?;
         let control = Batch::new(scope.clone(), vec![declaration.prepare(tenant)]);
         let sealed = self.seal_all(&mut tx, &[(head, vec![&control])]).await?;
         let months = sealed.months.clone();
@@ -40,6 +44,16 @@ impl PostgresStore {
             .into_receipts()?
             .pop()
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the declaration has no receipt"))?;
+        if let Some(change) = declaration.key_change(receipt.seq) {
+            query("INSERT INTO audit.key_changes VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING")
+                .bind(tenant.into_uuid())
+                .bind(row::signed(change.seq))
+                .bind(&change.old)
+                .bind(&change.new)
+                .execute(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+        }
         tx.commit().await.map_err(from_sqlx)?;
         self.months().extend(months);
         Ok(receipt)

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use audit_core::checkpoint::{Lease, admit_checkpoint};
 use audit_core::tlog::{Hash, Timestamp};
 use audit_core::{
-    CheckpointStore, Clock as _, Fence, Permission, Result, SignedCheckpoint, SystemClock,
-    TenantId, TenantScope,
+    CheckpointStore, Clock as _, Fence, KeyChange, Permission, Result, SignedCheckpoint,
+    SystemClock, TenantId, TenantScope,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -62,7 +62,7 @@ impl SqliteStore {
     }
 }
 
-fn signer(conn: &Connection) -> Result<Option<Lease>> {
+pub(crate) fn signer(conn: &Connection) -> Result<Option<Lease>> {
     conn.prepare_cached("SELECT holder, fence, until FROM signer")
         .and_then(|mut statement| {
             statement
@@ -158,5 +158,29 @@ impl CheckpointStore for SqliteStore {
 
     async fn covering(&self, scope: &TenantScope, size: u64) -> Result<Option<SignedCheckpoint>> {
         self.checkpoint(scope, size, "ASC").await
+    }
+
+    async fn key_changes(&self, scope: &TenantScope) -> Result<Vec<KeyChange>> {
+        scope.require(Permission::Read)?;
+        let tenant = scope.tenant();
+        self.read(move |reader| {
+            let conn = reader.conn.transaction().map_err(from_sqlite)?;
+            let no = readable_tenant(&conn, tenant)?;
+            conn.prepare_cached(
+                "SELECT seq, old_vkey, new_vkey FROM key_changes WHERE tenant = ?1 ORDER BY seq",
+            )
+            .and_then(|mut statement| {
+                let changes = statement.query_map([no], |r| {
+                    Ok(KeyChange {
+                        seq: row::position(r, 0)?,
+                        old: r.get(1)?,
+                        new: r.get(2)?,
+                    })
+                })?;
+                changes.collect()
+            })
+            .map_err(from_sqlite)
+        })
+        .await
     }
 }

@@ -1,7 +1,10 @@
 //! Control entries that destroy nothing.
 
 use audit_core::{Batch, Declaration, Error, ErrorKind, Receipt, Result, TenantScope};
+use rusqlite::params;
 
+use crate::checkpoints::signer;
+use crate::fault::from_sqlite;
 use crate::reader::unknown_tenant;
 use crate::writer::Writer;
 
@@ -18,13 +21,24 @@ impl Writer {
                 .sealer(conn, tenant)?
                 .ok_or_else(|| unknown_tenant(tenant))?;
             sealer.status.admit_read(tenant)?;
+            let no = sealer.no;
+            declaration.admit(signer(conn)?.map(|lease| lease.fence))?;
             let mut receipts = Vec::new();
             for outcome in ledger.seal(conn, tenant, ledger.time.now(), &[&control])? {
                 receipts.extend(outcome?);
             }
-            receipts
+            let receipt = receipts
                 .pop()
-                .ok_or_else(|| Error::new(ErrorKind::Internal, "the declaration has no receipt"))
+                .ok_or_else(|| Error::new(ErrorKind::Internal, "the declaration has no receipt"))?;
+            if let Some(change) = declaration.key_change(receipt.seq) {
+                conn.prepare_cached("INSERT OR IGNORE INTO key_changes VALUES (?1, ?2, ?3, ?4)")
+                    .and_then(|mut statement| {
+                        let seq = change.seq as i64;
+                        statement.execute(params![no, seq, change.old, change.new])
+                    })
+                    .map_err(from_sqlite)?;
+            }
+            Ok(receipt)
         })
     }
 }

@@ -160,7 +160,17 @@ CREATE INDEX tickets_expires_at ON tickets (expires_at);
 ";
 
 /// What version 3 added.
-const HANDOVERS: &str = "ALTER TABLE checkpoints ADD COLUMN handover INTEGER NOT NULL DEFAULT 0;";
+const HANDOVERS: &str = "
+ALTER TABLE checkpoints ADD COLUMN handover INTEGER NOT NULL DEFAULT 0;
+
+CREATE TABLE key_changes (
+    tenant   INTEGER NOT NULL,
+    seq      INTEGER NOT NULL,
+    old_vkey TEXT    NOT NULL,
+    new_vkey TEXT    NOT NULL,
+    PRIMARY KEY (tenant, seq)
+) STRICT, WITHOUT ROWID;
+";
 
 /// What version 2 added.
 const CHECKPOINTS: &str = "

@@ -7,7 +7,6 @@ use audit_core::{LogStore, ManualClock, RetentionStore, TenantStore};
 
 mod append;
 mod consume;
-mod declare;
 mod erase;
 mod hold;
 mod list;
@@ -19,7 +18,6 @@ mod tree;
 
 pub use append::*;
 pub use consume::*;
-pub use declare::*;
 pub use erase::*;
 pub use hold::*;
 pub use list::*;

@@ -10,7 +10,9 @@ use audit_tlog::{Control, Hash, Kind, Timestamp, merkle};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use uuid::Uuid;
 
-use crate::checkpoint::{CheckpointStore, Fence, Lease, SignedCheckpoint, admit_checkpoint};
+use crate::checkpoint::{
+    CheckpointStore, Fence, KeyChange, Lease, SignedCheckpoint, admit_checkpoint,
+};
 use crate::clock::{Clock, SystemClock};
 use crate::credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
 use crate::entry::{Entry, Evidence, Opening, Receipt, StoredEntry};
@@ -68,6 +70,7 @@ struct Log {
     /// Leaf data that outlives a prune.
     kept: BTreeMap<u64, (Kind, String)>,
     checkpoints: BTreeMap<u64, SignedCheckpoint>,
+    key_changes: Vec<KeyChange>,
     ids: HashMap<EventId, Known>,
     counters: BTreeMap<(i32, ActionType, Severity, Outcome), u64>,
     cursors: HashMap<String, Cursor>,
@@ -152,6 +155,7 @@ impl Log {
             hashes: Vec::new(),
             kept: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
+            key_changes: Vec::new(),
             ids: HashMap::new(),
             counters: BTreeMap::new(),
             cursors: HashMap::new(),
@@ -554,16 +558,23 @@ impl LogStore for MemoryStore {
         let mut state = self.lock();
         let now = self.clock.now();
         let mark = state.next_mark();
+        let signer = state.signer.as_ref().map(|lease| lease.fence);
         let log = state.log_mut(tenant)?;
         log.tenant.status.admit_read(tenant)?;
+        declaration.admit(signer)?;
         let control = Batch::new(scope.clone(), vec![declaration.prepare(tenant)]);
-        log.append(&[&control], now, mark)?
+        let receipt = log
+            .append(&[&control], now, mark)?
             .into_iter()
             .collect::<Result<Vec<_>>>()?
             .into_iter()
             .flatten()
             .next()
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "the declaration has no receipt"))
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the declaration has no receipt"))?;
+        if !receipt.duplicate {
+            log.key_changes.extend(declaration.key_change(receipt.seq));
+        }
+        Ok(receipt)
     }
 
     async fn prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned> {
@@ -856,6 +867,11 @@ impl CheckpointStore for MemoryStore {
         let state = self.lock();
         let log = state.open(scope, Permission::Read)?;
         Ok(log.checkpoints.range(size..).next().map(|(_, c)| c.clone()))
+    }
+
+    async fn key_changes(&self, scope: &TenantScope) -> Result<Vec<KeyChange>> {
+        let state = self.lock();
+        Ok(state.open(scope, Permission::Read)?.key_changes.clone())
     }
 }
 

@@ -113,16 +113,16 @@ async fn sign_due(
     last
 }
 
-/// Signs a tenant's head, unless that was done. Returns the size that is signed.
+/// Signs a tenant's head, unless that was done. Returns the size that is signed, which may be smaller
+/// where the key changed.
 async fn sign(worker: &Worker, signing: &Signing, fence: Fence, tenant: TenantId) -> Result<u64> {
     let scope = TenantScope::trusted(tenant, "signer");
     let store = &*worker.log.store;
     let head = store.head(&scope).await?;
     // An empty log has nothing to sign yet.
-    if head.size() > 0 {
-        signing
-            .publish(store, fence, &head, worker.log.clock.now())
-            .await?;
+    if head.size() == 0 {
+        return Ok(0);
     }
-    Ok(head.size())
+    let now = worker.log.clock.now();
+    Ok(signing.publish(store, fence, &head, now).await?.size)
 }

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use audit_core::memory::MemoryStore;
 use audit_core::{
     Batch, CheckpointStore, Counter, Declaration, Entry, Erased, Erasure, Error, ErrorKind,
-    EventId, Fence, Filter, Grown, Hash, Head, LogStore, Lookup, Mark, Page, PageRequest, Prune,
-    Pruned, Receipt, Result, SignedCheckpoint, Snapshot, TenantId, TenantScope,
+    EventId, Fence, Filter, Grown, Hash, Head, KeyChange, LogStore, Lookup, Mark, Page,
+    PageRequest, Prune, Pruned, Receipt, Result, SignedCheckpoint, Snapshot, TenantId, TenantScope,
 };
 
 /// Fails an append as a whole when it holds a poisonous event, or so many times with a retryable
@@ -128,6 +128,10 @@ impl CheckpointStore for Faulty {
 
     async fn covering(&self, scope: &TenantScope, size: u64) -> Result<Option<SignedCheckpoint>> {
         self.inner.covering(scope, size).await
+    }
+
+    async fn key_changes(&self, scope: &TenantScope) -> Result<Vec<KeyChange>> {
+        self.inner.key_changes(scope).await
     }
 }
 

@@ -9,8 +9,8 @@ use audit_core::tlog::merkle::verify_consistency;
 use audit_core::tlog::note::{Note, SigningKey, VerifyingKey};
 use audit_core::tlog::verify::{Options, Report, verify_lines};
 use audit_core::{
-    AuditLog, CheckpointStore, Control, Event, EvidenceRequest, LogStore as _, Recorder, Signer,
-    TenantId, TenantLog, TenantScope, Workers,
+    AuditLog, Basis, CheckpointStore, Control, Event, EvidenceRequest, Filter, LogStore as _,
+    Recorder, Signer, TenantId, TenantLog, TenantScope, Workers,
 };
 use futures_util::TryStreamExt as _;
 use uuid::Uuid;
@@ -174,7 +174,7 @@ async fn a_change_of_keys_is_an_entry_and_a_checkpoint_that_both_keys_sign() {
 }
 
 #[tokio::test]
-async fn a_change_of_keys_that_was_begun_is_ended_with_the_same_key() {
+async fn a_change_of_keys_that_was_begun_is_ended_by_who_has_both_keys() {
     let store = Arc::new(Faulty::new());
     let (log, _, workers) = process(&store, Signer::new(origin(FIRST), key(1)));
     record(&log, 3).await;
@@ -191,21 +191,93 @@ async fn a_change_of_keys_that_was_begun_is_ended_with_the_same_key() {
     .await;
     drop(workers);
 
-    store.lease_ends().await;
-    let third = Signer::new(origin(FIRST), key(3)).succeeding(origin(FIRST), key(1));
-    let (_, _, workers) = process(&store, third);
-    until("it says why not", async || {
-        let status = workers.status();
-        let signer = status.iter().find(|status| status.name == "signer")?;
-        let error = signer.last_error.as_ref()?;
-        error.contains("begun to change its key").then_some(())
+    // Neither who knows only the old key signs over that entry, nor who has a third one.
+    let refused = [
+        Signer::new(origin(FIRST), key(1)),
+        Signer::new(origin(FIRST), key(3)).succeeding(origin(FIRST), key(1)),
+    ];
+    for signer in refused {
+        store.lease_ends().await;
+        let (log, _, workers) = process(&store, signer);
+        until("it says why not", async || {
+            let status = workers.status();
+            let signer = status.iter().find(|status| status.name == "signer")?;
+            let error = signer.last_error.as_ref()?;
+            error.contains("is not known here").then_some(())
+        })
+        .await;
+        record(&log, 1).await;
+        assert!(workers.shutdown(Duration::from_secs(5)).await);
+        let latest = store.latest(&scope()).await.unwrap().unwrap();
+        assert_eq!(latest.size, 3);
+    }
+    // With the second among the earlier ones, that change is ended and the next one made.
+    let third = Signer::new(origin(FIRST), key(3))
+        .succeeding(origin(FIRST), key(2))
+        .succeeding(origin(FIRST), key(1));
+    let (_, reader, workers) = process(&store, third);
+    signed(&store, &vkey(3, FIRST)).await;
+    assert_eq!(changes(&store).await.len(), 2);
+    let text = exported(&reader).await;
+    for seed in [1, 2, 3] {
+        assert!(verified(&text, vkey(seed, FIRST)).key_trusted, "{seed}");
+    }
+    assert!(workers.shutdown(Duration::from_secs(5)).await);
+}
+
+/// The checkpoint lies right behind the entry, whatever was recorded since, so that a filter's gaps
+/// don't hide its root; and the entry outlives a prune.
+#[tokio::test]
+async fn a_change_of_keys_verifies_in_filtered_exports_and_behind_a_prune() {
+    let store = Arc::new(Faulty::new());
+    let (log, _, workers) = process(&store, Signer::new(origin(FIRST), key(1)));
+    record(&log, 300).await;
+    signed(&store, &vkey(1, FIRST)).await;
+    assert!(workers.shutdown(Duration::from_secs(5)).await);
+    let known = store.latest(&scope()).await.unwrap().unwrap();
+    // The entry is written, and the log grows before its checkpoint is.
+    *store.once.lock().unwrap() = Some(("publish", false));
+    let second = || Signer::new(origin(FIRST), key(2)).succeeding(origin(FIRST), key(1));
+    let (log, _, workers) = process(&store, second());
+    until("the entry is written", async || {
+        store.once.lock().unwrap().is_none().then_some(())
     })
     .await;
-    assert!(workers.shutdown(Duration::from_secs(5)).await);
+    drop(workers);
+    store.lease_ends().await;
+    record(&log, 400).await;
     let (_, reader, workers) = process(&store, second());
     signed(&store, &vkey(2, FIRST)).await;
-    assert_eq!(changes(&store).await.len(), 1);
-    verified(&exported(&reader).await, vkey(1, FIRST));
+    let handover = store.covering(&scope(), 301).await.unwrap().unwrap();
+    assert_eq!((handover.size, handover.is_handover), (301, true));
+
+    let options = |partial| Options {
+        partial,
+        keys: vec![vkey(1, FIRST)],
+        known: vec![Note::parse(&known.note).unwrap()],
+        ..Options::default()
+    };
+    let some = EvidenceRequest::new().filter(Filter::new().resource_id("inv-7"));
+    let text = until("the export", async || {
+        reader.evidence(some.clone()).await.ok()
+    })
+    .await;
+    let text: String = text.try_collect().await.unwrap();
+    let report = verify_lines(text.lines(), options(true));
+    assert!(report.is_verified(), "{:#?}", report.findings);
+    assert!(report.key_trusted);
+
+    let late = store.at(&scope(), &[650]).await.unwrap().remove(0);
+    let basis = Basis::parse("retention").unwrap();
+    reader
+        .prune(late.created_at, basis, None, false)
+        .await
+        .unwrap();
+    while store.sweep().await.unwrap() {}
+    let text = exported(&reader).await;
+    let report = verify_lines(text.lines(), options(false));
+    assert!(report.is_verified(), "{:#?}", report.findings);
+    assert!(report.key_trusted);
     assert!(workers.shutdown(Duration::from_secs(5)).await);
 }
 

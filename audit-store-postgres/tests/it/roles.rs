@@ -175,6 +175,26 @@ async fn a_signer_removes_a_checkpoint_only_behind_the_largest_of_its_hour() {
         let expected = if newest == 8 { "2,4,8" } else { "2,4,6,8" };
         assert_eq!(left, expected, "after {newest}");
     }
+    // One that has stood for hours stays, whatever time the next one says; and when it was published
+    // is for the database to say.
+    let mut owner = database.connect().await;
+    owner
+        .execute("UPDATE audit.checkpoints SET published_at = published_at - interval '3 hours'")
+        .await
+        .unwrap();
+    let next = |columns: &str, values: &str| {
+        format!(
+            "INSERT INTO audit.checkpoints (tenant_id, size, root, note, signed_at{columns})
+             VALUES ('{}', 9, '', '', '2026-11-24 04:30Z'{values})",
+            tenant(1)
+        )
+    };
+    refused(&mut writer, &next(", published_at", ", now()"), DENIED).await;
+    writer.execute(&*next("", "")).await.unwrap();
+    let sql = format!("SELECT audit.thin_checkpoints('{}', 9)", tenant(1));
+    writer.execute(&*sql).await.unwrap();
+    let left: String = query_scalar(all).fetch_one(&mut writer).await.unwrap();
+    assert_eq!(left, "2,4,8,9");
 }
 
 #[tokio::test]

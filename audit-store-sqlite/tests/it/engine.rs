@@ -60,7 +60,7 @@ async fn a_file_of_an_earlier_schema_is_brought_up_step_by_step() {
     let added = [
         "DROP TABLE erasures; DROP TABLE erasure_marks;",
         "DROP TABLE retention; DROP TABLE legal_holds;",
-        "ALTER TABLE checkpoints DROP COLUMN handover;",
+        "ALTER TABLE checkpoints DROP COLUMN handover; DROP TABLE key_changes;",
         "DROP TABLE checkpoints; DROP TABLE signer;",
     ];
     for steps in 1..=added.len() {
