@@ -251,6 +251,10 @@ impl RetentionApi {
         out.pop();
         put!(out, ",\"dry_run\":{}", asked.0.dry_run);
         if asked.0.dry_run {
+            // What setting it would refuse is refused here too.
+            let scope = audit_core::TenantScope::trusted(id, "retention");
+            let clock = std::sync::Arc::clone(self.0.log().clock());
+            audit_core::Act::new(&scope, reason, clock)?;
             let due = self.0.log().retention_due(id, &retention).await;
             out.push_str(",\"due\":");
             print_due(&mut out, &due.map_err(problem)?);
