@@ -49,6 +49,7 @@ pub mod erasure_store;
 pub mod event_queue;
 pub mod log_store;
 pub mod outbox;
+pub mod person;
 pub mod random;
 pub mod retention_store;
 pub mod search_index;

@@ -218,7 +218,7 @@ impl Signer {
         &self.origin
     }
 
-    fn key(&self, tenant: TenantId) -> Result<SigningKey> {
+    pub(crate) fn key(&self, tenant: TenantId) -> Result<SigningKey> {
         named(&self.key, &self.origin, tenant)
     }
 

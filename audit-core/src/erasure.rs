@@ -8,7 +8,6 @@ use audit_tlog::{Basis, Group, Timestamp, json};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, FieldFault, Result};
 use crate::filter::Filter;
 use crate::id::{ErasureId, EventId, TenantId};
@@ -207,10 +206,7 @@ impl ErasureRequest {
     /// Erases only these groups.
     #[must_use]
     pub fn groups(mut self, groups: &[Group]) -> Self {
-        self.groups = Group::ALL
-            .into_iter()
-            .filter(|g| groups.contains(g))
-            .collect();
+        self.groups = Group::ordered(groups);
         self
     }
 
@@ -231,12 +227,6 @@ impl ErasureRequest {
             return Err(Error::field("groups", "at least one group is expected"));
         }
         Ok(())
-    }
-
-    /// Whether an entry still has something that this would destroy.
-    pub(crate) fn has_something_of(&self, entry: &Entry) -> bool {
-        let mut groups = self.groups.iter();
-        groups.any(|group| entry.fields.group_value(*group).is_some())
     }
 }
 

@@ -277,6 +277,12 @@ impl Fields {
         }
     }
 
+    /// Whether anything is in one of these groups.
+    pub(crate) fn has_any_of(&self, groups: &[Group]) -> bool {
+        let mut groups = groups.iter();
+        groups.any(|group| self.group_value(*group).is_some())
+    }
+
     /// The value text of a group as the leaf format hashes it; none when nothing is in it.
     pub fn group_value(&self, group: Group) -> Option<String> {
         match group {
@@ -548,7 +554,7 @@ pub(crate) fn parse_ip(value: &str) -> Option<IpAddr> {
     value.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-fn text_fault(value: &str, limit: usize) -> Option<String> {
+pub(crate) fn text_fault(value: &str, limit: usize) -> Option<String> {
     // A text has at most as many characters as bytes, so most are never counted.
     if value.len() > limit && value.chars().count() > limit {
         return Some(format!("longer than {limit} characters"));

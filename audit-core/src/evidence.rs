@@ -57,10 +57,7 @@ impl EvidenceRequest {
     /// Keeps these groups back: their digests are shown, and not what they hold.
     #[must_use]
     pub fn withhold(mut self, groups: &[Group]) -> Self {
-        self.withheld = Group::ALL
-            .into_iter()
-            .filter(|group| groups.contains(group))
-            .collect();
+        self.withheld = Group::ordered(groups);
         self
     }
 

@@ -83,7 +83,7 @@ pub use recorder::Recorder;
 pub use retention::{ActionRetention, LegalHold, Retention, RetentionDue, RetentionStore};
 pub use retry::Retry;
 pub use scope::{Permission, Permissions, Principal, Role, TenantScope};
-pub use seal::{Head, Known, Row, Sealing, seal};
+pub use seal::{Head, Known, Row, Sealing, only_receipt, seal};
 pub use search::{Hits, MAX_HELD, SearchIndex, SearchRequest};
 pub use stats::{Bucket, GroupBy, Interval, Stats, StatsRequest};
 pub use store::{

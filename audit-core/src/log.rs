@@ -962,7 +962,7 @@ impl TenantLog {
             Selection::Matching(filter) => {
                 let mut entries = store.snapshot(&scope).await?.scan(filter).await?;
                 while let Some(entry) = entries.next().await {
-                    add(request.has_something_of(&entry?));
+                    add(entry?.fields.has_any_of(&request.groups));
                 }
             }
             Selection::Ids(ids) => {
@@ -971,7 +971,7 @@ impl TenantLog {
                         Ok(found) => {
                             for lookup in found {
                                 if let Lookup::Found(entry) = lookup {
-                                    add(request.has_something_of(&entry));
+                                    add(entry.fields.has_any_of(&request.groups));
                                 }
                             }
                         }

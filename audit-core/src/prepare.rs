@@ -8,7 +8,7 @@ use audit_tlog::{Control, Group, Hash, Kind, Seed, Timestamp, json as text};
 
 use crate::clock::Clock;
 use crate::error::{Error, FieldFault, Result};
-use crate::event::{ActionType, ActorType, Event, Fields};
+use crate::event::{ActionType, ActorType, Event, Fields, limits, text_fault};
 use crate::id::{EventId, TenantId};
 use crate::scope::TenantScope;
 
@@ -311,21 +311,24 @@ impl Act {
     /// # Errors
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) when the reason is longer than an event's may be.
     pub fn new(scope: &TenantScope, reason: Option<String>, clock: Arc<dyn Clock>) -> Result<Self> {
-        let mut probe = Fields::new(ActionType::Other);
-        probe.resource_type = Some("audit_log".into());
-        probe.resource_id = Some("-".into());
-        probe.reason = reason;
-        let mut faults = Vec::new();
-        probe.validate(true, &mut faults);
-        if !faults.is_empty() {
-            return Err(Error::invalid(faults));
-        }
+        Self::check_reason(reason.as_deref())?;
         Ok(Self {
             subject: Self::subject_of(scope),
             actor_type: ActorType::User,
-            reason: probe.reason,
+            reason,
             clock,
         })
+    }
+
+    /// Refuses a reason that no event may have: also for what is asked only to see what it would do.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) naming `reason`.
+    pub fn check_reason(reason: Option<&str>) -> Result<()> {
+        match reason.and_then(|reason| text_fault(reason, limits::REASON)) {
+            Some(fault) => Err(Error::field("reason", fault)),
+            None => Ok(()),
+        }
     }
 
     /// An act that nobody asked for at the time: a setting did.

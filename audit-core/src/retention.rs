@@ -7,7 +7,6 @@ use audit_tlog::json::{items, members, string, write_string};
 use audit_tlog::{Basis, Group, Timestamp};
 use uuid::Uuid;
 
-use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, FieldFault, Result};
 use crate::event::{Event, check_action};
 use crate::filter::{Filter, TimeRange};
@@ -18,6 +17,7 @@ use crate::page::PageRequest;
 use crate::prepare::PreparedEvent;
 use crate::scope::TenantScope;
 use crate::store::Pruned;
+use crate::tenant::check_name;
 
 const DAY_MICROS: i64 = 86_400_000_000;
 
@@ -67,17 +67,8 @@ impl ActionRetention {
     /// Erases only these groups.
     #[must_use]
     pub fn groups(mut self, groups: &[Group]) -> Self {
-        self.groups = Group::ALL
-            .into_iter()
-            .filter(|group| groups.contains(group))
-            .collect();
+        self.groups = Group::ordered(groups);
         self
-    }
-
-    /// Whether an entry has anything that this would destroy.
-    pub(crate) fn takes_from(&self, entry: &Entry) -> bool {
-        let mut groups = self.groups.iter();
-        groups.any(|group| entry.fields.group_value(*group).is_some())
     }
 
     /// The entries that are old enough by `now`.
@@ -353,23 +344,15 @@ impl LegalHold {
     /// [`MAX_NAME`](Self::MAX_NAME) characters or holds a control character.
     pub fn new(id: Uuid, name: impl Into<String>, placed_at: Timestamp) -> Result<Self> {
         let name = name.into();
-        let detail = if name.is_empty() {
-            "required, and not empty".into()
-        } else if name.chars().count() > Self::MAX_NAME {
-            format!("longer than {} characters", Self::MAX_NAME)
-        } else if name.chars().any(char::is_control) {
-            "holds a control character".into()
-        } else {
-            return Ok(Self {
-                id,
-                name,
-                reason: None,
-                placed_by: None,
-                placed_at,
-                released_at: None,
-            });
-        };
-        Err(Error::invalid(vec![FieldFault::new("name", detail)]))
+        check_name(&name, Self::MAX_NAME)?;
+        Ok(Self {
+            id,
+            name,
+            reason: None,
+            placed_by: None,
+            placed_at,
+            released_at: None,
+        })
     }
 
     /// Whether it holds.
@@ -644,7 +627,10 @@ impl AuditLog {
                 let Some(last) = page.items.last() else { break };
                 filter = filter.from_seq(last.seq + 1);
                 looked_at += page.items.len() as u64;
-                let loses = page.items.iter().filter(|entry| rule.takes_from(entry));
+                let loses = page
+                    .items
+                    .iter()
+                    .filter(|e| e.fields.has_any_of(&rule.groups));
                 count += loses.count() as u64;
             }
             due.erased.push(count);

@@ -246,3 +246,13 @@ pub fn seal<'a>(
         outcomes,
     })
 }
+
+/// The receipt of a control entry, which a store appends by itself.
+///
+/// # Errors
+/// [`ErrorKind::Internal`] when there is none.
+pub fn only_receipt(mut receipts: Vec<Receipt>) -> Result<Receipt> {
+    receipts
+        .pop()
+        .ok_or_else(|| Error::new(ErrorKind::Internal, "a control entry has no receipt"))
+}

@@ -81,51 +81,54 @@ impl Signing {
     ) -> Result<SignedCheckpoint> {
         let scope = TenantScope::trusted(head.tenant, "signer");
         let latest = self.checkpoints.latest(&scope).await?;
-        let changes = self.checkpoints.key_changes(&scope).await?;
+        let mut changes = self.checkpoints.key_changes(&scope).await?;
         if let Some(latest) = &latest {
             continues(store, &scope, head, latest).await?;
         }
-        let signed_to = latest.as_ref().map_or(0, |latest| latest.size);
-        let standing = self.standing(head.tenant, &changes, latest.as_ref())?;
+        let mut standing = self.standing(head.tenant, &changes, latest.as_ref())?;
+        if let Standing::Earlier(old) = &standing {
+            changes.push(self.change_key(store, &scope, fence, old).await?);
+            standing = self.standing(head.tenant, &changes, latest.as_ref())?;
+        }
         let checkpoint = match standing {
             Standing::HandsOver { at, keys } => {
                 let root = root_of(store, &scope, 0..at + 1).await?;
                 Signer::sign_handover(at + 1, root, &keys, now)?
             }
-            Standing::Earlier(old) => {
-                let act = Act::new(&scope, None, Arc::clone(&self.clock))?.by_system();
-                let old = old.verifying_key().encode();
-                let new = self.signer.verifying_key(head.tenant)?.encode();
-                let id = self.clock.event_id();
-                let declaration = Declaration::key(fence, id, old.clone(), new.clone(), act)?;
-                let seq = store.declare(&scope, &declaration).await?.seq;
-                let changed = [KeyChange { seq, old, new }];
-                let standing = self.standing(head.tenant, &changed, latest.as_ref())?;
-                let Standing::HandsOver { at, keys } = standing else {
-                    return Err(Error::new(ErrorKind::Internal, "the change leads nowhere"));
-                };
-                let root = root_of(store, &scope, 0..at + 1).await?;
-                Signer::sign_handover(at + 1, root, &keys, now)?
+            Standing::Earlier(_) => {
+                return Err(Error::new(ErrorKind::Internal, "the change leads nowhere"));
             }
-            Standing::Ours if signed_to == head.size() => {
-                if let Some(latest) = latest {
-                    return Ok(latest);
-                }
-                self.signer.sign(head, now)?
-            }
-            Standing::Ours => {
-                if changes.last().is_some_and(|last| head.size() <= last.seq) {
+            Standing::Ours => match latest {
+                Some(latest) if latest.size == head.size() => return Ok(latest),
+                _ if changes.last().is_some_and(|last| head.size() <= last.seq) => {
                     let message = "the key has changed behind this head";
                     return Err(Error::new(ErrorKind::Unavailable, message)
                         .with_retry_after(Duration::ZERO));
                 }
-                self.signer.sign(head, now)?
-            }
+                _ => self.signer.sign(head, now)?,
+            },
         };
         self.checkpoints
             .publish(fence, head.tenant, &checkpoint)
             .await?;
         Ok(checkpoint)
+    }
+
+    /// Writes the entry that says that the key changes to the present one.
+    async fn change_key(
+        &self,
+        store: &dyn LogStore,
+        scope: &TenantScope,
+        fence: Fence,
+        old: &SigningKey,
+    ) -> Result<KeyChange> {
+        let act = Act::new(scope, None, Arc::clone(&self.clock))?.by_system();
+        let old = old.verifying_key().encode();
+        let new = self.signer.verifying_key(scope.tenant())?.encode();
+        let id = self.clock.event_id();
+        let declaration = Declaration::key(fence, id, old.clone(), new.clone(), act)?;
+        let seq = store.declare(scope, &declaration).await?.seq;
+        Ok(KeyChange { seq, old, new })
     }
 
     /// Whose the log is, by its own entries and its newest checkpoint.
@@ -136,26 +139,21 @@ impl Signing {
         latest: Option<&SignedCheckpoint>,
     ) -> Result<Standing> {
         let keys = self.signer.keys(tenant)?;
-        let unknown = |vkey: &str| {
-            let message = format!("the log's key is {vkey}, which is not known here");
-            Error::new(ErrorKind::Unavailable, message).with_tenant(tenant)
-        };
         let named = |vkey: &str| {
             let found = keys.iter().find(|k| k.verifying_key().encode() == vkey);
-            found.cloned().ok_or_else(|| unknown(vkey))
+            found.cloned().ok_or_else(|| {
+                let message = format!("the log's key is {vkey}, which is not known here");
+                Error::new(ErrorKind::Unavailable, message).with_tenant(tenant)
+            })
         };
         if let Some(last) = changes.last() {
-            let (old, new) = (named(&last.old), named(&last.new)?);
-            return match latest {
-                Some(latest) if latest.size > last.seq => {
-                    if !is_signed(latest, &new) {
-                        return Err(Error::corrupt(tenant, latest.size));
-                    }
-                    Ok(self.standing_of(tenant, new)?)
-                }
-                _ => Ok(Standing::HandsOver {
+            let new = named(&last.new)?;
+            return match latest.filter(|latest| latest.size > last.seq) {
+                Some(over) if is_signed(over, &new) => self.standing_of(tenant, new),
+                Some(over) => Err(Error::corrupt(tenant, over.size)),
+                None => Ok(Standing::HandsOver {
                     at: last.seq,
-                    keys: Box::new((old?, new)),
+                    keys: Box::new((named(&last.old)?, new)),
                 }),
             };
         }
@@ -164,12 +162,14 @@ impl Signing {
         };
         match keys.into_iter().find(|key| is_signed(latest, key)) {
             Some(key) => self.standing_of(tenant, key),
-            None => {
-                let key = self.signer.verifying_key(tenant)?;
-                let message = format!("the log's checkpoints are signed by another key than {key}");
-                Err(Error::new(ErrorKind::Unavailable, message).with_tenant(tenant))
-            }
+            None => Err(self.not_ours(tenant)?),
         }
+    }
+
+    fn not_ours(&self, tenant: TenantId) -> Result<Error> {
+        let key = self.signer.verifying_key(tenant)?;
+        let message = format!("the log's checkpoints are signed by another key than {key}");
+        Ok(Error::new(ErrorKind::Unavailable, message).with_tenant(tenant))
     }
 
     fn standing_of(&self, tenant: TenantId, key: SigningKey) -> Result<Standing> {
@@ -181,8 +181,7 @@ impl Signing {
 
     /// Whether the present key signed a checkpoint, and just this one.
     pub(crate) fn is_ours(&self, tenant: TenantId, checkpoint: &SignedCheckpoint) -> Result<bool> {
-        let keys = self.signer.keys(tenant)?;
-        Ok(keys.first().is_some_and(|key| is_signed(checkpoint, key)))
+        Ok(is_signed(checkpoint, &self.signer.key(tenant)?))
     }
 
     /// Checks that a checkpoint of the log was signed by this key and, where it is of the head's size,
@@ -194,15 +193,10 @@ impl Signing {
         if latest.size == head.size() && latest.root != head.tree.root() {
             return Err(Error::corrupt(head.tenant, head.size()));
         }
-        if self.is_ours(head.tenant, latest)? {
-            return Ok(());
+        match self.is_ours(head.tenant, latest)? {
+            true => Ok(()),
+            false => Err(self.not_ours(head.tenant)?),
         }
-        let key = self.signer.verifying_key(head.tenant)?;
-        Err(Error::new(
-            ErrorKind::Unavailable,
-            format!("the log's checkpoints are signed by another key than {key}"),
-        )
-        .with_tenant(head.tenant))
     }
 }
 

@@ -306,10 +306,7 @@ impl Erasure {
     /// Erases only these groups.
     #[must_use]
     pub fn groups(mut self, groups: &[Group]) -> Self {
-        self.groups = Group::ALL
-            .into_iter()
-            .filter(|g| groups.contains(g))
-            .collect();
+        self.groups = Group::ordered(groups);
         self
     }
 

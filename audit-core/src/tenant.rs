@@ -182,17 +182,22 @@ impl Tenant {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn check_name(name: &str) -> Result<()> {
-        let detail = if name.is_empty() {
-            "required, and not empty".into()
-        } else if name.chars().count() > Self::MAX_NAME {
-            format!("longer than {} characters", Self::MAX_NAME)
-        } else if name.chars().any(char::is_control) {
-            "holds a control character".into()
-        } else {
-            return Ok(());
-        };
-        Err(Error::invalid(vec![FieldFault::new("name", detail)]))
+        check_name(name, Self::MAX_NAME)
     }
+}
+
+/// Checks the name of something that isn't an event's: of a tenant, of a legal hold.
+pub(crate) fn check_name(name: &str, most: usize) -> Result<()> {
+    let detail = if name.is_empty() {
+        "required, and not empty".into()
+    } else if name.chars().count() > most {
+        format!("longer than {most} characters")
+    } else if name.chars().any(char::is_control) {
+        "holds a control character".into()
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(vec![FieldFault::new("name", detail)]))
 }
 
 /// Which tenants a list asks for.

@@ -170,7 +170,7 @@ impl Storage {
     /// Waits until what was asked for is erased, what is in the log now is indexed, and what is pruned
     /// is gone.
     async fn settle(&self, workers: &Workers) -> Result<()> {
-        let lag = |worker: &str| {
+        let status_of = |worker: &str| {
             let status = workers.status();
             status.into_iter().find(|status| status.name == worker)
         };
@@ -178,7 +178,7 @@ impl Storage {
         while let left = self.log.open_erasures().await?
             && left > 0
         {
-            eraser.look(left, lag("eraser")).await?;
+            eraser.look(left, status_of("eraser")).await?;
         }
         while self.log.log_store().sweep().await? {}
         let Some(index) = self.log.search() else {
@@ -201,7 +201,7 @@ impl Storage {
                 while let through = index.indexed_through(&scope).await?
                     && through < size
                 {
-                    indexer.look(size - through, lag("indexer")).await?;
+                    indexer.look(size - through, status_of("indexer")).await?;
                 }
             }
             after = some.last().map(|tenant| tenant.id);

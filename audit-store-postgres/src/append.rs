@@ -373,6 +373,23 @@ pub(crate) fn is_gone_next_time(error: &Error) -> bool {
     matches!(sqlstate(error), Some(UNIQUE_VIOLATION | CHECK_VIOLATION))
 }
 
+impl PostgresStore {
+    /// Does something in a transaction, and once more where what failed it [is gone the next
+    /// time](is_gone_next_time).
+    pub(crate) async fn attempt<T, F>(&self, transaction: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        match transaction().await {
+            Err(error) if is_gone_next_time(&error) => {
+                self.months().clear();
+                transaction().await
+            }
+            outcome => outcome,
+        }
+    }
+}
+
 fn refused(outcomes: &Outcomes) -> usize {
     outcomes
         .iter()

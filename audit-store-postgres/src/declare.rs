@@ -1,9 +1,9 @@
 //! Control entries that destroy nothing.
 
-use audit_core::{Batch, Declaration, Error, ErrorKind, Receipt, Result, TenantScope};
+use audit_core::{Batch, Declaration, Receipt, Result, TenantScope, only_receipt};
 use sqlx_core::query::query;
 
-use crate::append::{is_gone_next_time, lock_head};
+use crate::append::lock_head;
 use crate::checkpoints::signer;
 use crate::fault::from_sqlx;
 use crate::head::unknown_tenant;
@@ -17,13 +17,7 @@ impl PostgresStore {
         scope: &TenantScope,
         declaration: &Declaration,
     ) -> Result<Receipt> {
-        match self.try_declare(scope, declaration).await {
-            Err(error) if is_gone_next_time(&error) => {
-                self.months().clear();
-                self.try_declare(scope, declaration).await
-            }
-            outcome => outcome,
-        }
+        self.attempt(|| self.try_declare(scope, declaration)).await
     }
 
     async fn try_declare(&self, scope: &TenantScope, declaration: &Declaration) -> Result<Receipt> {
@@ -40,10 +34,7 @@ impl PostgresStore {
         let control = Batch::new(scope.clone(), vec![declaration.prepare(tenant)]);
         let sealed = self.seal_all(&mut tx, &[(head, vec![&control])]).await?;
         let months = sealed.months.clone();
-        let receipt = sealed
-            .into_receipts()?
-            .pop()
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "the declaration has no receipt"))?;
+        let receipt = only_receipt(sealed.into_receipts()?)?;
         if let Some(change) = declaration.key_change(receipt.seq) {
             query("INSERT INTO audit.key_changes VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING")
                 .bind(tenant.into_uuid())

@@ -8,7 +8,7 @@ use sqlx_core::query::query;
 use sqlx_postgres::PgConnection;
 use uuid::Uuid;
 
-use crate::append::{is_gone_next_time, lock_head};
+use crate::append::lock_head;
 use crate::erasures::{admit_step, take_step};
 use crate::fault::from_sqlx;
 use crate::head::unknown_tenant;
@@ -22,13 +22,7 @@ impl PostgresStore {
         scope: &TenantScope,
         erasure: &Erasure,
     ) -> Result<Erased> {
-        match self.try_erase(scope, erasure).await {
-            Err(error) if is_gone_next_time(&error) => {
-                self.months().clear();
-                self.try_erase(scope, erasure).await
-            }
-            outcome => outcome,
-        }
+        self.attempt(|| self.try_erase(scope, erasure)).await
     }
 
     async fn try_erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased> {

@@ -12,7 +12,7 @@ use crate::fault::{at_start, from_sqlx};
 use crate::pool::{check_version, connect_options};
 
 /// What has to be run, once each and in this order.
-const MIGRATIONS: [&str; 11] = [
+const MIGRATIONS: [&str; 10] = [
     include_str!("../migrations/0001_log.sql"),
     include_str!("../migrations/0002_outbox.sql"),
     include_str!("../migrations/0003_queue.sql"),
@@ -21,9 +21,8 @@ const MIGRATIONS: [&str; 11] = [
     include_str!("../migrations/0006_checkpoints.sql"),
     include_str!("../migrations/0007_checkpoints_stay.sql"),
     include_str!("../migrations/0008_vacuum.sql"),
-    include_str!("../migrations/0009_handovers.sql"),
-    include_str!("../migrations/0010_retention.sql"),
-    include_str!("../migrations/0011_erasures.sql"),
+    include_str!("../migrations/0009_retention.sql"),
+    include_str!("../migrations/0010_erasures.sql"),
 ];
 
 /// What this program works with.

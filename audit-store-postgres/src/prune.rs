@@ -6,6 +6,7 @@ use std::time::Duration;
 use audit_core::tlog::Hash;
 use audit_core::{
     Batch, Control, Counter, Error, ErrorKind, Head, Prune, Pruned, Result, TenantScope,
+    only_receipt,
 };
 use sqlx_core::query::query;
 use sqlx_core::query_as::query_as;
@@ -186,10 +187,7 @@ impl PostgresStore {
         let batch = Batch::new(scope.clone(), vec![prune.act.prepare(tenant, &control)]);
         let sealed = self.seal_all(&mut tx, &[(head, vec![&batch])]).await?;
         let months = sealed.months.clone();
-        let receipt = sealed
-            .into_receipts()?
-            .pop()
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "the prune's entry has no receipt"))?;
+        let receipt = only_receipt(sealed.into_receipts()?)?;
 
         let names = |name: fn(&Counter) -> &'static str| -> Vec<&'static str> {
             plan.counters.iter().map(name).collect()

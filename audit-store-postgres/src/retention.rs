@@ -12,7 +12,7 @@ use sqlx_core::query_as::query_as;
 use sqlx_postgres::{PgConnection, PgRow};
 use uuid::Uuid;
 
-use crate::append::{is_gone_next_time, lock_head};
+use crate::append::lock_head;
 use crate::fault::from_sqlx;
 use crate::head::unknown_tenant;
 use crate::pool::{Role, to_its_end};
@@ -112,13 +112,9 @@ impl PostgresStore {
     ) -> Result<(bool, Option<LegalHold>)> {
         let (store, event) = (self.clone(), event.clone());
         to_its_end(async move {
-            match store.try_change(tenant, &change, &event).await {
-                Err(error) if is_gone_next_time(&error) => {
-                    store.months().clear();
-                    store.try_change(tenant, &change, &event).await
-                }
-                outcome => outcome,
-            }
+            store
+                .attempt(|| store.try_change(tenant, &change, &event))
+                .await
         })
         .await
     }

@@ -11,7 +11,7 @@ use sqlx_core::query::query;
 use sqlx_core::query_as::query_as;
 use sqlx_postgres::{PgConnection, PgRow};
 
-use crate::append::{is_gone_next_time, lock_head};
+use crate::append::lock_head;
 use crate::fault::from_sqlx;
 use crate::head::unknown_tenant;
 use crate::pool::{Role, to_its_end};
@@ -195,13 +195,9 @@ impl TenantStore for PostgresStore {
         }
         let (store, update, event) = (self.clone(), update.clone(), event.clone());
         to_its_end(async move {
-            match store.try_update_tenant(id, &update, &event).await {
-                Err(error) if is_gone_next_time(&error) => {
-                    store.months().clear();
-                    store.try_update_tenant(id, &update, &event).await
-                }
-                outcome => outcome,
-            }
+            store
+                .attempt(|| store.try_update_tenant(id, &update, &event))
+                .await
         })
         .await
     }

@@ -1,6 +1,6 @@
 //! Control entries that destroy nothing.
 
-use audit_core::{Batch, Declaration, Error, ErrorKind, Receipt, Result, TenantScope};
+use audit_core::{Batch, Declaration, Receipt, Result, TenantScope, only_receipt};
 use rusqlite::params;
 
 use crate::checkpoints::signer;
@@ -23,13 +23,7 @@ impl Writer {
             sealer.status.admit_read(tenant)?;
             let no = sealer.no;
             declaration.admit(signer(conn)?.map(|lease| lease.fence))?;
-            let mut receipts = Vec::new();
-            for outcome in ledger.seal(conn, tenant, ledger.time.now(), &[&control])? {
-                receipts.extend(outcome?);
-            }
-            let receipt = receipts
-                .pop()
-                .ok_or_else(|| Error::new(ErrorKind::Internal, "the declaration has no receipt"))?;
+            let receipt = only_receipt(ledger.seal_own(conn, &control)?)?;
             if let Some(change) = declaration.key_change(receipt.seq) {
                 conn.prepare_cached("INSERT OR IGNORE INTO key_changes VALUES (?1, ?2, ?3, ?4)")
                     .and_then(|mut statement| {

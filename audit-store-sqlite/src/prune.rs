@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use audit_core::tlog::{Hash, Kind, Timestamp};
 use audit_core::{
     Batch, Control, Counter, Error, ErrorKind, EventId, Prune, Pruned, Result, Tally, TenantId,
-    TenantScope,
+    TenantScope, only_receipt,
 };
 use rusqlite::{Connection, params};
 
@@ -196,14 +196,7 @@ impl Ledger<'_> {
         };
         let event = prune.act.prepare(tenant, &control);
         let batch = Batch::new(scope.clone(), vec![event]);
-        let mut receipts = Vec::new();
-        for outcome in self.seal(conn, tenant, self.time.now(), &[&batch])? {
-            receipts.extend(outcome?);
-        }
-        let receipt = receipts
-            .pop()
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "the prune's entry has no receipt"))?;
-
+        let receipt = only_receipt(self.seal_own(conn, &batch)?)?;
         conn.execute(
             "UPDATE heads SET pruned_below = ?2, pruned_by = ?3 WHERE tenant = ?1",
             params![no, plan.below as i64, receipt.seq as i64],

@@ -91,10 +91,7 @@ impl Ledger<'_> {
         event: PreparedEvent,
     ) -> Result<()> {
         let batch = Batch::new(TenantScope::trusted(tenant, "tenants"), vec![event]);
-        for outcome in self.seal(conn, tenant, self.time.now(), &[&batch])? {
-            outcome?;
-        }
-        Ok(())
+        self.seal_own(conn, &batch).map(drop)
     }
 
     fn set_retention(

@@ -208,6 +208,13 @@ impl Group {
         Self::Metadata,
     ];
 
+    /// These groups in order, each once.
+    #[must_use]
+    pub fn ordered(groups: &[Self]) -> Vec<Self> {
+        let all = Self::ALL.into_iter();
+        all.filter(|group| groups.contains(group)).collect()
+    }
+
     /// The name in disclosures and in control entries.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -29,7 +29,7 @@ use crate::retention::{
     LegalHold, Protection, Retained, Retention, RetentionStore, admit_hold, no_hold,
 };
 use crate::scope::{Permission, TenantScope};
-use crate::seal::{Head, Known, Row, seal};
+use crate::seal::{Head, Known, Row, only_receipt, seal};
 use crate::store::{
     Counter, Declaration, Erased, Erasure, Grown, LogStore, Lookup, Mark, Prune, Pruned, Snapshot,
     Tally, plan_erasure,
@@ -233,10 +233,16 @@ impl Log {
     fn tell(&mut self, event: &PreparedEvent, now: Timestamp, mark: u64) -> Result<()> {
         let scope = TenantScope::trusted(self.tenant.id, "tenants");
         let batch = Batch::new(scope, vec![event.clone()]);
-        for outcome in self.append(&[&batch], now, mark)? {
-            outcome?;
+        self.append_own(&batch, now, mark).map(drop)
+    }
+
+    /// Appends a batch of the log's own, with its receipts.
+    fn append_own(&mut self, batch: &Batch, now: Timestamp, mark: u64) -> Result<Vec<Receipt>> {
+        let mut receipts = Vec::new();
+        for outcome in self.append(&[batch], now, mark)? {
+            receipts.extend(outcome?);
         }
-        Ok(())
+        Ok(receipts)
     }
 
     /// Refuses what is asked of a deleted tenant.
@@ -532,9 +538,7 @@ impl LogStore for MemoryStore {
         let mut receipts = Vec::new();
         if !plan.controls.is_empty() {
             let controls = Batch::new(scope.clone(), plan.controls);
-            for outcome in log.append(&[&controls], now, mark)? {
-                receipts.extend(outcome?);
-            }
+            receipts = log.append_own(&controls, now, mark)?;
         }
         let entries = plan.changed.len() as u64;
         if let Some(step) = &erasure.step
@@ -563,14 +567,7 @@ impl LogStore for MemoryStore {
         log.tenant.status.admit_read(tenant)?;
         declaration.admit(signer)?;
         let control = Batch::new(scope.clone(), vec![declaration.prepare(tenant)]);
-        let receipt = log
-            .append(&[&control], now, mark)?
-            .into_iter()
-            .collect::<Result<Vec<_>>>()?
-            .into_iter()
-            .flatten()
-            .next()
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "the declaration has no receipt"))?;
+        let receipt = only_receipt(log.append_own(&control, now, mark)?)?;
         if !receipt.duplicate {
             log.key_changes.extend(declaration.key_change(receipt.seq));
         }
@@ -599,11 +596,7 @@ impl LogStore for MemoryStore {
         };
         let event = prune.act.prepare(scope.tenant(), &control);
         let batch = Batch::new(scope.clone(), vec![event]);
-        let mut receipts = Vec::new();
-        for outcome in log.append(&[&batch], now, mark)? {
-            receipts.extend(outcome?);
-        }
-        let receipt = receipts.pop();
+        let receipt = log.append_own(&batch, now, mark)?.pop();
         let Log {
             rows,
             counters,

@@ -188,7 +188,10 @@ impl Keeper {
             turn.rules.pop_front();
             return Ok(true);
         };
-        let due = page.items.iter().filter(|entry| rule.takes_from(entry));
+        let due = page
+            .items
+            .iter()
+            .filter(|e| e.fields.has_any_of(&rule.groups));
         let ids: Vec<EventId> = due.map(|entry| entry.id).collect();
         if !ids.is_empty() {
             let erasure = Erasure::new(ids, retention_basis()?, self.act(&turn.log)?);

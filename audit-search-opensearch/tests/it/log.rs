@@ -73,7 +73,7 @@ async fn an_erased_word_is_in_no_segment_after_vacuum() {
             .search(Arc::new(index.another()))
             .build();
         let workers = log.start();
-        let word = "q7xk2mz9wd4vbn8rt5ycp3lh";
+        let word = audit_conformance::person::PERSON;
         let mut ids = Vec::new();
         for n in 0..20 {
             let event = Event::view("doc", format!("d{n}"));

@@ -1,42 +1,16 @@
 //! What is left on disk of a person who was erased.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_core::{AuditLog, Event, EventId, LogStore as _, SearchIndex as _, Vacuum as _};
+use audit_conformance::person::{self, PERSON};
+use audit_core::{AuditLog, EventId, LogStore as _, SearchIndex as _, Vacuum as _};
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_scalar::query_scalar;
 
 use crate::fixture::{Database, basis, eventually, scope, server, sized, tenant};
-
-/// Whoever is erased, in every group.
-const PERSON: &str = "q7xk2mz9wd4vbn8rt5ycp3lh";
-
-fn event(n: usize, who: &str) -> Event {
-    Event::update("account", format!("{who}-{n}"))
-        .user(who)
-        .session_id(who)
-        .reason(format!("asked by {who}"))
-        .before(&[who])
-        .after(&[who, "changed"])
-        .metadata(&[("by", who)])
-}
-
-/// The files of a folder that have the person's bytes.
-fn files_with(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for file in fs::read_dir(folder).expect("the server's files can be read") {
-        let path = file.unwrap().path();
-        let bytes = fs::read(&path).unwrap();
-        if bytes.windows(PERSON.len()).any(|w| w == PERSON.as_bytes()) {
-            found.push(path);
-        }
-    }
-    found
-}
 
 /// Whether a dump of the database has the person.
 fn is_dumped(database: &str) -> bool {
@@ -68,7 +42,7 @@ fn is_dumped(database: &str) -> bool {
     );
     let bytes = dump.stdout;
     assert!(bytes.len() > 10_000);
-    bytes.windows(PERSON.len()).any(|w| w == PERSON.as_bytes())
+    person::is_in(&bytes)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,22 +55,25 @@ async fn an_erased_person_is_in_no_page_and_no_dump_after_vacuum() {
         .search(Arc::new(store.search_index()))
         .build();
     let workers = log.start();
-    let person = log.tenant(scope(1));
+    let reader = log.tenant(scope(1));
     log.create_tenant(Some(tenant(1)), "one").await.unwrap();
     let mut ids: Vec<EventId> = Vec::new();
     for _ in 0..sized(200_000) / 1_000 {
         let events = (0..1_000).map(|n| match n % 100 {
-            0 => event(n, PERSON),
-            _ => event(n, "ann"),
+            0 => person::event(n, PERSON),
+            _ => person::event(n, "ann"),
         });
-        let receipts = person.record_all(events.collect()).await.unwrap();
+        let receipts = reader.record_all(events.collect()).await.unwrap();
         ids.extend(receipts.iter().step_by(100).map(|r| r.id));
     }
     // Through the queue and through the outbox, which it leaves when it is worked off.
-    let queued = person.enqueue(vec![event(0, PERSON)]).await.unwrap();
+    let queued = reader
+        .enqueue(vec![person::event(0, PERSON)])
+        .await
+        .unwrap();
     ids.extend(queued.expect("the queue is durable"));
     let mut admin = database.connect().await;
-    let captured = event(1, PERSON);
+    let captured = person::event(1, PERSON);
     let recorded =
         audit_store_postgres::outbox::record_in(&mut admin, tenant(1), captured, &*database.clock);
     ids.push(recorded.await.unwrap());
@@ -126,11 +103,15 @@ async fn an_erased_person_is_in_no_page_and_no_dump_after_vacuum() {
             .unwrap();
     let folder = Path::new(&data).join("base").join(number);
     admin.execute("ANALYZE; CHECKPOINT").await.unwrap();
-    assert!(!files_with(&folder).is_empty());
+    assert!(
+        !person::files_with(&folder)
+            .expect("the server's files can be read")
+            .is_empty()
+    );
     assert!(is_dumped(database.name()));
 
     for some in ids.chunks(500) {
-        let erased = person
+        let erased = reader
             .erase(some.to_vec(), None, basis("gdpr-17"), None)
             .await;
         assert_eq!(erased.unwrap().entries, some.len() as u64);
@@ -144,7 +125,7 @@ async fn an_erased_person_is_in_no_page_and_no_dump_after_vacuum() {
     admin.execute("VACUUM FULL pg_statistic").await.unwrap();
     admin.execute("CHECKPOINT").await.unwrap();
     let mut relations = Vec::new();
-    for file in files_with(&folder) {
+    for file in person::files_with(&folder).expect("the server's files can be read") {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let sql = format!(
             "SELECT coalesce(min(relname), 'nothing any more')::text FROM pg_class
