@@ -209,6 +209,7 @@ macro_rules! retention_store {
             a_taken_hold_id_is_a_conflict,
             no_tenant_has_anothers_holds,
             retention_and_holds_change_whatever_the_status,
+            a_held_tenant_is_not_deleted,
             a_deleted_tenant_has_neither_retention_nor_holds,
         );
     };

@@ -88,7 +88,7 @@ pub use search::{Hits, MAX_HELD, SearchIndex, SearchRequest};
 pub use stats::{Bucket, GroupBy, Interval, Stats, StatsRequest};
 pub use store::{
     Counter, Declaration, Erased, Erasure, ErasurePlan, Grown, LogStore, Lookup, Mark, Prune,
-    Pruned, Snapshot, Tally, plan_erasure,
+    PruneBound, Pruned, Snapshot, Tally, plan_erasure,
 };
 pub use subscribe::{Delivered, SubscribeRequest, Subscription};
 pub use tenant::{Tenant, TenantFilter, TenantSecret, TenantStatus, TenantStore, TenantUpdate};

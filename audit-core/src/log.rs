@@ -27,13 +27,15 @@ use crate::page::{Order, Page, PageRequest, Sort};
 use crate::prepare::{Act, Batch, PreparedEvent, Redact};
 use crate::queue::EventQueue;
 use crate::recorder::Recorder;
-use crate::retention::RetentionStore;
+use crate::retention::{RetentionStore, retention_basis};
 use crate::scope::{Permission, Permissions, Principal, TenantScope};
 use crate::seal::Head;
 use crate::search::{SearchIndex, SearchRequest};
 use crate::signing::Signing;
 use crate::stats::{Stats, StatsRequest};
-use crate::store::{Erased, Erasure, LogStore, Lookup, Prune, Pruned, Snapshot};
+use crate::store::{
+    Erased, Erasure, LogStore, Lookup, Prune, PruneBound, Pruned, Snapshot, is_of_the_log, personal,
+};
 use crate::subscribe::{Bell, SubscribeRequest, Subscription, subscribe};
 use crate::tenant::{Tenant, TenantSecret, TenantStatus, TenantStore, TenantUpdate};
 use crate::worker::Workers;
@@ -909,10 +911,11 @@ impl TenantLog {
         request.check()?;
         let inner = &self.log.inner;
         let clock = Arc::clone(&inner.clock);
-        let act = Act::new(&self.scope, request.reason.clone(), clock)?;
-        // Of nothing: a hold refuses that too.
-        let nothing = Erasure::new(Vec::new(), request.basis.clone(), act);
-        inner.store.erase(&self.scope, &nothing).await?;
+        // Only to check the reason.
+        Act::new(&self.scope, request.reason.clone(), clock)?;
+        if let Some(refusal) = self.hold_refusal().await? {
+            return Err(refusal);
+        }
         let tenant = inner.cached_tenant(self.scope.tenant()).await?;
         let marks = request.selection.marks(&tenant.secret);
         let id = ErasureId::new(inner.clock.event_id().into_uuid());
@@ -923,6 +926,19 @@ impl TenantLog {
             .await?;
         inner.bell.ring(tenant.id);
         Ok(begun)
+    }
+
+    /// What an open hold answers to an erasure. Needs `erase`.
+    pub(crate) async fn hold_refusal(&self) -> Result<Option<Error>> {
+        let inner = &self.log.inner;
+        let act = Act::new(&self.scope, None, Arc::clone(&inner.clock))?;
+        // Of nothing: a hold refuses that too, and nothing else does.
+        let nothing = Erasure::new(Vec::new(), retention_basis()?, act);
+        match inner.store.erase(&self.scope, &nothing).await {
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::Refused => Ok(Some(error)),
+            Err(error) => Err(error),
+        }
     }
 
     /// An erasure that was asked for. Needs `erase`.
@@ -939,14 +955,29 @@ impl TenantLog {
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such erasure"))
     }
 
-    /// What an erasure would do, without doing it. Needs `erase`. Reads every entry that is selected.
+    /// What an erasure would do, without doing it. Needs `erase`, and `read` too where entries are
+    /// selected by what they hold: the count tells that. Reads every entry that is selected.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) with the bad field, and what the store answers.
+    /// [`Invalid`](ErrorKind::Invalid) with the bad field, [`Refused`](ErrorKind::Refused) while a legal
+    /// hold is open, and what the store answers.
     pub async fn count_erasure(&self, request: &ErasureRequest) -> Result<ErasureCount> {
         self.scope.require(Permission::Erase)?;
+        if matches!(request.selection, Selection::Matching(_)) {
+            self.scope.require(Permission::Read)?;
+        }
         request.check()?;
+        if let Some(refusal) = self.hold_refusal().await? {
+            return Err(refusal);
+        }
         let store = &self.log.inner.store;
+        let of_the_log = personal(&request.groups);
+        let loses_something = |entry: &Entry| {
+            entry.fields.has_any_of(match is_of_the_log(entry) {
+                true => &of_the_log,
+                false => &request.groups,
+            })
+        };
         // Whoever may destroy may know how much.
         let scope = TenantScope::granted(
             self.scope.tenant(),
@@ -962,7 +993,7 @@ impl TenantLog {
             Selection::Matching(filter) => {
                 let mut entries = store.snapshot(&scope).await?.scan(filter).await?;
                 while let Some(entry) = entries.next().await {
-                    add(entry?.fields.has_any_of(&request.groups));
+                    add(loses_something(&entry?));
                 }
             }
             Selection::Ids(ids) => {
@@ -971,7 +1002,7 @@ impl TenantLog {
                         Ok(found) => {
                             for lookup in found {
                                 if let Lookup::Found(entry) = lookup {
-                                    add(entry.fields.has_any_of(&request.groups));
+                                    add(loses_something(&entry));
                                 }
                             }
                         }
@@ -997,9 +1028,24 @@ impl TenantLog {
         reason: Option<String>,
         dry_run: bool,
     ) -> Result<Pruned> {
+        let bound = PruneBound::Before(before);
+        self.prune_bounded(bound, basis, reason, dry_run).await
+    }
+
+    /// As [`prune`](Self::prune), by a time or by an age, which the store's clock tells.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn prune_bounded(
+        &self,
+        bound: PruneBound,
+        basis: Basis,
+        reason: Option<String>,
+        dry_run: bool,
+    ) -> Result<Pruned> {
         self.scope.require(Permission::Cleanup)?;
         let act = Act::new(&self.scope, reason, Arc::clone(&self.log.inner.clock))?;
-        self.prune_by(Prune::new(before, basis, act).dry_run(dry_run))
+        self.prune_by(Prune::bounded(bound, basis, act).dry_run(dry_run))
             .await
     }
 

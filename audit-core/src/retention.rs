@@ -1,6 +1,7 @@
 //! How long a tenant's entries are kept, and what keeps them from being destroyed before.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use audit_tlog::json::{items, members, string, write_string};
@@ -14,15 +15,15 @@ use crate::id::TenantId;
 use crate::json::Json;
 use crate::log::AuditLog;
 use crate::page::PageRequest;
-use crate::prepare::PreparedEvent;
+use crate::prepare::{Act, PreparedEvent};
 use crate::scope::TenantScope;
-use crate::store::Pruned;
-use crate::tenant::check_name;
+use crate::store::{Prune, Pruned};
+use crate::tenant::{TenantStatus, TenantUpdate, check_name};
 
 const DAY_MICROS: i64 = 86_400_000_000;
 
 /// `days` days of 24 hours before `now`.
-fn days_before(now: Timestamp, days: u32) -> Timestamp {
+pub(crate) fn days_before(now: Timestamp, days: u32) -> Timestamp {
     let micros = now.as_micros().saturating_sub(i64::from(days) * DAY_MICROS);
     Timestamp::saturating_from_micros(micros)
 }
@@ -35,7 +36,8 @@ fn days_before(now: Timestamp, days: u32) -> Timestamp {
 pub struct Retention {
     /// Entries that are older are pruned.
     pub keep_days: Option<u32>,
-    /// Nobody prunes what is younger. An erasure is not bound by it: what demands one is the law.
+    /// Nobody prunes what is younger. An erasure is not bound by it, be it asked for or of a rule for
+    /// an action: what demands one is the law.
     pub minimum_days: Option<u32>,
     /// Actions whose entries lose groups earlier.
     pub actions: Vec<ActionRetention>,
@@ -400,33 +402,55 @@ pub struct Protection {
 }
 
 impl Protection {
+    fn admit(&self, tenant: TenantId, refused: &str) -> Result<()> {
+        let Some((id, name)) = &self.hold else {
+            return Ok(());
+        };
+        let message = format!(
+            "the legal hold \"{name}\" ({id}) protects the log: {refused} before it is released"
+        );
+        Err(Error::new(ErrorKind::Refused, message).with_tenant(tenant))
+    }
+
     /// Refuses an erasure while a hold is open.
     ///
     /// # Errors
     /// [`ErrorKind::Refused`] naming the hold.
     pub fn admit_erasure(&self, tenant: TenantId) -> Result<()> {
-        let Some((id, name)) = &self.hold else {
-            return Ok(());
-        };
-        let message = format!(
-            "the legal hold \"{name}\" ({id}) protects the log: nothing is erased or pruned before \
-             it is released"
-        );
-        Err(Error::new(ErrorKind::Refused, message).with_tenant(tenant))
+        self.admit(tenant, "nothing is erased or pruned")
+    }
+
+    /// Refuses to change a tenant so that its log can go, while a hold is open.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] naming the hold.
+    pub fn admit_update(&self, tenant: TenantId, update: &TenantUpdate) -> Result<()> {
+        match update.status {
+            Some(TenantStatus::Deleted) => self.admit(tenant, "the tenant is not deleted"),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a prune while a hold is open, or when it would take what is younger than the minimum.
+    /// The answer is the time before which entries go.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] naming the hold, or the setting and the latest `before` that it allows.
-    pub fn admit_prune(&self, tenant: TenantId, before: Timestamp, now: Timestamp) -> Result<()> {
+    /// [`ErrorKind::Refused`] naming the hold, or the setting and the latest time that it allows.
+    pub fn admit_prune(
+        &self,
+        tenant: TenantId,
+        prune: &Prune,
+        now: Timestamp,
+    ) -> Result<Timestamp> {
         self.admit_erasure(tenant)?;
-        let Some(days) = self.minimum_days else {
-            return Ok(());
+        let before = prune.bound.before(now);
+        let is_rehearsal = prune.dry_run && prune.under_other_settings;
+        let Some(days) = self.minimum_days.filter(|_| !is_rehearsal) else {
+            return Ok(before);
         };
         let latest = days_before(now, days);
         if before <= latest {
-            return Ok(());
+            return Ok(before);
         }
         let message = format!(
             "minimum_days is {days}: what was accepted since {latest} is not pruned, before is \
@@ -437,12 +461,12 @@ impl Protection {
 }
 
 /// A tenant whose entries go by themselves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Retained {
     /// The tenant.
     pub tenant: TenantId,
-    /// Its settings.
-    pub retention: Retention,
+    /// Its settings, or why they can't be read: that concerns no other tenant.
+    pub retention: Result<Retention>,
     /// Whether a hold is open.
     pub is_held: bool,
 }
@@ -518,27 +542,16 @@ pub trait RetentionStore: fmt::Debug + Send + Sync + 'static {
 pub struct RetentionDue {
     /// What would be pruned; none without `keep_days`, or when it is refused.
     pub pruned: Option<Pruned>,
-    /// Of each rule, how many entries would lose groups, counted up to [`RetentionDue::MAX_COUNT`].
+    /// Of each rule, how many entries would lose groups, counted up to [`RetentionDue::MAX_COUNT`];
+    /// none when it is refused.
     pub erased: Vec<u64>,
-    /// Why nothing goes now: a hold.
+    /// Why nothing goes now: a hold. The minimum that counts is the retention's own.
     pub refused: Option<String>,
 }
 
 impl RetentionDue {
     /// Entries of one rule that are looked at to count them.
     pub const MAX_COUNT: u64 = 10_000;
-}
-
-/// The clock of the store, which judges the minimum, may be behind this process's by so much.
-const CLOCKS_APART_MICROS: i64 = 60_000_000;
-
-impl Retention {
-    /// Before when entries are pruned; none when they are kept for ever. A minute early, because
-    /// clocks differ.
-    pub(crate) fn prunes_before(&self, now: Timestamp) -> Option<Timestamp> {
-        let now = Timestamp::saturating_from_micros(now.as_micros() - CLOCKS_APART_MICROS);
-        self.keep_days.map(|days| days_before(now, days))
-    }
 }
 
 /// The scope in which retention works.
@@ -604,17 +617,17 @@ impl AuditLog {
             refused: None,
         };
         let mut from = log.head().await?.pruned_below;
-        if let Some(before) = retention.prunes_before(now) {
-            match log.prune(before, retention_basis()?, None, true).await {
-                Ok(pruned) => {
-                    from = pruned.below;
-                    due.pruned = Some(pruned);
-                }
-                Err(error) if error.kind() == ErrorKind::Refused => {
-                    due.refused = Some(error.message().to_owned());
-                }
-                Err(error) => return Err(error),
-            }
+        if let Some(refusal) = log.hold_refusal().await? {
+            due.refused = Some(refusal.message().to_owned());
+            due.erased.resize(retention.actions.len(), 0);
+            return Ok(due);
+        }
+        if let Some(days) = retention.keep_days {
+            let act = Act::new(log.scope(), None, Arc::clone(&self.inner.clock))?;
+            let prune = Prune::older_than_days(days, retention_basis()?, act);
+            let pruned = log.prune_by(prune.under_other_settings()).await?;
+            from = pruned.below;
+            due.pruned = Some(pruned);
         }
         for rule in &retention.actions {
             let mut filter = rule.due(now).from_seq(from);

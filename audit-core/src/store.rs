@@ -19,6 +19,7 @@ use crate::filter::Filter;
 use crate::id::{EventId, TenantId};
 use crate::page::{Page, PageRequest};
 use crate::prepare::{Act, Batch, PreparedEvent};
+use crate::retention::days_before;
 use crate::scope::TenantScope;
 use crate::seal::Head;
 
@@ -135,7 +136,11 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// Needs `erase`.
     ///
     /// Ids that the tenant never had, or that are pruned, are passed over, and so is what was erased
-    /// before; with nothing left to erase nothing is written.
+    /// before, and what is younger than [`older_than_days`](Erasure::older_than_days) by the store's
+    /// clock; with nothing left to erase nothing is written.
+    ///
+    /// What the log says of itself outlives it: an event of an action that begins with `log.` loses
+    /// actor, context and reason at most. Which hold was placed and what was set stays.
     ///
     /// With a [`step`](Erasure::step) it moves the job in the same transaction, also when nothing is
     /// left to erase, passes over entries at the job's `below` and later, and forgets the selection
@@ -154,7 +159,7 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Refused`](ErrorKind::Refused), in a dry run too, while a legal hold is open, and when
-    /// [`before`](Prune::before) allows what is younger than the tenant's
+    /// [`bound`](Prune::bound) allows what is younger than the tenant's
     /// [`minimum_days`](crate::Retention::minimum_days), by the store's clock. Both as
     /// [`Protection`](crate::retention::Protection) says, which is looked for under the lock.
     async fn prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned>;
@@ -289,6 +294,8 @@ pub struct Erasure {
     pub act: Act,
     /// The step of an [`ErasureJob`](crate::ErasureJob) that this is.
     pub step: Option<ErasureStep>,
+    /// Only what was accepted more than so many days ago, by the store's clock.
+    pub older_than_days: Option<u32>,
 }
 
 impl Erasure {
@@ -300,7 +307,15 @@ impl Erasure {
             basis,
             act,
             step: None,
+            older_than_days: None,
         }
+    }
+
+    /// Passes over what was accepted less than so many days ago, by the store's clock.
+    #[must_use]
+    pub fn older_than_days(mut self, days: u32) -> Self {
+        self.older_than_days = Some(days);
+        self
     }
 
     /// Erases only these groups.
@@ -344,13 +359,40 @@ pub struct ErasurePlan {
     pub controls: Vec<PreparedEvent>,
 }
 
+/// Whether an entry is an event that the log says of itself: that a tenant, its retention or a hold
+/// changed.
+pub(crate) fn is_of_the_log(entry: &Entry) -> bool {
+    !entry.kind.is_control() && entry.fields.action.starts_with("log.")
+}
+
+/// The groups that such an event may lose.
+pub(crate) fn personal(groups: &[Group]) -> Vec<Group> {
+    const PERSONAL: [Group; 3] = [Group::Actor, Group::Context, Group::Reason];
+    let personal = PERSONAL.into_iter().filter(|group| groups.contains(group));
+    personal.collect()
+}
+
 /// Works an erasure out: every store does this under the head lock and writes the outcome in the
-/// same transaction. `targets` are the entries that were asked for, in any order.
-pub fn plan_erasure(tenant: TenantId, targets: Vec<StoredEntry>, erasure: &Erasure) -> ErasurePlan {
+/// same transaction. `targets` are the entries that were asked for, in any order; `now` is the
+/// store's time.
+pub fn plan_erasure(
+    tenant: TenantId,
+    targets: Vec<StoredEntry>,
+    erasure: &Erasure,
+    now: Timestamp,
+) -> ErasurePlan {
     let mut by_groups: BTreeMap<Vec<Group>, Vec<u64>> = BTreeMap::new();
     let mut changed = Vec::new();
+    let before = erasure.older_than_days.map(|days| days_before(now, days));
     for mut target in targets {
-        let gone = target.erase(&erasure.groups);
+        if before.is_some_and(|before| target.entry.created_at >= before) {
+            continue;
+        }
+        let gone = if is_of_the_log(&target.entry) {
+            target.erase(&personal(&erasure.groups))
+        } else {
+            target.erase(&erasure.groups)
+        };
         if !gone.is_empty() {
             by_groups.entry(gone).or_default().push(target.entry.seq);
             changed.push(target);
@@ -433,29 +475,69 @@ impl Declaration {
     }
 }
 
+/// Which entries a prune takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PruneBound {
+    /// Those accepted before this.
+    Before(Timestamp),
+    /// Those accepted more than so many days of 24 hours ago, by the store's clock.
+    OlderThanDays(u32),
+}
+
+impl PruneBound {
+    /// The time before which entries go, were it `now`.
+    pub fn before(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Before(time) => time,
+            Self::OlderThanDays(days) => days_before(now, days),
+        }
+    }
+}
+
 /// What [`LogStore::prune`] is asked for.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Prune {
-    /// Entries accepted before this go.
-    pub before: Timestamp,
+    /// What goes.
+    pub bound: PruneBound,
     /// On what grounds.
     pub basis: Basis,
     /// Who asked, and why.
     pub act: Act,
     /// Only says what would go.
     pub dry_run: bool,
+    /// Of a dry run: what would go under other settings, whatever the tenant's
+    /// [`minimum_days`](crate::Retention::minimum_days) is now.
+    pub under_other_settings: bool,
 }
 
 impl Prune {
     /// Prunes what was accepted before `before`.
     pub fn new(before: Timestamp, basis: Basis, act: Act) -> Self {
+        Self::bounded(PruneBound::Before(before), basis, act)
+    }
+
+    /// Prunes what was accepted more than so many days ago, by the store's clock.
+    pub fn older_than_days(days: u32, basis: Basis, act: Act) -> Self {
+        Self::bounded(PruneBound::OlderThanDays(days), basis, act)
+    }
+
+    pub(crate) fn bounded(bound: PruneBound, basis: Basis, act: Act) -> Self {
         Self {
-            before,
+            bound,
             basis,
             act,
             dry_run: false,
+            under_other_settings: false,
         }
+    }
+
+    /// Only says what would go under other settings.
+    #[must_use]
+    pub(crate) fn under_other_settings(mut self) -> Self {
+        self.dry_run = true;
+        self.under_other_settings = true;
+        self
     }
 
     /// Only says what would go.

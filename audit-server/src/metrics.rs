@@ -93,7 +93,7 @@ fn describe() {
     );
     describe_gauge!(
         "audit_retention_held",
-        "Tenants whose retention a legal hold keeps from being applied."
+        "Tenants whose retention is not applied because a legal hold is open."
     );
     describe_gauge!("audit_queue_messages", "Messages in the queue by state.");
 }

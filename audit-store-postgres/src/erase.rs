@@ -35,7 +35,7 @@ impl PostgresStore {
             .await?
             .ok_or_else(|| unknown_tenant(tenant))?;
         status.admit_read(tenant)?;
-        let (protection, _) = self.protection(&mut tx).await?;
+        let (protection, now) = self.protection(&mut tx).await?;
         protection.admit_erasure(tenant)?;
         let Some(below) = admit_step(&mut tx, tenant, erasure).await? else {
             return Ok(Erased::default());
@@ -68,7 +68,7 @@ impl PostgresStore {
             .map(|r| row::stored_entry(r, 0, tenant))
             .collect::<Result<Vec<_>>>()?;
 
-        let plan = plan_erasure(tenant, targets, erasure);
+        let plan = plan_erasure(tenant, targets, erasure, now);
         take_step(&mut tx, erasure, plan.changed.len() as u64).await?;
         if plan.controls.is_empty() {
             if erasure.step.is_some() {

@@ -10,6 +10,10 @@ pub(crate) const UNIQUE_VIOLATION: &str = "23505";
 /// SQLSTATE of a lock that was not had in time.
 pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
 
+/// SQLSTATE of an erasure or a prune while a legal hold is open: the database refuses what a program
+/// that doesn't know of holds asks for.
+const HELD: &str = "AU001";
+
 /// The error that a caller is shown for one of the engine's or the driver's. By SQLSTATE, never by
 /// the message: on TimescaleDB that has chunks' names in it.
 ///
@@ -104,6 +108,7 @@ fn told(error: &dyn DatabaseError) -> (ErrorKind, &'static str) {
 fn class_of(code: &str) -> Class {
     let class = code.get(..2).unwrap_or_default();
     let (kind, message) = match (code, class) {
+        (HELD, _) => (ErrorKind::Refused, "a legal hold protects the log"),
         ("53100", _) => (ErrorKind::StorageFull, "the storage is full"),
         ("57014" | LOCK_NOT_AVAILABLE, _) => (ErrorKind::Unavailable, "the database is busy"),
         // Deadlocks and serialization failures.

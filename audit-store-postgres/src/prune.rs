@@ -3,7 +3,7 @@
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
-use audit_core::tlog::Hash;
+use audit_core::tlog::{Hash, Timestamp};
 use audit_core::{
     Batch, Control, Counter, Error, ErrorKind, Head, Prune, Pruned, Result, TenantScope,
     only_receipt,
@@ -32,6 +32,7 @@ const STEP_ROWS: i64 = 500;
 struct Plan {
     /// Where the earlier prune ended.
     was: u64,
+    before: Timestamp,
     below: u64,
     root: Hash,
     counters: Vec<Counter>,
@@ -121,14 +122,14 @@ impl PostgresStore {
         .await?;
         let head = readable_head(&mut tx, tenant).await?;
         let (protection, now) = self.protection(&mut tx).await?;
-        protection.admit_prune(tenant, prune.before, now)?;
+        let before = protection.admit_prune(tenant, prune, now)?;
         let was = head.pruned_below;
         let bound = required_from(&mut tx, &head).await?.max(was);
         let first: Option<(i64,)> = query_as(
             "SELECT seq FROM audit.tenant_events
              WHERE created_at >= $1 AND seq >= $2 ORDER BY created_at, seq LIMIT 1",
         )
-        .bind(row::instant(prune.before))
+        .bind(row::instant(before))
         .bind(row::signed(was))
         .fetch_optional(&mut *tx)
         .await
@@ -139,6 +140,7 @@ impl PostgresStore {
         };
         let mut plan = Plan {
             was,
+            before,
             below,
             root: Hash([0; 32]),
             counters: Vec::new(),
@@ -174,14 +176,18 @@ impl PostgresStore {
             .ok_or_else(|| unknown_tenant(tenant))?;
         status.admit_read(tenant)?;
         let (protection, now) = self.protection(&mut tx).await?;
-        protection.admit_prune(tenant, prune.before, now)?;
-        if head.pruned_below != plan.was || required_from(&mut tx, &head).await? < plan.below {
+        let before = protection.admit_prune(tenant, prune, now)?;
+        // A clock that was set back, too.
+        if head.pruned_below != plan.was
+            || before < plan.before
+            || required_from(&mut tx, &head).await? < plan.below
+        {
             return Ok(None);
         }
         let control = Control::Prune {
             below: plan.below,
             root: plan.root,
-            before: prune.before,
+            before: plan.before,
             basis: prune.basis.clone(),
         };
         let batch = Batch::new(scope.clone(), vec![prune.act.prepare(tenant, &control)]);

@@ -126,7 +126,7 @@ impl PostgresStore {
         event: &PreparedEvent,
     ) -> Result<(bool, Option<LegalHold>)> {
         let patience = self.options().lock_timeout;
-        let mut tx = self.begin_append(Role::Writer, None, patience).await?;
+        let mut tx = self.begin_append(Role::Maintainer, None, patience).await?;
         let (status, head) = lock_head(&mut tx, tenant)
             .await?
             .ok_or_else(|| unknown_tenant(tenant))?;
@@ -276,7 +276,7 @@ impl RetentionStore for PostgresStore {
             .map(|r| {
                 Ok(Retained {
                     tenant: row::tenant_id(r, 0)?,
-                    retention: read(Some(&row::get::<String>(r, 1)?))?,
+                    retention: row::get::<String>(r, 1).and_then(|stored| read(Some(&stored))),
                     is_held: row::get(r, 2)?,
                 })
             })

@@ -81,13 +81,15 @@ impl PostgresStore {
         event: &PreparedEvent,
     ) -> Result<Tenant> {
         let patience = self.options().lock_timeout;
-        let mut tx = self.begin_append(Role::Writer, None, patience).await?;
+        let mut tx = self.begin_append(Role::Writer, Some(id), patience).await?;
         let (status, head) = lock_head(&mut tx, id)
             .await?
             .ok_or_else(|| unknown_tenant(id))?;
         if status == TenantStatus::Deleted {
             status.admit_read(id)?;
         }
+        let (protection, _) = self.protection(&mut tx).await?;
+        protection.admit_update(id, update)?;
         let mut tenant = find(&mut tx, id).await?.ok_or_else(|| unknown_tenant(id))?;
         let batch = Batch::new(TenantScope::trusted(id, "tenants"), vec![event.clone()]);
         let sealed = self.seal_all(&mut tx, &[(head, vec![&batch])]).await?;

@@ -68,7 +68,12 @@ impl Ledger<'_> {
             }
         }
 
-        let plan = plan_erasure(tenant, targets.into_values().collect(), erasure);
+        let plan = plan_erasure(
+            tenant,
+            targets.into_values().collect(),
+            erasure,
+            self.time.now(),
+        );
         take_step(conn, erasure, plan.changed.len() as u64)?;
         if plan.controls.is_empty() {
             return Ok(Erased::default());

@@ -42,6 +42,7 @@ const SPARE_PAGES: u64 = 256;
 struct Plan {
     /// Where the earlier prune ended.
     was: u64,
+    before: Timestamp,
     below: u64,
     root: Hash,
     counters: Vec<Counter>,
@@ -102,13 +103,14 @@ fn required_from(conn: &Connection, no: i64, size: u64) -> Result<u64> {
 fn plan(reader: &mut Reader, tenant: TenantId, prune: &Prune, now: Timestamp) -> Result<Plan> {
     let conn = reader.conn.transaction().map_err(from_sqlite)?;
     let no = readable_tenant(&conn, tenant)?;
-    protection(&conn, no)?.admit_prune(tenant, prune.before, now)?;
+    let before = protection(&conn, no)?.admit_prune(tenant, prune, now)?;
     let head = head::head(&conn, no, tenant)?;
     let was = head.pruned_below;
     let bound = required_from(&conn, no, head.size())?.max(was);
-    let below = head::first_accepted_at(&conn, no, was..bound, prune.before)?;
+    let below = head::first_accepted_at(&conn, no, was..bound, before)?;
     let mut plan = Plan {
         was,
+        before,
         below,
         root: Hash([0; 32]),
         counters: Vec::new(),
@@ -184,14 +186,15 @@ impl Ledger<'_> {
         sealer.status.admit_read(tenant)?;
         let (no, size) = (sealer.no, sealer.head.size());
         let is_changed = sealer.head.pruned_below != plan.was;
-        protection(conn, no)?.admit_prune(tenant, prune.before, self.time.now())?;
-        if is_changed || required_from(conn, no, size)? < plan.below {
+        let before = protection(conn, no)?.admit_prune(tenant, prune, self.time.now())?;
+        // A clock that was set back, too.
+        if is_changed || before < plan.before || required_from(conn, no, size)? < plan.below {
             return Ok(None);
         }
         let control = Control::Prune {
             below: plan.below,
             root: plan.root,
-            before: prune.before,
+            before: plan.before,
             basis: prune.basis.clone(),
         };
         let event = prune.act.prepare(tenant, &control);

@@ -227,16 +227,12 @@ impl RetentionStore for SqliteStore {
                         .collect()
                 })
                 .map_err(from_sqlite)?;
-            found
-                .into_iter()
-                .map(|(tenant, stored, is_held)| {
-                    Ok(Retained {
-                        tenant,
-                        retention: Retention::from_stored(&stored)?,
-                        is_held,
-                    })
-                })
-                .collect()
+            let retained = found.into_iter().map(|(tenant, stored, is_held)| Retained {
+                tenant,
+                retention: Retention::from_stored(&stored),
+                is_held,
+            });
+            Ok(retained.collect())
         })
         .await
     }

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::fault::from_sqlite;
 use crate::reader::{tenant_no, unknown_tenant};
+use crate::retention::protection;
 use crate::writer::{Ledger, Writer};
 use crate::{SqliteStore, row};
 
@@ -61,6 +62,9 @@ impl Ledger<'_> {
         let mut tenant = find(conn, id)?.ok_or_else(|| unknown_tenant(id))?;
         if tenant.status == TenantStatus::Deleted {
             tenant.status.admit_read(id)?;
+        }
+        if let Some((no, _)) = tenant_no(conn, id)? {
+            protection(conn, no)?.admit_update(id, update)?;
         }
         self.tell(conn, id, event)?;
         if let Some(name) = &update.name {

@@ -534,7 +534,7 @@ impl LogStore for MemoryStore {
             .filter_map(|known| log.row(known.seq))
             .map(|row| StoredEntry::clone(row))
             .collect();
-        let plan = plan_erasure(scope.tenant(), targets, erasure);
+        let plan = plan_erasure(scope.tenant(), targets, erasure, now);
         let mut receipts = Vec::new();
         if !plan.controls.is_empty() {
             let controls = Batch::new(scope.clone(), plan.controls);
@@ -581,17 +581,16 @@ impl LogStore for MemoryStore {
         let mark = state.next_mark();
         let log = state.log_mut(scope.tenant())?;
         log.tenant.status.admit_read(scope.tenant())?;
-        log.protection()
-            .admit_prune(scope.tenant(), prune.before, now)?;
+        let before = log.protection().admit_prune(scope.tenant(), prune, now)?;
         let was = log.head.pruned_below;
-        let below = log.prunable_below(prune.before);
+        let below = log.prunable_below(before);
         if below == was || prune.dry_run {
             return Ok(Pruned::new(below, below - was, None));
         }
         let control = Control::Prune {
             below,
             root: merkle::root(&log.hashes[..below as usize]),
-            before: prune.before,
+            before,
             basis: prune.basis.clone(),
         };
         let event = prune.act.prepare(scope.tenant(), &control);
@@ -923,6 +922,7 @@ impl TenantStore for MemoryStore {
         let mark = state.next_mark();
         let log = state.log_mut(id)?;
         log.exists()?;
+        log.protection().admit_update(id, update)?;
         log.tell(event, now, mark)?;
         if let Some(name) = &update.name {
             log.tenant.name.clone_from(name);
@@ -973,7 +973,7 @@ impl RetentionStore for MemoryStore {
             .take(limit)
             .map(|(id, log)| Retained {
                 tenant: *id,
-                retention: log.retention.clone(),
+                retention: Ok(log.retention.clone()),
                 is_held: log.protection().hold.is_some(),
             })
             .collect())

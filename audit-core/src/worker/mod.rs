@@ -66,7 +66,7 @@ pub struct RetentionStatus {
     pub pruned: u64,
     /// Entries that lost groups.
     pub erased: u64,
-    /// Tenants that a hold, or something else that protects their logs, kept it from.
+    /// Tenants with settings that make entries go, and an open hold.
     pub held: u64,
 }
 

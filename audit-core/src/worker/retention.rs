@@ -6,13 +6,16 @@ use std::sync::Arc;
 use audit_tlog::Timestamp;
 
 use super::{Worker, is_closed, pause_after};
-use crate::error::{ErrorKind, Result};
+use crate::entry::Entry;
+use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Filter;
 use crate::id::{EventId, TenantId};
 use crate::log::{AuditLog, TenantLog};
 use crate::page::PageRequest;
 use crate::prepare::Act;
-use crate::retention::{ActionRetention, Retained, retention_basis, retention_scope};
-use crate::store::{Erasure, Prune};
+use crate::retention::{ActionRetention, Retained, Retention, retention_basis, retention_scope};
+use crate::scope::TenantScope;
+use crate::store::{Erasure, LogStore, Prune};
 
 /// Tenants that are asked for at a time.
 const TENANTS: usize = 500;
@@ -63,6 +66,21 @@ struct Keeper {
 struct Turn {
     log: TenantLog,
     rules: VecDeque<ActionRetention>,
+    /// The store took less of the first rule's last batch than it was asked for.
+    fell_short: bool,
+}
+
+impl Turn {
+    fn next_rule(&mut self) {
+        self.rules.pop_front();
+        self.fell_short = false;
+    }
+}
+
+/// Entries that match, and the position behind what was looked through; none at the end.
+struct Share {
+    entries: Vec<Entry>,
+    next: u64,
 }
 
 impl Keeper {
@@ -72,7 +90,11 @@ impl Keeper {
         let tenants = self.tenants().await?;
         let rules: HashSet<(TenantId, &ActionRetention)> = tenants
             .iter()
-            .flat_map(|t| t.retention.actions.iter().map(|rule| (t.tenant, rule)))
+            .filter_map(|t| Some((t.tenant, t.retention.as_ref().ok()?)))
+            .flat_map(|(tenant, retention)| {
+                let rules = retention.actions.iter();
+                rules.map(move |rule| (tenant, rule))
+            })
             .collect();
         self.done
             .retain(|(tenant, rule), _| rules.contains(&(*tenant, rule)));
@@ -83,18 +105,38 @@ impl Keeper {
                 return Ok(true);
             }
             let tenant = retained.tenant;
-            match self.prune(retained, now).await {
-                Ok(Some(turn)) => turns.push_back(turn),
-                Ok(None) => {
-                    held.insert(tenant);
+            // The store refuses it anyway; this spares it the question.
+            if retained.is_held {
+                held.insert(tenant);
+                continue;
+            }
+            let retention = match retained.retention {
+                Ok(retention) => retention,
+                Err(error) => {
+                    self.worker.failed(&error.with_tenant(tenant));
+                    is_well = false;
+                    continue;
                 }
-                Err(error) if error.kind() == ErrorKind::Refused => {
-                    held.insert(tenant);
-                }
+            };
+            let log = AuditLog {
+                inner: Arc::clone(&self.worker.log),
+            };
+            let turn = Turn {
+                log: log.tenant(retention_scope(tenant)),
+                rules: retention.actions.clone().into(),
+                fell_short: false,
+            };
+            match self.prune(&turn.log, &retention).await {
+                Ok(()) => turns.push_back(turn),
                 Err(error) if is_closed(&error) => {}
+                Err(error) if self.is_held(&turn.log, &error).await => {
+                    held.insert(tenant);
+                }
+                // The rules don't depend on it.
                 Err(error) => {
                     self.worker.failed(&error);
                     is_well = false;
+                    turns.push_back(turn);
                 }
             }
         }
@@ -105,13 +147,15 @@ impl Keeper {
             match self.erase(&mut turn, now).await {
                 Ok(true) => turns.push_back(turn),
                 Ok(false) => {}
-                Err(error) if error.kind() == ErrorKind::Refused => {
+                Err(error) if is_closed(&error) => {}
+                Err(error) if self.is_held(&turn.log, &error).await => {
                     held.insert(turn.log.scope().tenant());
                 }
-                Err(error) if is_closed(&error) => {}
                 Err(error) => {
                     self.worker.failed(&error);
                     is_well = false;
+                    turn.next_rule();
+                    turns.push_back(turn);
                 }
             }
             tokio::task::yield_now().await;
@@ -132,38 +176,34 @@ impl Keeper {
             let some = self.worker.log.retention.retained(after, TENANTS).await?;
             after = some.last().map(|retained| retained.tenant);
             let is_last = some.len() < TENANTS;
-            tenants.extend(some.into_iter().filter(|t| t.retention.removes()));
+            let removes = |t: &Retained| t.retention.as_ref().map_or(true, Retention::removes);
+            tenants.extend(some.into_iter().filter(removes));
             if is_last {
                 return Ok(tenants);
             }
         }
     }
 
-    /// Prunes, and says what there may be to erase; none when a hold forbids both.
-    async fn prune(&self, retained: Retained, now: Timestamp) -> Result<Option<Turn>> {
-        // The store refuses it anyway; this spares it the question.
-        if retained.is_held {
-            return Ok(None);
-        }
-        let log = AuditLog {
-            inner: Arc::clone(&self.worker.log),
+    /// Whether a refusal is a hold's: a minimum refuses, too, and is a failure here.
+    async fn is_held(&self, log: &TenantLog, error: &Error) -> bool {
+        error.kind() == ErrorKind::Refused && matches!(log.hold_refusal().await, Ok(Some(_)))
+    }
+
+    /// By the store's clock: one of this process that is ahead destroys nothing early.
+    async fn prune(&self, log: &TenantLog, retention: &Retention) -> Result<()> {
+        let Some(days) = retention.keep_days else {
+            return Ok(());
         };
-        let log = log.tenant(retention_scope(retained.tenant));
-        if let Some(before) = retained.retention.prunes_before(now) {
-            let prune = Prune::new(before, retention_basis()?, self.act(&log)?);
-            let pruned = log.prune_by(prune).await?;
-            if pruned.entries > 0 {
-                tracing::info!(tenant = %retained.tenant, entries = pruned.entries,
-                    below = pruned.below, "entries were older than they are kept");
-            }
-            self.worker.desk.edit(&self.worker.name, |s| {
-                s.retention.get_or_insert_default().pruned += pruned.entries;
-            });
+        let prune = Prune::older_than_days(days, retention_basis()?, self.act(log)?);
+        let pruned = log.prune_by(prune).await?;
+        if pruned.entries > 0 {
+            tracing::info!(tenant = %log.scope().tenant(), entries = pruned.entries,
+                below = pruned.below, "entries were older than they are kept");
         }
-        Ok(Some(Turn {
-            log,
-            rules: retained.retention.actions.into(),
-        }))
+        self.worker.desk.edit(&self.worker.name, |s| {
+            s.retention.get_or_insert_default().pruned += pruned.entries;
+        });
+        Ok(())
     }
 
     fn act(&self, log: &TenantLog) -> Result<Act> {
@@ -180,28 +220,70 @@ impl Keeper {
         let scope = turn.log.scope();
         let place = (scope.tenant(), rule.clone());
         let from = self.done.get(&place).copied().unwrap_or(0);
-        let page = PageRequest::first().ascending().limit(BATCH);
-        let page = store
-            .list(scope, &rule.due(now).from_seq(from), &page)
-            .await?;
-        let Some(last) = page.items.last() else {
-            turn.rules.pop_front();
+        let filter = rule.due(now).from_seq(from);
+        let share = match share_by_list(&**store, scope, &filter).await {
+            // One damaged entry doesn't stop a rule: it is matched as it stands.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                share_by_read(&**store, scope, &filter, from).await?
+            }
+            share => share?,
+        };
+        let Some(share) = share else {
+            turn.next_rule();
             return Ok(true);
         };
-        let due = page
-            .items
-            .iter()
-            .filter(|e| e.fields.has_any_of(&rule.groups));
+        let entries = share.entries.iter();
+        let due = entries.filter(|entry| entry.fields.has_any_of(&rule.groups));
         let ids: Vec<EventId> = due.map(|entry| entry.id).collect();
         if !ids.is_empty() {
-            let erasure = Erasure::new(ids, retention_basis()?, self.act(&turn.log)?);
-            let erased = store.erase(scope, &erasure.groups(&rule.groups)).await?;
+            let asked = ids.len() as u64;
+            let erasure = Erasure::new(ids, retention_basis()?, self.act(&turn.log)?)
+                .groups(&rule.groups)
+                .older_than_days(rule.days);
+            let erased = store.erase(scope, &erasure).await?;
             self.worker.log.bell.ring(scope.tenant());
             self.worker.desk.edit(&self.worker.name, |s| {
                 s.retention.get_or_insert_default().erased += erased.entries;
             });
+            // Another process was faster, or the store's clock is behind this one's. What is still there
+            // after another look waits for the next round.
+            if erased.entries < asked {
+                match turn.fell_short {
+                    true => turn.next_rule(),
+                    false => turn.fell_short = true,
+                }
+                return Ok(true);
+            }
         }
-        self.done.insert(place, last.seq + 1);
+        turn.fell_short = false;
+        self.done.insert(place, share.next);
         Ok(true)
     }
+}
+
+async fn share_by_list(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    filter: &Filter,
+) -> Result<Option<Share>> {
+    let page = PageRequest::first().ascending().limit(BATCH);
+    let entries = store.list(scope, filter, &page).await?.items;
+    let next = entries.last().map(|last| last.seq + 1);
+    Ok(next.map(|next| Share { entries, next }))
+}
+
+/// As [`share_by_list`], entry by entry and without recomputing leaves.
+async fn share_by_read(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    filter: &Filter,
+    from: u64,
+) -> Result<Option<Share>> {
+    let mut entries = store.read(scope, from, BATCH).await?;
+    if let Some(to) = filter.created.to {
+        entries.retain(|entry| entry.created_at < to);
+    }
+    let next = entries.last().map(|last| last.seq + 1);
+    entries.retain(|entry| filter.matches(entry));
+    Ok(next.map(|next| Share { entries, next }))
 }

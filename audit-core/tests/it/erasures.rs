@@ -338,10 +338,16 @@ async fn an_erasure_is_refused_without_the_permission_or_a_condition() {
     assert_eq!(refused.kind(), ErrorKind::Forbidden);
     let refused = without.count_erasure(&request).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Forbidden);
-    // Whoever may erase need not be allowed to read.
+    // Whoever may erase need not be allowed to read, but is not told what entries hold then.
     let eraser = log.tenant(handle.scope().only(Permission::Erase));
     let job = eraser.request_erasure(request.clone()).await.unwrap();
-    assert_eq!(eraser.count_erasure(&request).await.unwrap().matching, 1);
+    let refused = eraser.count_erasure(&request).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Forbidden);
+    assert_eq!(handle.count_erasure(&request).await.unwrap().matching, 1);
+    let all = handle.list(&Filter::new(), &PageRequest::first()).await;
+    let ids = all.unwrap().items.iter().map(|entry| entry.id).collect();
+    let by_id = of(Selection::ids(ids));
+    assert_eq!(eraser.count_erasure(&by_id).await.unwrap().matching, 2);
     let foreign = reader(&log, 1).erasure(job.id).await.unwrap();
     assert_eq!(foreign, job);
     for (selection, field) in [

@@ -479,3 +479,134 @@ fn a_holds_name_has_limits() {
         assert_eq!(error.fields()[0].field, "name");
     }
 }
+
+#[tokio::test]
+async fn what_the_log_says_of_itself_outlives_an_erasure() {
+    let stage = Stage::new();
+    stage.record(1, "a").await;
+    let hold = stage.hold(1).await;
+    stage.release(1, &hold).await;
+    stage.retain(1, Retention::forever().keep_days(30)).await;
+    let before = stage.entries(1).await;
+    let log = stage.log.tenant(TenantScope::trusted(tenant(1), "test"));
+    let ids: Vec<_> = before.iter().map(|entry| entry.id).collect();
+    let basis = || audit_core::Basis::parse("gdpr-17").unwrap();
+    let request = audit_core::ErasureRequest::new(audit_core::Selection::ids(ids.clone()), basis());
+    let of_states = request
+        .clone()
+        .groups(&[Group::AfterState, Group::Metadata]);
+    // Only the event that was recorded has anything of these to lose.
+    assert_eq!(log.count_erasure(&of_states).await.unwrap().erasable, 1);
+    assert_eq!(log.count_erasure(&request).await.unwrap().erasable, 4);
+    log.erase(ids, None, basis(), None).await.unwrap();
+    let after = stage.entries(1).await;
+    assert!(after[0].erased.contains(&Group::Metadata));
+    for (was, is) in before[1..].iter().zip(&after[1..]) {
+        assert_eq!(is.erased, [Group::Actor]);
+        assert_eq!(is.fields.resource_id, was.fields.resource_id);
+        assert_eq!(is.fields.metadata, was.fields.metadata);
+        assert_eq!(is.fields.after_state, was.fields.after_state);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_destroys_nothing_early() {
+    let stage = Stage::new();
+    stage.record(1, "short").await;
+    let rule = ActionRetention::new("short", 10);
+    let retention = Retention::forever().keep_days(30).action(rule);
+    stage.retain(1, retention).await;
+    let ahead = Arc::new(ManualClock::new(stage.clock.now()));
+    ahead.advance_micros(400 * DAY);
+    let other = AuditLog::builder(stage.store.clone())
+        .clock(ahead.clone())
+        .retention_every(Duration::from_millis(10))
+        .build();
+    let other = Stage {
+        clock: ahead,
+        store: stage.store.clone(),
+        log: other,
+    };
+    let workers = other.log.start();
+    let status = other.round(&workers).await;
+    assert_eq!((status.pruned, status.erased), (0, 0));
+    assert_eq!(stage.size(1).await, 2);
+    // What it passed over goes when it is due.
+    stage.clock.advance_micros(10 * DAY + 1);
+    assert_eq!(other.round(&workers).await.erased, 1);
+    stage.clock.advance_micros(20 * DAY);
+    assert_eq!(other.round(&workers).await.pruned, 2);
+}
+
+#[tokio::test]
+async fn an_erasure_that_was_asked_for_waits_for_a_holds_end() {
+    let stage = Stage::new();
+    for _ in 0..3 {
+        stage.record(1, "a").await;
+    }
+    let log = stage.log.tenant(TenantScope::trusted(tenant(1), "test"));
+    let request = || {
+        let basis = audit_core::Basis::parse("gdpr-17").unwrap();
+        audit_core::ErasureRequest::new(audit_core::Selection::user("ann"), basis)
+    };
+    let job = log.request_erasure(request()).await.unwrap();
+    let hold = stage.hold(1).await;
+    let refused = log.request_erasure(request()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    let refused = log.count_erasure(&request()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    let _workers = stage.log.start();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let until = async |is: &dyn Fn(&audit_core::ErasureJob) -> bool| {
+        loop {
+            let found = log.erasure(job.id).await.unwrap();
+            if is(&found) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "{found:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waits = until(&|job| job.last_error.is_some()).await;
+    let told = waits.last_error.unwrap();
+    assert!(told.contains(&hold.id.to_string()), "{told}");
+    assert_eq!((waits.next, waits.entries), (0, 0));
+    assert!(stage.entries(1).await.iter().all(|e| e.erased.is_empty()));
+    stage.release(1, &hold).await;
+    let done = until(&|job| job.state == audit_core::ErasureState::Done).await;
+    assert_eq!(done.entries, 3);
+}
+
+#[tokio::test]
+async fn a_count_by_what_entries_hold_needs_read() {
+    use audit_core::{Permission, Permissions};
+    let stage = Stage::new();
+    stage.record(1, "a").await;
+    let scope = TenantScope::trusted(tenant(1), "test");
+    let erase_only = stage
+        .log
+        .tenant(scope.only(Permissions::of(&[Permission::Erase])));
+    let basis = audit_core::Basis::parse("gdpr-17").unwrap();
+    let by_user = audit_core::ErasureRequest::new(audit_core::Selection::user("ann"), basis);
+    let refused = erase_only.count_erasure(&by_user).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Forbidden);
+}
+
+#[tokio::test]
+async fn what_is_due_is_judged_by_the_proposed_minimum() {
+    let stage = Stage::new();
+    stage.record(1, "a").await;
+    let set = Retention::forever().minimum_days(365);
+    stage.retain(1, set).await;
+    stage.clock.advance_micros(31 * DAY);
+    let wanted = Retention::forever().keep_days(30);
+    let due = stage.log.retention_due(tenant(1), &wanted).await.unwrap();
+    assert_eq!((due.pruned.unwrap().entries, due.refused), (2, None));
+    // A hold is told also where nothing would be pruned.
+    stage.hold(1).await;
+    let rule = ActionRetention::new("a", 1);
+    let rules = Retention::forever().action(rule);
+    let due = stage.log.retention_due(tenant(1), &rules).await.unwrap();
+    assert_eq!(due.erased, [0]);
+    assert!(due.refused.is_some());
+}

@@ -144,7 +144,8 @@ impl Erasures {
     /// Needs `erase`. Destroys groups of the selected entries' fields. The leaves stay, so that proofs
     /// still hold, and control entries say what was destroyed. A worker does it step by step; entries
     /// that are recorded later are not touched. By `ids` or `user_id` it reaches events that were
-    /// accepted before and still wait in a queue or an outbox, too.
+    /// accepted before and still wait in a queue or an outbox, too. Refused (409), a dry run too, while
+    /// a legal hold is open. A dry run by `user_id` or `filter` needs `read` as well.
     #[oai(
         path = "/erasures",
         method = "post",
@@ -165,6 +166,14 @@ impl Erasures {
         }
         request.reason = asked.string("reason")?;
         if asked.flag("dry_run")? {
+            let mut log = log;
+            // The count tells what entries hold.
+            if matches!(request.selection, Selection::Matching(_)) {
+                let needed = Permissions::of(&[Permission::Erase, Permission::Read]);
+                let tenant = log.scope().tenant();
+                let scope = self.0.log().authorize(&caller.principal, tenant, needed);
+                log = self.0.log().tenant(scope.await?);
+            }
             let count = log.count_erasure(&request).await?;
             return Ok(ErasureAnswer::Counted(JsonBody::new(format!(
                 "{{\"dry_run\":true,\"matching\":{},\"erasable\":{}}}",

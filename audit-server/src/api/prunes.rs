@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use audit_core::tlog::json::{members, write_string};
-use audit_core::{Basis, EventId, Kind, Permission, TenantLog, TenantScope, Timestamp};
+use audit_core::{Basis, EventId, Kind, Permission, PruneBound, TenantLog, TenantScope, Timestamp};
 use poem_openapi::param::Path;
 use poem_openapi::{ApiResponse, OpenApi};
 
@@ -19,7 +19,6 @@ use crate::query::{Parameter, Parameters, Params, Reader};
 pub(crate) struct Prunes(pub(crate) Arc<App>);
 
 const MAX_DAYS: u64 = 36_500;
-const DAY_MICROS: i64 = 86_400_000_000;
 /// On what grounds, when the caller names none.
 const DEFAULT_BASIS: &str = "request";
 
@@ -88,22 +87,21 @@ impl Parameters for Cleanup {
     }
 }
 
-impl Prunes {
-    fn days_ago(&self, days: u64) -> Timestamp {
-        let days = i64::try_from(days).unwrap_or(i64::MAX);
-        let now = self.0.log().clock().now().as_micros();
-        Timestamp::saturating_from_micros(now.saturating_sub(days.saturating_mul(DAY_MICROS)))
-    }
+/// By the store's clock, as `minimum_days` is.
+fn days_ago(days: u64) -> PruneBound {
+    PruneBound::OlderThanDays(u32::try_from(days).unwrap_or(u32::MAX))
+}
 
+impl Prunes {
     async fn prune(
         &self,
         log: &TenantLog,
-        before: Timestamp,
+        bound: PruneBound,
         basis: Basis,
         reason: Option<String>,
         dry_run: bool,
     ) -> Result<(Option<EventId>, String), Problem> {
-        let pruned = log.prune(before, basis, reason, dry_run).await?;
+        let pruned = log.prune_bounded(bound, basis, reason, dry_run).await?;
         let id = pruned.receipt.as_ref().map(|r| r.id);
         let mut body = String::with_capacity(512);
         match id {
@@ -160,8 +158,8 @@ impl Prunes {
             asked.time("before")?,
             asked.number("older_than_days", 1..=MAX_DAYS)?,
         ) {
-            (Some(before), None) => before,
-            (None, Some(days)) => self.days_ago(days),
+            (Some(before), None) => PruneBound::Before(before),
+            (None, Some(days)) => days_ago(days),
             (None, None) => {
                 return Err(
                     Problem::field("before", "before or older_than_days is required").into(),
@@ -248,8 +246,8 @@ impl Prunes {
     ) -> Result<CleanupAnswer, Refused<Writing>> {
         let log = self.0.gate.enter(&caller, Permission::Cleanup, &[]).await?;
         let before = match (asked.0.before, asked.0.older_than_days) {
-            (Some(before), _) => before,
-            (None, Some(days)) => self.days_ago(days),
+            (Some(before), _) => PruneBound::Before(before),
+            (None, Some(days)) => days_ago(days),
             (None, None) => {
                 return Err(
                     Problem::parameter("before", "before or older_than_days is required").into(),

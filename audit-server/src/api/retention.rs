@@ -220,7 +220,8 @@ impl RetentionApi {
     ///
     /// Needs `admin` across tenants. Replaces it whole: what is absent is no longer set. Days count
     /// from `created_at`. The change is an entry of the tenant's log; setting what is set already is
-    /// not. What is due goes within the hour.
+    /// not. What is due goes within the hour. A rule for an action erases, and is not bound by
+    /// `minimum_days`.
     #[oai(
         path = "/tenants/:id/retention",
         method = "put",

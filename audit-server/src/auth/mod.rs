@@ -309,12 +309,28 @@ impl Gate {
                 "the permission admin is needed",
             ));
         }
-        if principal.across_tenants || principal.tenant == Some(tenant) {
+        if !principal.across_tenants && principal.tenant != Some(tenant) {
+            return Err(Problem::new(
+                ProblemKind::NotFound,
+                "there is no such tenant",
+            ));
+        }
+        if [caller.header, caller.query]
+            .iter()
+            .flatten()
+            .all(|t| *t == tenant)
+        {
             return Ok(());
         }
+        if principal.across_tenants {
+            return Err(Problem::parameter(
+                TENANT_PARAMETER,
+                "differs from the tenant in the path",
+            ));
+        }
         Err(Problem::new(
-            ProblemKind::NotFound,
-            "there is no such tenant",
+            ProblemKind::Forbidden,
+            "the credential belongs to another tenant than the one that is named",
         ))
     }
 }

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use audit_core::memory::MemoryIndex;
@@ -11,15 +10,7 @@ use audit_core::{
 };
 use serde_json::Value;
 
-use crate::service::{Service, send, token};
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+use crate::service::{Service, send, token, until};
 
 #[tokio::test]
 async fn the_index_is_rebuilt_on_request_while_recording_and_searching_go_on() {

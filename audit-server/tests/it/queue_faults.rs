@@ -21,19 +21,8 @@ use tokio::sync::watch;
 
 use crate::child::{Server, sized};
 use crate::queue_bulk::Between;
-use crate::service::{Service, event, send, token};
+use crate::service::{Service, event, send, token, until};
 use crate::stack::{Stack, needed};
-
-/// Within which everything must happen.
-const DEADLINE: Duration = Duration::from_secs(120);
-
-async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !ask().await {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
 
 /// What passes between a server and SQS.
 #[derive(Debug, Clone, Copy, PartialEq)]

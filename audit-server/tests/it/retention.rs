@@ -3,7 +3,7 @@
 use audit_core::{Event, Role, TenantId};
 use serde_json::{Value, json};
 
-use crate::service::{Answer, Service, in_seconds, send, token};
+use crate::service::{Answer, Service, in_seconds, send, token, until};
 
 /// A tenant, and who administers it.
 struct Kept {
@@ -53,6 +53,18 @@ impl Kept {
         let path = self.path(&format!("legal-holds/{id}{query}"));
         let request = self.service.http.delete(self.service.url(&path));
         send(request.bearer_auth(&self.operator)).await
+    }
+
+    async fn patch(&self, body: &str) -> Answer {
+        let path = format!("/api/v1/tenants/{}", self.tenant);
+        let request = self.service.http.patch(self.service.url(&path));
+        send(
+            request
+                .bearer_auth(&self.operator)
+                .header("content-type", "application/json")
+                .body(body.to_owned()),
+        )
+        .await
     }
 
     async fn prune(&self, body: Value) -> Answer {
@@ -172,6 +184,10 @@ async fn a_legal_hold_refuses_every_route_that_destroys_until_it_is_released() {
         let request = service.http.delete(service.url(&path));
         send(request.bearer_auth(&kept.tenant_admin))
     };
+    let erase = |body: Value| {
+        let body = body.to_string();
+        send(service.post("/api/v1/erasures", &kept.tenant_admin, body))
+    };
     let before = in_seconds(5).to_string();
     let refusals = [
         kept.prune(json!({"before": before})).await,
@@ -179,6 +195,9 @@ async fn a_legal_hold_refuses_every_route_that_destroys_until_it_is_released() {
         kept.prune(json!({"older_than_days": 1})).await,
         delete("/api/v1/logs/cleanup?older_than_days=1".into()).await,
         delete(format!("/api/v1/logs/cleanup/{id}")).await,
+        erase(json!({"user_id": "ann"})).await,
+        erase(json!({"user_id": "ann", "dry_run": true})).await,
+        erase(json!({"ids": [id.to_string()], "dry_run": true})).await,
     ];
     for refusal in refusals {
         let problem = refusal.expect(409).json();
@@ -187,6 +206,9 @@ async fn a_legal_hold_refuses_every_route_that_destroys_until_it_is_released() {
         assert!(detail.contains(hold) && detail.contains("Case"), "{detail}");
     }
     assert_eq!(service.head(kept.tenant).await.pruned_below, 0);
+    let refused = kept.patch(r#"{"status":"deleted"}"#).await.expect(409);
+    let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains(hold), "{detail}");
 
     for _ in 0..2 {
         let released = kept.release(hold, "?reason=settled").await.expect(200);
@@ -204,6 +226,50 @@ async fn a_legal_hold_refuses_every_route_that_destroys_until_it_is_released() {
     let (hold, order, settled) = (json!(hold), json!("a court's order"), json!("settled"));
     assert_eq!(said, [(&hold, &order), (&hold, &settled)]);
     kept.prune(json!({"before": before})).await.expect(201);
+}
+
+#[tokio::test]
+async fn what_says_of_a_hold_and_a_retention_outlives_an_erasure() {
+    let kept = Kept::new().await;
+    kept.set("?reason=contract", r#"{"keep_days":90}"#)
+        .await
+        .expect(200);
+    let body = r#"{"name":"Case 7","reason":"an order"}"#;
+    let placed = kept.place(body).await.expect(201).json();
+    let hold = placed["id"].as_str().unwrap();
+    kept.release(hold, "").await.expect(200);
+    let told = kept.told().await;
+    let ids: Vec<&Value> = told.iter().map(|entry| &entry["id"]).collect();
+    let body = json!({"ids": ids}).to_string();
+    let path = "/api/v1/erasures";
+    let asked = kept.service.post(path, &kept.tenant_admin, body);
+    let job = send(asked).await.expect(202).json();
+    let path = format!("{path}/{}", job["id"].as_str().unwrap());
+    until("the erasure is done", async || {
+        let job = send(kept.service.get(&path, &kept.tenant_admin)).await;
+        job.json()["state"] == "done"
+    })
+    .await;
+    for (was, is) in told.iter().zip(kept.told().await) {
+        assert_eq!(is["erased"], json!(["actor", "context", "reason"]), "{is}");
+        for field in ["resource_id", "before_state", "after_state", "metadata"] {
+            assert_eq!(is[field], was[field]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_contradicts_the_path_is_refused() {
+    let kept = Kept::new().await;
+    let other = kept.service.tenant("other").await;
+    let asked = |named: TenantId, token: &str| {
+        let request = kept.service.get(&kept.path("retention"), token);
+        send(request.header("x-tenant-id", named.to_string()))
+    };
+    asked(kept.tenant, &kept.operator).await.expect(200);
+    asked(other, &kept.operator)
+        .await
+        .problem(400, "tenant_id");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! A server for one test, and a client for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use audit_core::tlog::note::SigningKey;
 use audit_core::{
@@ -270,6 +270,15 @@ impl Service {
 /// Sends a request and reads the answer.
 pub(crate) async fn send(request: reqwest::RequestBuilder) -> Answer {
     Answer::of(request.send().await.unwrap()).await
+}
+
+/// Waits until a condition holds.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// A time so many seconds from now.

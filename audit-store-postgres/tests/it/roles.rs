@@ -143,7 +143,12 @@ async fn a_writer_changes_nothing_that_is_recorded() {
         "DELETE FROM audit.checkpoints",
         "UPDATE audit.checkpoints SET root = ''",
         "DELETE FROM audit.legal_holds",
-        "UPDATE audit.legal_holds SET placed_at = now()",
+        "INSERT INTO audit.legal_holds SELECT * FROM audit.legal_holds",
+        "UPDATE audit.legal_holds SET released_at = now()",
+        "INSERT INTO audit.retention SELECT * FROM audit.retention",
+        "UPDATE audit.retention SET retention = '{}'",
+        "DELETE FROM audit.retention",
+        "SELECT audit.refuse_while_held(NULL)",
         "SELECT audit.sweep_step(1)",
         "SELECT audit.drop_pruned_partition()",
         "CREATE TABLE audit.mine ()",
@@ -151,6 +156,49 @@ async fn a_writer_changes_nothing_that_is_recorded() {
     ] {
         refused(&mut writer, denied, DENIED).await;
     }
+}
+
+/// A program that doesn't know of holds, or somebody with SQL of their own.
+#[tokio::test]
+async fn a_maintainer_destroys_nothing_of_a_held_tenant() {
+    let database = Database::open().await;
+    for n in [1, 2] {
+        database.append(&scope(n), 3).await;
+    }
+    let mut maintainer = as_role(&database, "audit_maintainer").await;
+    let place = format!(
+        "INSERT INTO audit.legal_holds (tenant_id, id, name, placed_at)
+         VALUES ('{}', gen_random_uuid(), 'case 7', now())",
+        tenant(1)
+    );
+    maintainer.execute(&*place).await.unwrap();
+    let calls = |n| {
+        [
+            format!(
+                "SELECT audit.erase_entries('{}', '{{}}', '{{}}', '{{}}', '{{}}')",
+                tenant(n)
+            ),
+            format!(
+                "SELECT audit.prune_below('{}', 2, 2, '{{}}', '{{}}', '{{}}', '{{}}', '{{}}',
+                     '{{}}', '{{}}', '{{}}')",
+                tenant(n)
+            ),
+        ]
+    };
+    for call in calls(1) {
+        refused(&mut maintainer, &call, "AU001").await;
+    }
+    assert_eq!(
+        database.store.head(&scope(1)).await.unwrap().pruned_below,
+        0
+    );
+    for call in calls(2) {
+        maintainer.execute(&*call).await.unwrap();
+    }
+    assert_eq!(
+        database.store.head(&scope(2)).await.unwrap().pruned_below,
+        2
+    );
 }
 
 #[tokio::test]
