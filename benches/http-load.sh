@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole HTTP series against a server of its own in a new folder: single writes, bulks, a steady
-# rate, reads of a filled log, an export. Prints the machine and its fsync time with the figures.
+# The whole HTTP series against a server of its own in a new folder: what the HTTP framework does alone,
+# single writes, bulks, a steady rate, reads of a filled log, an export. Prints the machine and its fsync
+# time with the figures.
 #   benches/http-load.sh            every part at its full size
 #   ENTRIES=100000 SECONDS_EACH=2 RUNS=1 benches/http-load.sh post bulk
 set -euo pipefail
@@ -12,7 +13,7 @@ runs=${RUNS:-3}
 steady=${STEADY_SECONDS:-60}
 port=${PORT:-18080}
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(post bulk sustain reads export)
+[ ${#parts[@]} -gt 0 ] || parts=(echo post bulk sustain reads export)
 
 cargo build --release --locked --quiet -p audit-server -p benches
 data=$(mktemp -d "${TMPDIR:-/tmp}/audit-load.XXXXXX")
@@ -22,6 +23,20 @@ cleanup() {
     rm -rf "$data"
 }
 trap cleanup EXIT
+
+echo_only() {
+    target/release/bare-echo "127.0.0.1:$port" &
+    server=$!
+    for _ in $(seq 300); do
+        curl -s -o /dev/null "http://127.0.0.1:$port/" && break
+        sleep 0.1
+    done
+    AUDIT_TOKEN=none target/release/http-load --address "127.0.0.1:$port" post --bare \
+        --seconds "$seconds" --runs "$runs"
+    kill "$server"
+    wait "$server" || true
+    server=
+}
 
 start() {
     rm -rf "$data/run"
@@ -54,6 +69,10 @@ load() { target/release/http-load --address "127.0.0.1:$port" --folder "$data/ru
 echo "machine: $(nproc) x $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2- | sed 's/^ //'), $(uname -sr), $(date -u +%F)"
 for part in "${parts[@]}"; do
     echo "-- $part"
+    if [ "$part" = echo ]; then
+        echo_only
+        continue
+    fi
     start
     case $part in
         post) load post --seconds "$seconds" --runs "$runs" ;;

@@ -43,6 +43,9 @@ enum Load {
         seconds: u64,
         #[arg(long, default_value_t = 3)]
         runs: usize,
+        /// The server has no log: it is the `bare-echo`.
+        #[arg(long)]
+        bare: bool,
     },
     /// Bulks.
     Bulk {
@@ -109,6 +112,7 @@ async fn main() -> Result<(), Failure> {
             connections,
             seconds,
             runs,
+            bare,
         } => {
             let mut rates = Vec::new();
             for run in 1..=runs {
@@ -118,7 +122,9 @@ async fn main() -> Result<(), Failure> {
                 rates.push(outcome.rate());
             }
             print_median("POST /logs", rates);
-            drain(&target).await?;
+            if !bare {
+                drain(&target).await?;
+            }
         }
         Load::Bulk {
             connections,
