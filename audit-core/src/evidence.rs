@@ -223,6 +223,17 @@ impl TenantLog {
         self.signing()?.checkpoints().latest(&self.scope).await
     }
 
+    /// The smallest kept checkpoint that covers so many entries at least; none when the largest doesn't.
+    /// For the `seq` of a `key` entry and one more that is the first over the change, which both keys
+    /// sign. Needs `read`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without a signer; what the store answers.
+    pub async fn checkpoint_covering(&self, size: u64) -> Result<Option<SignedCheckpoint>> {
+        let checkpoints = self.signing()?.checkpoints();
+        checkpoints.covering(&self.scope, size).await
+    }
+
     /// The proof that an entry stands in the log, under the largest checkpoint. Needs `read`. Waits for
     /// a checkpoint that covers the entry, which takes about a second after it was recorded.
     ///

@@ -13,10 +13,12 @@ use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
 use poem_openapi::{ApiResponse, OpenApi};
 
 use crate::api::PathId;
+use crate::api::filter::MAX_SEQ;
 use crate::api::schema::Tag;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::problem::{Problem, ProblemKind, Reading, Refused};
+use crate::query::{Parameter, Parameters, Params, Reader};
 
 /// Checkpoints, tiles and proofs.
 pub(crate) struct Tlog(pub(crate) Arc<App>);
@@ -88,6 +90,30 @@ pub(crate) enum TileAnswer {
     Tile(Bytes),
 }
 
+/// Which checkpoint is asked for.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    covers: Option<u64>,
+}
+
+impl Parameters for Asked {
+    fn list() -> Vec<Parameter> {
+        vec![Parameter::number(
+            "covers",
+            1,
+            None,
+            "Not the newest, but the smallest that was kept and covers so many entries. For the `seq` of a \
+             `key` entry and one more, both keys sign it.",
+        )]
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            covers: reader.number("covers", 1..=MAX_SEQ),
+        }
+    }
+}
+
 fn no_tile() -> Problem {
     Problem::new(ProblemKind::NotFound, "the log has no such tile")
 }
@@ -141,11 +167,14 @@ impl Tlog {
         caller: Caller,
         /// Whose log.
         tenant_id: Path<PathId>,
+        asked: Params<Asked>,
     ) -> Result<TextAnswer, Refused<Reading>> {
         let log = self.enter(&caller, &tenant_id.0).await?;
-        let checkpoint = log
-            .checkpoint()
-            .await?
+        let found = match asked.0.covers {
+            None => log.checkpoint().await?,
+            Some(size) => log.checkpoint_covering(size).await?,
+        };
+        let checkpoint = found
             .ok_or_else(|| Problem::new(ProblemKind::NotFound, "the log has no checkpoint yet"))?;
         Ok(TextAnswer::Text(Text {
             text: checkpoint.note,
