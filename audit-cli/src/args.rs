@@ -453,6 +453,9 @@ pub(crate) enum TenantsCommand {
         /// Its id; made when not given
         #[arg(long)]
         id: Option<TenantId>,
+        /// Serve its log's checkpoints, key and tiles without a credential
+        #[arg(long)]
+        public_log: bool,
     },
     /// Show one tenant
     Get {
@@ -465,6 +468,17 @@ pub(crate) enum TenantsCommand {
         id: TenantId,
         /// active, inactive or suspended
         status: TenantStatus,
+        /// Why; the tenant's log keeps it
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Open a tenant's log to monitors that have no credential, or close it: its checkpoints, key and
+    /// tiles, which show each entry's action, outcome and times, and who acted on what to nobody
+    SetLog {
+        /// Its id
+        id: TenantId,
+        /// Whether it is open
+        log: LogArg,
         /// Why; the tenant's log keeps it
         #[arg(long)]
         reason: Option<String>,
@@ -530,6 +544,12 @@ pub(crate) enum TenantsCommand {
         #[arg(long)]
         reason: Option<String>,
     },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogArg {
+    Public,
+    Private,
 }
 
 /// `ACTION=DAYS` or `ACTION=DAYS:GROUP,GROUP`.

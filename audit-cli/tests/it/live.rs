@@ -385,6 +385,34 @@ fn a_server_that_can_not_be_read_is_2() {
 }
 
 #[test]
+fn a_public_log_is_followed_without_a_token() {
+    let world = World::new();
+    let server = world.server();
+    record(&server, 5);
+    world.follow(&server, 5);
+    let tenant = server.tenant.to_string();
+    let state = world.state.path().join("anyone").display().to_string();
+    let anyone = || {
+        let live = ["verify", "--live", &server.url, "--tenant", &tenant];
+        let mut command = audit(&live);
+        command.args(["--once", "--state", &state]);
+        command.current_dir(&server.folder);
+        command.assert()
+    };
+    anyone().code(2);
+    let opened = server.run(&[
+        "tenants", "set-log", &tenant, "public", "--reason", "why not",
+    ]);
+    assert!(text(&opened.stdout).trim_end().ends_with("public"));
+    anyone().code(0);
+    let closed = server.run(&["tenants", "set-log", &tenant, "private", "--json"]);
+    assert_eq!(json_lines(&closed)[0]["public_log"], false);
+    anyone().code(2);
+    let made = server.run(&["tenants", "create", "open", "--public-log", "--json"]);
+    assert_eq!(json_lines(&made)[0]["public_log"], true);
+}
+
+#[test]
 fn without_once_it_looks_until_something_is_found() {
     let world = World::new();
     let server = world.server();
