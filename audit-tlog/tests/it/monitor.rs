@@ -16,7 +16,8 @@ fn push(log: &mut Log, second: i64, control: Option<&Control>) {
         None => Kind::Event,
         Some(Control::Prune { .. }) => Kind::Prune,
         Some(Control::Key { .. }) => Kind::Key,
-        Some(_) => unreachable!(),
+        Some(Control::Epoch { .. }) => Kind::Epoch,
+        Some(Control::Erase { .. }) => Kind::Erase,
     };
     let ctl = control.map(Control::to_json);
     let action = format!("log.{kind}");
@@ -216,6 +217,35 @@ fn a_key_counts_with_its_entry_and_a_checkpoint_of_both() {
     let mut stranger = monitor(&key(ORIGIN, 3));
     let found = codes(look(&mut stranger, &log, &head, 0, &[]));
     assert_eq!(found, [Code::ForeignKey]);
+}
+
+#[test]
+fn an_epoch_that_continues_this_head_renames_the_log() {
+    let key = key(ORIGIN, 1);
+    let (origin, tenant) = ORIGIN.rsplit_once('/').unwrap();
+    let renamed = key.renamed(&format!("{origin}/e2/{tenant}")).unwrap();
+    let whole = log(6);
+    for (root, found) in [
+        (whole.root(6), vec![]),
+        (whole.root(5), vec![Code::EpochEntry]),
+    ] {
+        let mut log = log(6);
+        let epoch = Control::Epoch {
+            epoch: 2,
+            size: 6,
+            root,
+            basis: Basis::parse("restore").unwrap(),
+        };
+        push(&mut log, 6, Some(&epoch));
+        let mut monitor = monitor(&key);
+        let six = log.checkpoint(6, &[&key]);
+        look(&mut monitor, &log, &six, 0, &[]).unwrap();
+        let note = log.checkpoint(7, &[&renamed]);
+        assert_eq!(codes(look(&mut monitor, &log, &note, 0, &[])), found);
+        if found.is_empty() {
+            assert_eq!(monitor.keys().last(), Some(renamed.verifying_key()));
+        }
+    }
 }
 
 #[test]
