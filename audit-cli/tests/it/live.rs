@@ -245,6 +245,17 @@ fn an_older_copy_is_a_rollback_and_a_rewritten_tail_no_continuation() {
 }
 
 #[test]
+fn a_log_that_has_no_checkpoint_any_more_is_a_rollback() {
+    let world = World::new();
+    let server = world.server();
+    record(&server, 3);
+    world.follow(&server, 3);
+    let cut = "DELETE FROM checkpoints";
+    world.database().execute(cut, []).unwrap();
+    assert_eq!(world.finding(&server), "rollback");
+}
+
+#[test]
 fn entries_that_are_gone_below_a_signed_head_are_missing() {
     let world = World::new();
     let server = world.server();
