@@ -69,8 +69,8 @@ pub(crate) struct Connection {
     /// The tenant, for a credential that may act in several
     #[arg(long, global = true, env = "AUDIT_TENANT", value_name = "ID")]
     pub(crate) tenant: Option<TenantId>,
-    /// How many seconds to try when the server is away or too busy; 60 for import, export and tail, 5
-    /// for the others
+    /// How many seconds to try when the server is away or too busy; 60 for import, export, tail and
+    /// verify, 5 for the others
     #[arg(long, global = true, value_name = "SECONDS")]
     pub(crate) patience: Option<u64>,
 }
@@ -117,7 +117,8 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// Destroy the content of entries, by id, user or filter; their places in the log stay
     Erase(Box<EraseArgs>),
-    /// Check an evidence bundle, without a server: exit code 0 verified, 1 findings, 2 unreadable
+    /// Check an evidence bundle without a server, or follow a server's log: exit code 0 verified, 1
+    /// findings, 2 unreadable
     Verify(VerifyArgs),
     /// Look after messages that were given up
     #[command(subcommand)]
@@ -130,7 +131,7 @@ impl Command {
     /// How many seconds it tries when nothing is said.
     pub(crate) fn patience(&self) -> u64 {
         match self {
-            Self::Import(_) | Self::Export(_) | Self::Tail(_) => 60,
+            Self::Import(_) | Self::Export(_) | Self::Tail(_) | Self::Verify(_) => 60,
             _ => 5,
         }
     }
@@ -452,6 +453,9 @@ pub(crate) enum TenantsCommand {
         /// Its id; made when not given
         #[arg(long)]
         id: Option<TenantId>,
+        /// Serve its log's checkpoints, key and tiles without a credential
+        #[arg(long)]
+        public_log: bool,
     },
     /// Show one tenant
     Get {
@@ -464,6 +468,17 @@ pub(crate) enum TenantsCommand {
         id: TenantId,
         /// active, inactive or suspended
         status: TenantStatus,
+        /// Why; the tenant's log keeps it
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Open a tenant's log to monitors that have no credential, or close it: its checkpoints, key and
+    /// tiles, which show each entry's action, outcome and times, and who acted on what to nobody
+    SetLog {
+        /// Its id
+        id: TenantId,
+        /// Whether it is open
+        log: LogArg,
         /// Why; the tenant's log keeps it
         #[arg(long)]
         reason: Option<String>,
@@ -529,6 +544,12 @@ pub(crate) enum TenantsCommand {
         #[arg(long)]
         reason: Option<String>,
     },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogArg {
+    Public,
+    Private,
 }
 
 /// `ACTION=DAYS` or `ACTION=DAYS:GROUP,GROUP`.
@@ -695,15 +716,36 @@ pub(crate) struct EraseArgs {
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// The bundle's folder, or a file with an evidence stream, plain or .zst; - is standard input
-    pub(crate) bundle: PathBuf,
+    #[arg(required_unless_present = "live", conflicts_with = "live")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Follow the log of a server: each head has to continue the last one, and each new entry to be what
+    /// is hashed. The server's address with --tenant, or the log's, URL/api/v1/tlog/TENANT
+    #[arg(long, value_name = "URL")]
+    pub(crate) live: Option<String>,
+    /// Where what was verified is kept from one look to the next; ./audit-live/TENANT when not given
+    #[arg(long, value_name = "DIR", requires = "live")]
+    pub(crate) state: Option<PathBuf>,
+    /// Look once, and not until something is found
+    #[arg(long, requires = "live")]
+    pub(crate) once: bool,
+    /// How many seconds between two looks
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        requires = "live",
+        conflicts_with = "once",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    pub(crate) every: u64,
     /// Accept an export that isn't the whole log: what it says that it withholds is no finding
-    #[arg(long)]
+    #[arg(long, conflicts_with = "live")]
     pub(crate) partial: bool,
     /// A file with a checkpoint that you have from elsewhere; the log has to continue it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "live")]
     pub(crate) known: Vec<PathBuf>,
     /// The vkey of a witness that has to have cosigned the checkpoint
-    #[arg(long, value_name = "VKEY")]
+    #[arg(long, value_name = "VKEY", conflicts_with = "live")]
     pub(crate) witness: Vec<VerifyingKey>,
     /// The log's vkey, now or earlier, that you have from elsewhere; one of those given has to be its
     #[arg(long, value_name = "VKEY")]

@@ -31,6 +31,8 @@ pub(crate) enum Failure {
     Log(Error),
     /// The same, with what was done until then.
     Halted(String, Error),
+    /// What was to be verified couldn't be read: exit code 2, whatever the reason.
+    Unread(Box<Self>),
 }
 
 impl Failure {
@@ -38,7 +40,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Output(_) => 1,
-            Self::Usage(_) | Self::Local(..) => 2,
+            Self::Usage(_) | Self::Local(..) | Self::Unread(_) => 2,
             Self::NoCredential(_) => 4,
             Self::Log(error) | Self::Halted(_, error) => match error.kind() {
                 ErrorKind::Unavailable
@@ -52,7 +54,11 @@ impl Failure {
     }
 
     pub(crate) fn is_closed_pipe(&self) -> bool {
-        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+        match self {
+            Self::Output(error) => error.kind() == io::ErrorKind::BrokenPipe,
+            Self::Unread(failure) => failure.is_closed_pipe(),
+            _ => false,
+        }
     }
 }
 
@@ -70,6 +76,7 @@ impl fmt::Display for Failure {
             Self::Output(error) => write!(f, "the output can't be written: {error}"),
             Self::Log(error) => f.write_str(&one_line(error)),
             Self::Halted(what, error) => write!(f, "{}; {what}", one_line(error)),
+            Self::Unread(failure) => failure.fmt(f),
         }
     }
 }

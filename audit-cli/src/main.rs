@@ -8,6 +8,7 @@ mod export;
 mod failure;
 mod import;
 mod keys;
+mod live;
 mod ndjson;
 mod operator;
 mod present;
@@ -50,9 +51,16 @@ fn main() -> ExitCode {
 
 fn run(options: Options) -> Result<Outcome, Failure> {
     let out = Out::new(options.json, options.quiet);
-    // Whoever verifies has no server, and no settings for one.
+    let mut connection = options.connection;
     let command = match options.command {
-        Command::Verify(args) => return verify::run(out, &args),
+        Command::Verify(args) => match &args.live {
+            // Whoever verifies a bundle has no server, and no settings for one.
+            None => return verify::run(out, &args),
+            Some(url) => {
+                live::aim(&mut connection, url, &args.key)?;
+                Command::Verify(args)
+            }
+        },
         command => command,
     };
     // The command runs on this thread, which may block on files and pipes; connections are served by
@@ -63,7 +71,7 @@ fn run(options: Options) -> Result<Outcome, Failure> {
         .build()
         .map_err(|e| Failure::Local("a thread can't be started".into(), e))?;
     runtime.block_on(async {
-        let client = connect::client(&options.connection, command.patience())?;
+        let client = connect::client(&connection, command.patience())?;
         let outcome = match command {
             Command::Record(args) => record::run(&client, out, *args).await,
             Command::Get(args) => search::get(&client, out, args).await,
@@ -77,10 +85,13 @@ fn run(options: Options) -> Result<Outcome, Failure> {
             Command::Prune(args) => removal::prune(&client, out, args).await,
             Command::Erase(args) => removal::erase(&client, out, *args).await,
             Command::DeadLetters(command) => operator::run(&client, out, command).await,
-            // Done above.
-            Command::Verify(_) => Ok(Outcome::Complete),
+            Command::Verify(args) => {
+                let verdict = live::run(&client, out, &args).await;
+                let unread = |failure| connect::explain(&connection, failure);
+                return verdict.map_err(|failure| Failure::Unread(Box::new(unread(failure))));
+            }
             Command::Health => operator::health(&client, out).await,
         };
-        outcome.map_err(|failure| connect::explain(&options.connection, failure))
+        outcome.map_err(|failure| connect::explain(&connection, failure))
     })
 }

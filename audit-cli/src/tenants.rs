@@ -4,7 +4,7 @@ use audit_client::{Client, LegalHold, RetentionDue, Tenant};
 use audit_core::{Retention, TenantFilter, TenantUpdate};
 use futures_util::StreamExt as _;
 
-use crate::args::TenantsCommand;
+use crate::args::{LogArg, TenantsCommand};
 use crate::failure::{Failure, Outcome};
 use crate::present::Out;
 
@@ -29,15 +29,30 @@ pub(crate) async fn run(
                 }
             }
             if !out.json {
-                out.table(&["ID", "NAME", "STATUS", "CREATED AT"], rows)?;
+                out.table(&["ID", "NAME", "STATUS", "CREATED AT", "LOG"], rows)?;
             }
         }
-        TenantsCommand::Create { name, id } => {
-            show(&mut out, &client.create_tenant(id, &name).await?)?;
+        TenantsCommand::Create {
+            name,
+            id,
+            public_log,
+        } => {
+            let created = match public_log {
+                true => client.create_public_tenant(id, &name).await?,
+                false => client.create_tenant(id, &name).await?,
+            };
+            show(&mut out, &created)?;
         }
         TenantsCommand::Get { id } => show(&mut out, &client.get_tenant(id).await?)?,
         TenantsCommand::SetStatus { id, status, reason } => {
             let update = TenantUpdate::default().status(status);
+            show(
+                &mut out,
+                &client.update_tenant(id, &update, reason.as_deref()).await?,
+            )?;
+        }
+        TenantsCommand::SetLog { id, log, reason } => {
+            let update = TenantUpdate::default().public_log(log == LogArg::Public);
             show(
                 &mut out,
                 &client.update_tenant(id, &update, reason.as_deref()).await?,
@@ -187,5 +202,11 @@ fn row(tenant: &Tenant) -> Vec<String> {
         tenant.name.clone(),
         tenant.status.to_string(),
         tenant.created_at.clone(),
+        if tenant.public_log {
+            "public"
+        } else {
+            "private"
+        }
+        .to_owned(),
     ]
 }

@@ -28,7 +28,10 @@ pub(crate) fn run(mut out: Out, args: &VerifyArgs) -> Result<Outcome, Failure> {
         witnesses: args.witness.clone(),
         ..Options::default()
     };
-    let opened = bundle::open(&args.bundle)?;
+    let Some(path) = &args.bundle else {
+        return Err(Failure::Usage("there is no bundle to be verified".into()));
+    };
+    let opened = bundle::open(path)?;
     let progress = if out.shows_progress() {
         ProgressBar::new(0)
     } else {
@@ -45,8 +48,8 @@ pub(crate) fn run(mut out: Out, args: &VerifyArgs) -> Result<Outcome, Failure> {
         progress.set_position(read.positions);
     });
     progress.finish_and_clear();
-    let mut report = verified
-        .map_err(|e| Failure::Local(format!("{} can't be read", args.bundle.display()), e))?;
+    let mut report =
+        verified.map_err(|e| Failure::Local(format!("{} can't be read", path.display()), e))?;
     for finding in opened.findings {
         report.add(finding);
     }

@@ -1,7 +1,7 @@
 //! What the log proves: checkpoints, proofs and evidence exports, to be verified with
 //! [`audit_core::tlog`] or any other tool of these formats.
 
-use audit_core::tlog::note::{Note, VerifyingKey};
+use audit_core::tlog::note::{MAX_LEN, Note, VerifyingKey};
 use audit_core::tlog::proof::InclusionProof;
 use audit_core::{Error, ErrorKind, EventId, EvidenceRequest, Result, TenantId};
 use reqwest::Method;
@@ -10,6 +10,9 @@ use reqwest::header::{ACCEPT, HeaderValue};
 use crate::client::Client;
 use crate::export::Export;
 use crate::transport::Call;
+
+/// The longest note, proof or key, in bytes: a note and the hashes of a proof.
+const MAX_TEXT: usize = MAX_LEN + (16 << 10);
 
 impl Client {
     /// The proof that an entry is in the log: its position, hashes, and the signed checkpoint that
@@ -33,6 +36,16 @@ impl Client {
             .text(format!("api/v1/tlog/{tenant}/checkpoint"))
             .await?;
         Note::parse(&text).map_err(not_the_format)
+    }
+
+    /// The smallest checkpoint that covers so many entries at least, of those that the server has kept.
+    /// Over a change of keys at position `seq`, that is for `seq + 1`, both keys sign it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when none covers them; [`ErrorKind::Malformed`] for what is no note.
+    pub async fn checkpoint_covering(&self, tenant: TenantId, size: u64) -> Result<Note> {
+        let path = format!("api/v1/tlog/{tenant}/checkpoint?covers={size}");
+        Note::parse(&self.text(path).await?).map_err(not_the_format)
     }
 
     /// The key of a tenant's checkpoints, as the server says. Compare it with one from elsewhere.
@@ -59,11 +72,12 @@ impl Client {
     async fn text(&self, path: String) -> Result<String> {
         let call = Call::new(Method::GET, path)
             .header(ACCEPT, HeaderValue::from_static("text/plain, */*"));
-        Ok(self.answer(&call).await?.body)
+        let bytes = self.bytes(&call, MAX_TEXT).await?;
+        String::from_utf8(bytes.into()).map_err(not_the_format)
     }
 }
 
-fn not_the_format(fault: impl std::error::Error + Send + Sync + 'static) -> Error {
+pub(crate) fn not_the_format(fault: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(
         ErrorKind::Malformed,
         "the server's answer is not in the format that was asked for",

@@ -35,6 +35,7 @@ pub mod stats;
 pub mod stream;
 pub mod tenants;
 mod transport;
+pub mod tree;
 
 pub use client::{Builder, Client, Health};
 pub use dead_letters::{DeadLetter, Source};
@@ -49,3 +50,4 @@ pub use retry::Retry;
 pub use stats::{Bucket, DayCount, Stats};
 pub use stream::{StreamRequest, Subscription};
 pub use tenants::{Tenant, TenantPage};
+pub use tree::LogTree;

@@ -21,6 +21,10 @@ pub struct Tenant {
     pub status: TenantStatus,
     /// When it was created, RFC 3339.
     pub created_at: String,
+    /// Whether its log's checkpoints, key and tiles are served without a credential; false from a server
+    /// that doesn't know of it.
+    #[serde(default)]
+    pub public_log: bool,
 }
 
 /// One page of tenants, in the order of their ids.
@@ -50,6 +54,8 @@ fn read_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TenantStatu
 struct Create<'a> {
     id: TenantId,
     name: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    public_log: bool,
 }
 
 #[derive(Serialize)]
@@ -58,6 +64,8 @@ struct Change<'a> {
     name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_log: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
 }
@@ -69,8 +77,29 @@ impl Client {
     /// [`Conflict`](audit_core::ErrorKind::Conflict) when the id is taken,
     /// [`TenantDeleted`](audit_core::ErrorKind::TenantDeleted) when it was a deleted tenant's.
     pub async fn create_tenant(&self, id: Option<TenantId>, name: &str) -> Result<Tenant> {
+        self.make_tenant(id, name, false).await
+    }
+
+    /// Creates a tenant whose log's checkpoints, key and tiles are served without a credential.
+    ///
+    /// # Errors
+    /// As for [`create_tenant`](Self::create_tenant).
+    pub async fn create_public_tenant(&self, id: Option<TenantId>, name: &str) -> Result<Tenant> {
+        self.make_tenant(id, name, true).await
+    }
+
+    async fn make_tenant(
+        &self,
+        id: Option<TenantId>,
+        name: &str,
+        public_log: bool,
+    ) -> Result<Tenant> {
         let id = id.unwrap_or_else(|| self.shared.clock.event_id().into_uuid().into());
-        let body = json(&Create { id, name })?;
+        let body = json(&Create {
+            id,
+            name,
+            public_log,
+        })?;
         parse(
             &self
                 .answer(&Call::new(Method::POST, "api/v1/tenants").json(body))
@@ -147,6 +176,7 @@ impl Client {
         let body = json(&Change {
             name: update.name.as_deref(),
             status: update.status.map(TenantStatus::as_str),
+            public_log: update.public_log,
             reason,
         })?;
         let call = Call::new(Method::PATCH, format!("api/v1/tenants/{id}"))

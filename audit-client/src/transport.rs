@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use audit_core::{Error, ErrorKind, Result};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, StatusCode};
 use tokio::time::Instant;
@@ -151,6 +151,36 @@ impl Client {
         }
         let (answer, after) = self.read(response).await?;
         Err(refusal(answer.status, &answer.body, after))
+    }
+
+    /// Sends until there is an answer of a successful status, and returns its bytes, at most `longest`.
+    pub(crate) async fn bytes(&self, call: &Call, longest: usize) -> Result<Bytes> {
+        let mut pace = self.pace();
+        loop {
+            match pace.within(self.bytes_once(call, longest)).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(failure) => pace.again(call.repeat, failure).await?,
+            }
+        }
+    }
+
+    async fn bytes_once(&self, call: &Call, longest: usize) -> Result<Bytes, Failure> {
+        let mut response = self.body_once(call).await?;
+        let collected = async {
+            let mut bytes = BytesMut::new();
+            while let Some(piece) = response.chunk().await.map_err(lost)? {
+                if bytes.len() + piece.len() > longest {
+                    let error = Error::new(ErrorKind::Malformed, "the server's answer is too long");
+                    let done = Done::Final;
+                    return Err(Failure { error, done });
+                }
+                bytes.extend_from_slice(&piece);
+            }
+            Ok(bytes.freeze())
+        };
+        tokio::time::timeout(self.shared.timeout, collected)
+            .await
+            .map_err(|_| late(self.shared.timeout))?
     }
 
     async fn exchange_once(&self, call: &Call) -> Result<(Answer, Option<Duration>), Failure> {

@@ -17,7 +17,8 @@ use crate::log_store::LogStoreHarness;
 pub async fn a_tenant_is_read_as_it_was_created<H: LogStoreHarness>() {
     let harness = H::open().await;
     let store = harness.store();
-    let made = tenant(tenant_id(), "Ångström & Söhne 'GmbH' \u{1F600}");
+    let mut made = tenant(tenant_id(), "Ångström & Söhne 'GmbH' \u{1F600}");
+    made.public_log = true;
     assert_eq!(
         harness.tenants().tenant(made.id).await.expect("an answer"),
         None
@@ -119,6 +120,18 @@ pub async fn an_update_changes_only_what_it_names<H: LogStoreHarness>() {
             .expect("updated"),
         expected
     );
+    for public in [true, false, true] {
+        let update = TenantUpdate::default().public_log(public);
+        expected.public_log = public;
+        assert_eq!(
+            harness
+                .tenants()
+                .update_tenant(id, &update, &said(id))
+                .await
+                .expect("updated"),
+            expected
+        );
+    }
     assert_eq!(
         harness.tenants().tenant(id).await.expect("an answer"),
         Some(expected)

@@ -201,8 +201,53 @@ const SIGNED_WITHIN: Duration = Duration::from_secs(5);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// A log as C2SP tlog-tiles serves it: checkpoints, the key that verifies them, and tiles. Nothing else of
+/// the tenant is read through it.
+#[derive(Debug, Clone)]
+pub struct TiledLog(TenantLog);
+
+impl TiledLog {
+    /// As [`TenantLog::verifying_key`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verifying_key(&self) -> Result<VerifyingKey> {
+        self.0.verifying_key()
+    }
+
+    /// As [`TenantLog::checkpoint`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn checkpoint(&self) -> Result<Option<SignedCheckpoint>> {
+        self.0.checkpoint().await
+    }
+
+    /// As [`TenantLog::checkpoint_covering`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn checkpoint_covering(&self, size: u64) -> Result<Option<SignedCheckpoint>> {
+        self.0.checkpoint_covering(size).await
+    }
+
+    /// As [`TenantLog::tile`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn tile(&self, wanted: &Tile) -> Result<Vec<u8>> {
+        self.0.tile(wanted).await
+    }
+}
+
 /// What the log proves.
 impl TenantLog {
+    /// The log's checkpoints, key and tiles, and nothing else of it.
+    #[must_use]
+    pub fn tiled(&self) -> TiledLog {
+        TiledLog(self.clone())
+    }
+
     fn signing(&self) -> Result<&Signing> {
         self.log.inner.signing.as_deref().ok_or_else(not_signed)
     }
@@ -221,6 +266,17 @@ impl TenantLog {
     /// [`ErrorKind::NotFound`] without a signer; what the store answers.
     pub async fn checkpoint(&self) -> Result<Option<SignedCheckpoint>> {
         self.signing()?.checkpoints().latest(&self.scope).await
+    }
+
+    /// The smallest kept checkpoint that covers so many entries at least; none when the largest doesn't.
+    /// For the `seq` of a `key` entry and one more that is the first over the change, which both keys
+    /// sign. Needs `read`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without a signer; what the store answers.
+    pub async fn checkpoint_covering(&self, size: u64) -> Result<Option<SignedCheckpoint>> {
+        let checkpoints = self.signing()?.checkpoints();
+        checkpoints.covering(&self.scope, size).await
     }
 
     /// The proof that an entry stands in the log, under the largest checkpoint. Needs `read`. Waits for

@@ -65,7 +65,7 @@ pub use erasure::{
 };
 pub use error::{Error, ErrorKind, FieldFault, Result};
 pub use event::{ActionType, ActorType, Event, Fields, Outcome, RelatedResource, Severity, limits};
-pub use evidence::EvidenceRequest;
+pub use evidence::{EvidenceRequest, TiledLog};
 pub use filter::{Filter, TimeRange};
 pub use group_commit::GroupCommit;
 pub use id::{ErasureId, EventId, NotAUuid, TenantId};

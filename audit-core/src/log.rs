@@ -18,6 +18,7 @@ use crate::entry::{Entry, Receipt};
 use crate::erasure::{ErasureCount, ErasureJob, ErasureRequest, ErasureStore, Selection};
 use crate::error::{Error, ErrorKind, FieldFault, Result};
 use crate::event::Event;
+use crate::evidence::TiledLog;
 use crate::filter::Filter;
 use crate::group_commit::GroupCommit;
 use crate::id::{ErasureId, EventId, TenantId};
@@ -282,6 +283,20 @@ impl AuditLog {
         ))
     }
 
+    /// What everyone may read of a tenant's log, where the tenant says so. One that isn't there, isn't
+    /// public, is suspended or was deleted is refused alike.
+    ///
+    /// # Errors
+    /// [`UnknownTenant`](ErrorKind::UnknownTenant); what the store answers.
+    pub async fn public_log(&self, tenant: TenantId) -> Result<TiledLog> {
+        let row = self.cached(tenant).await?;
+        if !row.public_log || row.status.admit_read(tenant).is_err() {
+            return Err(no_tenant(tenant));
+        }
+        let scope = TenantScope::trusted(tenant, "public log").only(Permission::Read);
+        Ok(self.tenant(scope).tiled())
+    }
+
     /// Writes into a tenant's log, and nothing else: an embedder has authorized its request already.
     /// A tenant that doesn't exist is created with the first event.
     pub fn recorder(&self, tenant: TenantId) -> TenantRecorder {
@@ -355,10 +370,28 @@ impl AuditLog {
     /// [`Invalid`](ErrorKind::Invalid) for a bad name, [`Conflict`](ErrorKind::Conflict) when the id
     /// is taken, [`TenantDeleted`](ErrorKind::TenantDeleted) when it was a deleted tenant's.
     pub async fn create_tenant(&self, id: Option<TenantId>, name: &str) -> Result<Tenant> {
+        self.make_tenant(id, name, false).await
+    }
+
+    /// Creates a tenant whose log's checkpoints, key and tiles everyone may read.
+    ///
+    /// # Errors
+    /// As for [`create_tenant`](Self::create_tenant).
+    pub async fn create_public_tenant(&self, id: Option<TenantId>, name: &str) -> Result<Tenant> {
+        self.make_tenant(id, name, true).await
+    }
+
+    async fn make_tenant(
+        &self,
+        id: Option<TenantId>,
+        name: &str,
+        public_log: bool,
+    ) -> Result<Tenant> {
         let clock = &self.inner.clock;
         let id = id.unwrap_or_else(|| TenantId::new(clock.event_id().into_uuid()));
         let secret = TenantSecret::new(clock.secret());
-        let tenant = Tenant::new(id, name, clock.now(), secret)?;
+        let mut tenant = Tenant::new(id, name, clock.now(), secret)?;
+        tenant.public_log = public_log;
         self.inner.tenants.create_tenant(&tenant).await?;
         Ok(tenant)
     }
@@ -389,6 +422,7 @@ impl AuditLog {
         let change = serde_json::json!({
             "name_changed": update.name.is_some(),
             "status": update.status.map(TenantStatus::as_str),
+            "public_log": update.public_log,
         });
         let event = Event::update("tenant", id.to_string()).metadata(&change);
         let event = self.admin_event(id, event, "log.tenant", subject, reason)?;
@@ -465,9 +499,11 @@ impl Inner {
                 return Ok(Arc::clone(tenant));
             }
         }
-        let tenant = self.tenants.tenant(id).await?.ok_or_else(|| {
-            Error::new(ErrorKind::UnknownTenant, "there is no such tenant").with_tenant(id)
-        })?;
+        let tenant = self
+            .tenants
+            .tenant(id)
+            .await?
+            .ok_or_else(|| no_tenant(id))?;
         let tenant = Arc::new(tenant);
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= TENANT_CACHE {
@@ -489,6 +525,10 @@ impl Inner {
         }
         Ok(outcomes)
     }
+}
+
+fn no_tenant(id: TenantId) -> Error {
+    Error::new(ErrorKind::UnknownTenant, "there is no such tenant").with_tenant(id)
 }
 
 /// Writes into one tenant's log. Cheap to clone.

@@ -149,6 +149,9 @@ pub struct Tenant {
     pub created_at: Timestamp,
     /// Its secret.
     pub secret: TenantSecret,
+    /// Whether everyone may read its log's checkpoints, key and tiles ([`TiledLog`](crate::TiledLog)):
+    /// false for a new tenant.
+    pub public_log: bool,
 }
 
 impl Tenant {
@@ -174,6 +177,7 @@ impl Tenant {
             status: TenantStatus::Active,
             created_at,
             secret,
+            public_log: false,
         })
     }
 
@@ -245,6 +249,8 @@ pub struct TenantUpdate {
     pub name: Option<String>,
     /// A new status; a deleted tenant's never changes.
     pub status: Option<TenantStatus>,
+    /// Whether everyone may read its log's checkpoints, key and tiles.
+    pub public_log: Option<bool>,
 }
 
 impl TenantUpdate {
@@ -260,6 +266,26 @@ impl TenantUpdate {
     pub fn status(mut self, status: TenantStatus) -> Self {
         self.status = Some(status);
         self
+    }
+
+    /// Opens the log's checkpoints, key and tiles to everyone, or closes them.
+    #[must_use]
+    pub fn public_log(mut self, public: bool) -> Self {
+        self.public_log = Some(public);
+        self
+    }
+
+    /// Makes the changes, for a store.
+    pub fn apply(&self, tenant: &mut Tenant) {
+        if let Some(name) = &self.name {
+            tenant.name.clone_from(name);
+        }
+        if let Some(status) = self.status {
+            tenant.status = status;
+        }
+        if let Some(public) = self.public_log {
+            tenant.public_log = public;
+        }
     }
 }
 

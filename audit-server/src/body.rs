@@ -305,9 +305,15 @@ impl Object<'_> {
 
     /// True or false; false when absent.
     pub(crate) fn flag(&self, name: &str) -> Result<bool, Problem> {
+        Ok(self.choice(name)?.unwrap_or(false))
+    }
+
+    /// True or false.
+    pub(crate) fn choice(&self, name: &str) -> Result<Option<bool>, Problem> {
         match self.raw(name) {
-            None | Some("false") => Ok(false),
-            Some("true") => Ok(true),
+            None => Ok(None),
+            Some("false") => Ok(Some(false)),
+            Some("true") => Ok(Some(true)),
             Some(_) => Err(Problem::field(name, "true or false is expected")),
         }
     }

@@ -14,6 +14,7 @@ use poem_openapi::OpenApi;
 use poem_openapi::registry::{MetaApi, MetaParamIn};
 
 use crate::app::App;
+use crate::auth;
 use crate::body::Pace;
 use crate::problem::{Problem, ProblemKind};
 use crate::query::{self, Pairs};
@@ -47,6 +48,8 @@ struct Operation {
     app: Arc<App>,
     parameters: Vec<String>,
     secured: bool,
+    /// Whether it serves some things without a credential.
+    open: bool,
     handler: BoxEndpoint<'static>,
 }
 
@@ -63,11 +66,13 @@ impl Operation {
             if let (Some(limits), Some(ip)) = (limits, self.app.address_of(&request)) {
                 limits.address(ip)?;
             }
-            let caller = self.app.gate.authenticate(&request, &pairs).await?;
-            left = limits
-                .map(|limits| limits.principal(&caller.principal))
-                .transpose()?;
-            request.set_data(caller);
+            if !self.open || auth::names_credential(&request, &pairs) {
+                let caller = self.app.gate.authenticate(&request, &pairs).await?;
+                left = limits
+                    .map(|limits| limits.principal(&caller.principal))
+                    .transpose()?;
+                request.set_data(caller);
+            }
         }
         let mut response = match self.handler.call(request).await {
             Ok(response) => response,
@@ -149,6 +154,7 @@ pub(crate) fn routes<T: OpenApi>(app: &Arc<App>, api: T) -> Route {
                     .map(|p| p.name.clone())
                     .collect(),
                 secured: !operation.security.is_empty(),
+                open: operation.security.iter().any(HashMap::is_empty),
                 handler,
             };
             paths

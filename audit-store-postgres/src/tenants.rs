@@ -18,7 +18,7 @@ use crate::pool::{Role, to_its_end};
 use crate::store::PostgresStore;
 use crate::{TimeSource, row};
 
-const SELECT: &str = "SELECT t.tenant_id, t.name, h.status, t.created_at, t.secret
+const SELECT: &str = "SELECT t.tenant_id, t.name, h.status, t.created_at, t.secret, t.public_log
     FROM audit.tenants t JOIN audit.heads h ON h.tenant_id = t.tenant_id";
 
 fn decode(r: &PgRow) -> Result<Tenant> {
@@ -32,6 +32,7 @@ fn decode(r: &PgRow) -> Result<Tenant> {
     )
     .map_err(|_| row::bad("the tenant's name"))?;
     tenant.status = row::name(r, 2)?;
+    tenant.public_log = row::get(r, 5)?;
     Ok(tenant)
 }
 
@@ -95,17 +96,17 @@ impl PostgresStore {
         let sealed = self.seal_all(&mut tx, &[(head, vec![&batch])]).await?;
         let months = sealed.months.clone();
         sealed.into_receipts()?;
-        if let Some(name) = &update.name {
-            tenant.name.clone_from(name);
-            query("UPDATE audit.tenants SET name = $2 WHERE tenant_id = $1")
+        update.apply(&mut tenant);
+        if update.name.is_some() || update.public_log.is_some() {
+            query("UPDATE audit.tenants SET name = $2, public_log = $3 WHERE tenant_id = $1")
                 .bind(id.into_uuid())
-                .bind(name)
+                .bind(&tenant.name)
+                .bind(tenant.public_log)
                 .execute(&mut *tx)
                 .await
                 .map_err(from_sqlx)?;
         }
         if let Some(status) = update.status {
-            tenant.status = status;
             query("UPDATE audit.heads SET status = $2 WHERE tenant_id = $1")
                 .bind(id.into_uuid())
                 .bind(status.as_str())
@@ -129,14 +130,15 @@ impl TenantStore for PostgresStore {
                  INSERT INTO audit.heads (tenant_id, status) VALUES ($1, $2)
                  ON CONFLICT (tenant_id) DO NOTHING RETURNING tenant_id
              )
-             INSERT INTO audit.tenants (tenant_id, name, created_at, secret)
-             SELECT tenant_id, $3, $4, $5 FROM head",
+             INSERT INTO audit.tenants (tenant_id, name, created_at, secret, public_log)
+             SELECT tenant_id, $3, $4, $5, $6 FROM head",
         )
         .bind(tenant.id.into_uuid())
         .bind(tenant.status.as_str())
         .bind(&tenant.name)
         .bind(row::instant(tenant.created_at))
         .bind(tenant.secret.as_bytes().as_slice())
+        .bind(tenant.public_log)
         .execute(&mut *tx)
         .await
         .map_err(from_sqlx)?;

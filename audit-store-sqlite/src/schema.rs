@@ -243,8 +243,13 @@ CREATE TABLE erasure_marks (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Whether everyone may read a tenant's checkpoints, key and tiles.
+const PUBLIC_LOGS: &str = "
+ALTER TABLE tenants ADD COLUMN public_log INTEGER NOT NULL DEFAULT 0;
+";
+
 /// What has to be run after [`TABLES`], which are of version 1, once each and in this order.
-const STEPS: [&str; 4] = [CHECKPOINTS, HANDOVERS, RETENTION, ERASURES];
+const STEPS: [&str; 5] = [CHECKPOINTS, HANDOVERS, RETENTION, ERASURES, PUBLIC_LOGS];
 
 /// Opens the writer's connection, and creates the tables in a new file.
 pub(crate) fn open_writer(path: &Path, max_pages: Option<u64>) -> Result<Connection> {

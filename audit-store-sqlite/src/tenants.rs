@@ -12,7 +12,7 @@ use crate::retention::protection;
 use crate::writer::{Ledger, Writer};
 use crate::{SqliteStore, row};
 
-const COLUMNS: &str = "id, name, status, created_at, secret";
+const COLUMNS: &str = "id, name, status, created_at, secret, public_log";
 
 fn decode(r: &Row<'_>) -> rusqlite::Result<Tenant> {
     let secret = TenantSecret::new(row::bytes(r, 4)?);
@@ -20,13 +20,15 @@ fn decode(r: &Row<'_>) -> rusqlite::Result<Tenant> {
     let mut tenant = Tenant::new(row::tenant_id(r, 0)?, name, row::time(r, 3)?, secret)
         .map_err(|e| row::bad(1, Type::Text, e))?;
     tenant.status = row::name(r, 2)?;
+    tenant.public_log = r.get(5)?;
     Ok(tenant)
 }
 
 /// Writes the row of a new tenant.
 pub(crate) fn insert(conn: &Connection, tenant: &Tenant) -> Result<()> {
     conn.prepare_cached(
-        "INSERT INTO tenants (id, name, status, created_at, secret) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO tenants (id, name, status, created_at, secret, public_log)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )
     .and_then(|mut statement| {
         statement.execute(params![
@@ -35,6 +37,7 @@ pub(crate) fn insert(conn: &Connection, tenant: &Tenant) -> Result<()> {
             tenant.status.as_str(),
             tenant.created_at.as_micros(),
             tenant.secret.as_bytes(),
+            tenant.public_log,
         ])
     })
     .map(drop)
@@ -67,18 +70,15 @@ impl Ledger<'_> {
             protection(conn, no)?.admit_update(id, update)?;
         }
         self.tell(conn, id, event)?;
-        if let Some(name) = &update.name {
-            tenant.name.clone_from(name);
-        }
-        if let Some(status) = update.status {
-            tenant.status = status;
-        }
-        conn.prepare_cached("UPDATE tenants SET name = ?2, status = ?3 WHERE id = ?1")
-            .and_then(|mut statement| {
-                let id = id.as_uuid().as_bytes();
-                statement.execute(params![id, tenant.name, tenant.status.as_str()])
-            })
-            .map_err(from_sqlite)?;
+        update.apply(&mut tenant);
+        conn.prepare_cached(
+            "UPDATE tenants SET name = ?2, status = ?3, public_log = ?4 WHERE id = ?1",
+        )
+        .and_then(|mut statement| {
+            let (id, status) = (id.as_uuid().as_bytes(), tenant.status.as_str());
+            statement.execute(params![id, tenant.name, status, tenant.public_log])
+        })
+        .map_err(from_sqlite)?;
         if let Some(sealer) = self.remembered().get_mut(&id) {
             sealer.status = tenant.status;
         }

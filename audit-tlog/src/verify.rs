@@ -13,6 +13,9 @@
 //! - *Holes*: each is erased or pruned by an entry of the same log, or withheld by an export that may
 //!   do so, or unexplained, which is a finding.
 //!
+//! [`Monitor`] keeps the same rules while it follows a log that grows, on what a server shows of it as
+//! tiles.
+//!
 //! What a bundle can't show by itself is a tail that was cut off, or a log that was rolled back to
 //! an older signed head: a known checkpoint finds both, a witness's cosignature bounds when.
 //!
@@ -23,12 +26,15 @@
 mod chain;
 mod check;
 mod holes;
+mod monitor;
 mod pipeline;
 mod report;
+mod rules;
 
 use std::collections::HashSet;
 
 pub use check::Checked;
+pub use monitor::{Candidate, Handover, Monitor, StateFault};
 pub use pipeline::{Progress, verify_blocks};
 pub use report::{Code, Cosigned, EntryCounts, Explanation, Finding, GroupCounts, Hole, Report};
 
@@ -43,6 +49,7 @@ use crate::time::Timestamp;
 use chain::{Chain, Change};
 use check::{CheckedEntry, CheckedLeaf, Item};
 use holes::{Erase, Reasons, Shown, sweep};
+use rules::Rules;
 
 /// How many checkpoints and keys a bundle may have. An export has one checkpoint, one more for each
 /// change of keys or of the epoch, and the keys that the server knows.
@@ -183,7 +190,7 @@ pub struct Verifier {
 
     ids: HashSet<u128>,
     first: Option<(u64, Timestamp)>,
-    last: Option<(u64, Timestamp)>,
+    rules: Rules,
     entries: u64,
     shown: Shown,
     gaps: Vec<(u64, u64)>,
@@ -231,7 +238,7 @@ impl Verifier {
             passed: Vec::new(),
             ids: HashSet::new(),
             first: None,
-            last: None,
+            rules: Rules::default(),
             entries: 0,
             shown: Shown::default(),
             gaps: Vec::new(),
@@ -444,62 +451,41 @@ impl Verifier {
     }
 
     fn leaf(&mut self, seq: u64, leaf: CheckedLeaf) {
-        let here = Some((seq, seq));
-        if let Some(manifest) = &self.manifest
-            && manifest.tenant_id != leaf.tenant_id
-        {
-            let detail = format!("an entry of the tenant {}", leaf.tenant_id);
-            self.here(Code::Tenant, here, detail);
-        }
         if !self.ids.insert(leaf.id.as_u128()) {
             let detail = format!("the id {} comes again", leaf.id);
-            self.here(Code::RepeatedId, here, detail);
-        }
-        if let Some((before, at)) = self.last
-            && leaf.created_at < at
-        {
-            let detail = format!(
-                "position {seq} was accepted {}, before position {before}",
-                leaf.created_at
-            );
-            self.here(Code::Time, Some((before, seq)), detail);
+            self.here(Code::RepeatedId, Some((seq, seq)), detail);
         }
         self.first.get_or_insert((seq, leaf.created_at));
-        self.last = Some((seq, leaf.created_at));
+        let tenant = self.manifest.as_ref().map(|manifest| manifest.tenant_id);
+        let faults = self.rules.check(tenant, seq, &leaf);
+        for (code, positions, detail) in faults {
+            self.here(code, Some(positions), detail);
+        }
         match leaf.control.map(|control| *control) {
             None => {}
             Some(Control::Erase {
                 groups, entries, ..
             }) => {
-                if entries.last().is_some_and(|(_, to)| *to >= seq) {
-                    let detail = "erases positions that are not below its own".into();
-                    self.here(Code::EraseEntry, here, detail);
-                }
                 self.erases.push(Erase {
                     seq,
                     groups: groups.iter().fold(0, |mask, g| mask | 1 << g.index()),
                     entries,
                 });
             }
-            Some(Control::Prune { below, root, .. }) => {
-                let before = self.prunes.last().map_or(0, |prune| prune.1);
-                if below > seq || below <= before {
-                    let detail = format!("prunes below {below}, after a prune below {before}");
-                    self.here(Code::PruneEntry, here, detail);
-                } else {
-                    self.prunes.push((seq, below, root));
-                }
+            Some(Control::Prune { below, root, .. })
+                if self.rules.pruned() == Some((below, seq)) =>
+            {
+                self.prunes.push((seq, below, root));
             }
+            // One that doesn't fit explains nothing.
+            Some(Control::Prune { .. }) => {}
             Some(Control::Key { old, new }) => {
                 self.changes.push((seq, Change::Key { old, new }));
             }
             Some(Control::Epoch {
                 epoch, size, root, ..
             }) => {
-                if size != seq {
-                    let detail = format!("continues from size {size}");
-                    self.here(Code::EpochEntry, here, detail);
-                } else if !self.broken && self.tree.root() != root {
+                if size == seq && !self.broken && self.tree.root() != root {
                     self.astray.push(seq);
                 }
                 self.changes.push((seq, Change::Epoch { epoch }));
@@ -560,7 +546,7 @@ impl Verifier {
             root: None,
             signed_by: None,
             key_trusted: false,
-            span: self.first.zip(self.last),
+            span: self.first.zip(self.rules.last()),
             entries: self.entries,
             absent: EntryCounts::default(),
             groups: GroupCounts::default(),
@@ -677,7 +663,15 @@ impl Verifier {
     fn judge_heads(&mut self, manifest: &Manifest, report: &mut Report, late: &mut Findings) {
         let size = manifest.size;
         let empty = Tree::new().root();
-        let mut chain = Chain::new(manifest, &self.changes, late);
+        let mut chain = Chain::new(manifest.tenant_id, &manifest.origin, &self.changes, late);
+        if *chain.origin() != manifest.origin {
+            let detail = format!(
+                "the manifest's origin is {}, the log's own entries make it {}",
+                manifest.origin,
+                chain.origin()
+            );
+            late.global(Code::Manifest, detail);
+        }
         report.origin = Some(chain.name(size).to_owned());
         let mut heads = std::mem::take(&mut self.heads);
         heads.sort_by_key(|head| head.checkpoint.size());

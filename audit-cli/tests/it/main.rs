@@ -7,6 +7,7 @@ mod evidence;
 mod exit_codes;
 mod export;
 mod import;
+mod live;
 mod server;
 mod verify;
 

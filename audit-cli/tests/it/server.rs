@@ -1,5 +1,6 @@
 //! A server in this process, on a folder of its own.
 
+use std::path::Path;
 use std::process::Output;
 use std::thread::JoinHandle;
 
@@ -16,12 +17,25 @@ use tokio::sync::oneshot;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
+/// The settings of a server whose data is in this folder.
+pub(crate) fn settings(data: &Path) -> Settings {
+    let store = format!("sqlite://{}/audit.db", data.display());
+    Settings::read(None, |name| match name {
+        "AUDIT_BIND" => Some("127.0.0.1:0".into()),
+        "AUDIT_STORE_URL" => Some(store.clone()),
+        _ => None,
+    })
+    .unwrap()
+}
+
 /// A running server; it ends when it is dropped.
 pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) tenant: TenantId,
     /// An empty folder for the command to run in.
     pub(crate) folder: TempDir,
+    /// Its data, where nobody else keeps it.
+    _data: Option<TempDir>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -29,6 +43,14 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start() -> Self {
         let data = TempDir::new().unwrap();
+        let mut server = Self::on(data.path());
+        server._data = Some(data);
+        server
+    }
+
+    /// One whose data is in this folder.
+    pub(crate) fn on(data: &Path) -> Self {
+        let settings = settings(data);
         let (started, address) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
@@ -38,13 +60,6 @@ impl Server {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let store = format!("sqlite://{}/audit.db", data.path().display());
-                let settings = Settings::read(None, |name| match name {
-                    "AUDIT_BIND" => Some("127.0.0.1:0".into()),
-                    "AUDIT_STORE_URL" => Some(store.clone()),
-                    _ => None,
-                })
-                .unwrap();
                 let storage = Storage::open(&settings, signing::signer(&settings).unwrap())
                     .await
                     .unwrap();
@@ -65,6 +80,7 @@ impl Server {
             url: format!("http://{address}"),
             tenant,
             folder: TempDir::new().unwrap(),
+            _data: None,
             stop: Some(stop),
             thread: Some(thread),
         }

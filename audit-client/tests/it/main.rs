@@ -5,6 +5,7 @@
 mod bulk;
 mod recording;
 mod resuming;
+mod trees;
 
 use std::time::Duration;
 

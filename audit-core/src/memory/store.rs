@@ -924,12 +924,7 @@ impl TenantStore for MemoryStore {
         log.exists()?;
         log.protection().admit_update(id, update)?;
         log.tell(event, now, mark)?;
-        if let Some(name) = &update.name {
-            log.tenant.name.clone_from(name);
-        }
-        if let Some(status) = update.status {
-            log.tenant.status = status;
-        }
+        update.apply(&mut log.tenant);
         Ok(log.tenant.clone())
     }
 }

@@ -14,7 +14,7 @@ use audit_core::tlog::tile::{Content, Tile, TileReader, parse_entries, parse_has
 use audit_core::tlog::verify::{Code, Options, Report, verify_lines};
 use audit_core::{
     AuditLog, Basis, ErrorKind, Event, EventId, EvidenceRequest, Filter, Group, Query, Recorder,
-    Signer, TenantId, TenantLog, TenantScope, Timestamp,
+    Signer, TenantId, TenantLog, TenantScope, TenantStatus, TenantUpdate, Timestamp,
 };
 use futures_util::TryStreamExt as _;
 use uuid::Uuid;
@@ -421,4 +421,43 @@ async fn without_a_signer_there_is_no_evidence() {
             .await
             .is_ok()
     );
+}
+
+#[tokio::test]
+async fn a_log_is_public_only_while_its_tenant_is_open_and_says_so() {
+    let log = signed_log();
+    let workers = log.start();
+    record(&log, 3).await;
+    let refused = async |what: &str| {
+        let error = log.public_log(tenant()).await.err();
+        let kind = error.map(|error| error.kind());
+        assert_eq!(kind, Some(ErrorKind::UnknownTenant), "{what}");
+    };
+    refused("private").await;
+    let set = async |update: TenantUpdate| {
+        let set = log.update_tenant(tenant(), update, "ann", None);
+        set.await.unwrap();
+    };
+    set(TenantUpdate::default().public_log(true)).await;
+    let public = log.public_log(tenant()).await.unwrap();
+    let head = eventually(async || {
+        // The entry that says so is the fourth.
+        public.checkpoint_covering(4).await.unwrap()
+    })
+    .await;
+    let bundle = Tile::at(Content::Entries, 0, head.size).unwrap();
+    let bytes = public.tile(&bundle).await.unwrap();
+    let leaves = parse_entries(&bytes, bundle.width()).unwrap();
+    assert!(
+        leaves
+            .iter()
+            .all(|leaf| !leaf.windows(3).any(|text| text == b"ann"))
+    );
+    set(TenantUpdate::default().status(TenantStatus::Suspended)).await;
+    refused("suspended").await;
+    set(TenantUpdate::default().status(TenantStatus::Inactive)).await;
+    log.public_log(tenant()).await.unwrap();
+    set(TenantUpdate::default().public_log(false)).await;
+    refused("private again").await;
+    assert!(workers.shutdown(Duration::from_secs(10)).await);
 }

@@ -759,6 +759,8 @@ pub(crate) struct Tenant {
     status: TenantStatus,
     /// When it was created.
     created_at: DateTime<Utc>,
+    /// Whether its log's checkpoints, key and tiles are served without a credential.
+    public_log: bool,
 }
 
 /// Some of the tenants, by id.
@@ -780,6 +782,9 @@ pub(crate) struct NewTenant {
     /// Its name; need not be unique.
     #[oai(validator(min_length = 1, max_length = 256))]
     name: String,
+    /// Whether its log's checkpoints, key and tiles are served without a credential; false when absent.
+    #[oai(skip_serializing_if_is_none)]
+    public_log: Option<bool>,
 }
 
 impl poem_openapi::types::Example for NewTenant {
@@ -787,6 +792,7 @@ impl poem_openapi::types::Example for NewTenant {
         Self {
             id: None,
             name: "Example Ltd".into(),
+            public_log: None,
         }
     }
 }
@@ -804,6 +810,9 @@ pub(crate) struct TenantChange {
     /// A new status.
     #[oai(skip_serializing_if_is_none)]
     status: Option<NewTenantStatus>,
+    /// Whether its log's checkpoints, key and tiles are served without a credential.
+    #[oai(skip_serializing_if_is_none)]
+    public_log: Option<bool>,
     /// Why; it stays in the tenant's log.
     #[oai(validator(max_length = 1024), skip_serializing_if_is_none)]
     reason: Option<String>,
@@ -814,6 +823,7 @@ impl poem_openapi::types::Example for TenantChange {
         Self {
             name: None,
             status: Some(NewTenantStatus::Active),
+            public_log: None,
             reason: Some("paid".into()),
         }
     }

@@ -82,9 +82,10 @@ fn print(out: &mut String, tenant: &Tenant) {
     write_string(out, &tenant.name);
     put!(
         out,
-        ",\"status\":\"{}\",\"created_at\":\"{}\"}}",
+        ",\"status\":\"{}\",\"created_at\":\"{}\",\"public_log\":{}}}",
         tenant.status.as_str(),
-        tenant.created_at
+        tenant.created_at,
+        tenant.public_log
     );
 }
 
@@ -152,10 +153,14 @@ impl Tenants {
         body: JsonText<schema::NewTenant>,
     ) -> Result<NewTenantAnswer, Refused<Writing>> {
         self.0.gate.admit_operator(&caller)?;
-        let asked = body.object(&["id", "name"])?;
+        let asked = body.object(&["id", "name", "public_log"])?;
         let id = asked.parsed::<TenantId>("id")?;
         let name = asked.string("name")?.unwrap_or_default();
-        let tenant = self.0.log().create_tenant(id, &name).await?;
+        let log = self.0.log();
+        let tenant = match asked.flag("public_log")? {
+            true => log.create_public_tenant(id, &name).await?,
+            false => log.create_tenant(id, &name).await?,
+        };
         let location = format!("/api/v1/tenants/{}", tenant.id);
         Ok(NewTenantAnswer::Created(printed(&tenant), location))
     }
@@ -189,8 +194,9 @@ impl Tenants {
 
     /// Change a tenant
     ///
-    /// Needs `admin` across tenants. `inactive` takes no writes, `suspended` nothing at all. The
-    /// change is an entry of its log.
+    /// Needs `admin` across tenants. `inactive` takes no writes, `suspended` nothing at all. With
+    /// `public_log` everyone may read the log's checkpoints, key and tiles. The change is an entry of its
+    /// log.
     #[oai(
         path = "/tenants/:id",
         method = "patch",
@@ -208,7 +214,7 @@ impl Tenants {
         self.0.gate.admit_admin(&caller, id)?;
         // A tenant's own admin could open what an operator closed.
         self.0.gate.admit_operator(&caller)?;
-        let asked = body.object(&["name", "status", "reason"])?;
+        let asked = body.object(&["name", "status", "public_log", "reason"])?;
         let mut update = TenantUpdate::default();
         update.name = asked.string("name")?;
         update.status = match asked.string("status")? {
@@ -222,6 +228,7 @@ impl Tenants {
                     })?,
             ),
         };
+        update.public_log = asked.choice("public_log")?;
         let reason = asked.string("reason")?;
         let subject = &caller.principal.subject;
         let tenant = match self

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use audit_core::tlog::tile::{Content, Tile};
-use audit_core::{Permission, TenantId, TenantLog};
+use audit_core::{Permission, TenantId, TiledLog};
 use poem::http::HeaderValue;
 use poem::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use poem::{IntoResponse, Response};
@@ -13,16 +13,20 @@ use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
 use poem_openapi::{ApiResponse, OpenApi};
 
 use crate::api::PathId;
+use crate::api::filter::MAX_SEQ;
 use crate::api::schema::Tag;
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::{Caller, Visitor};
 use crate::problem::{Problem, ProblemKind, Reading, Refused};
+use crate::query::{Parameter, Parameters, Params, Reader};
 
 /// Checkpoints, tiles and proofs.
 pub(crate) struct Tlog(pub(crate) Arc<App>);
 
 /// What never changes may be kept for ever.
 const FOREVER: &str = "private, max-age=31536000, immutable";
+/// The same of a public log, in caches that several share.
+const EVERYONE_FOREVER: &str = "public, max-age=31536000, immutable";
 /// What a later answer replaces.
 const NEVER: &str = "no-store";
 
@@ -88,18 +92,39 @@ pub(crate) enum TileAnswer {
     Tile(Bytes),
 }
 
+/// Which checkpoint is asked for.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    covers: Option<u64>,
+}
+
+impl Parameters for Asked {
+    fn list() -> Vec<Parameter> {
+        vec![Parameter::number(
+            "covers",
+            1,
+            None,
+            "Not the newest, but the smallest that was kept and covers so many entries. For the `seq` of a \
+             `key` entry and one more, both keys sign it.",
+        )]
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            covers: reader.number("covers", 1..=MAX_SEQ),
+        }
+    }
+}
+
 fn no_tile() -> Problem {
     Problem::new(ProblemKind::NotFound, "the log has no such tile")
 }
 
 #[OpenApi(prefix_path = "/api/v1")]
 impl Tlog {
-    async fn enter(&self, caller: &Caller, tenant: &PathId) -> Result<TenantLog, Problem> {
+    async fn enter(&self, visitor: &Visitor, tenant: &PathId) -> Result<TiledLog, Problem> {
         let tenant: TenantId = tenant.parse_as("tenant_id")?;
-        self.0
-            .gate
-            .enter_path(caller, tenant, Permission::Read)
-            .await
+        self.0.gate.enter_tiles(visitor, tenant).await
     }
 
     /// Prove that an entry is in the log
@@ -128,8 +153,9 @@ impl Tlog {
 
     /// Read the newest checkpoint
     ///
-    /// Needs `read`. A C2SP tlog-checkpoint in a signed note: the log's origin, its size and root,
-    /// and the signature of its key. It is made within about a second after the log has grown.
+    /// Needs `read`, or no credential where the tenant's log is public. A C2SP tlog-checkpoint in a
+    /// signed note: the log's origin, its size and root, and the signature of its key. It is made within
+    /// about a second after the log has grown.
     #[oai(
         path = "/tlog/:tenant_id/checkpoint",
         method = "get",
@@ -138,14 +164,17 @@ impl Tlog {
     )]
     async fn checkpoint(
         &self,
-        caller: Caller,
+        visitor: Visitor,
         /// Whose log.
         tenant_id: Path<PathId>,
+        asked: Params<Asked>,
     ) -> Result<TextAnswer, Refused<Reading>> {
-        let log = self.enter(&caller, &tenant_id.0).await?;
-        let checkpoint = log
-            .checkpoint()
-            .await?
+        let log = self.enter(&visitor, &tenant_id.0).await?;
+        let found = match asked.0.covers {
+            None => log.checkpoint().await?,
+            Some(size) => log.checkpoint_covering(size).await?,
+        };
+        let checkpoint = found
             .ok_or_else(|| Problem::new(ProblemKind::NotFound, "the log has no checkpoint yet"))?;
         Ok(TextAnswer::Text(Text {
             text: checkpoint.note,
@@ -155,8 +184,9 @@ impl Tlog {
 
     /// Read the key that verifies checkpoints
     ///
-    /// Needs `read`. A C2SP verifier key (`vkey`), one line. An auditor who has it from here trusts
-    /// this server for it: compare it with one that was handed over before.
+    /// Needs `read`, or no credential where the tenant's log is public. A C2SP verifier key (`vkey`), one
+    /// line. An auditor who has it from here trusts this server for it: compare it with one that was
+    /// handed over before.
     #[oai(
         path = "/tlog/:tenant_id/key",
         method = "get",
@@ -165,20 +195,20 @@ impl Tlog {
     )]
     async fn key(
         &self,
-        caller: Caller,
+        visitor: Visitor,
         /// Whose log.
         tenant_id: Path<PathId>,
     ) -> Result<TextAnswer, Refused<Reading>> {
-        let log = self.enter(&caller, &tenant_id.0).await?;
+        let log = self.enter(&visitor, &tenant_id.0).await?;
         let text = format!("{}\n", log.verifying_key()?.encode());
         Ok(TextAnswer::Text(Text { text, cache: NEVER }))
     }
 
     /// Read a tile
     ///
-    /// Needs `read`. As C2SP tlog-tiles lays them out: `tile/<L>/<N>[.p/<W>]` has hashes,
-    /// `tile/entries/<N>[.p/<W>]` the leaf data of entries, which shows nothing that can be erased.
-    /// A tile never changes. Leaf data of a bundle that was pruned is gone (410), its hashes stay.
+    /// Needs `read`, or no credential where the tenant's log is public. As C2SP tlog-tiles lays them out:
+    /// `tile/<L>/<N>[.p/<W>]` has hashes, `tile/entries/<N>[.p/<W>]` the leaf data of entries, which shows
+    /// nothing that can be erased. A tile never changes. Leaf data of a bundle that was pruned is gone (410), its hashes stay.
     #[oai(
         path = "/tlog/:tenant_id/tile/:tile",
         method = "get",
@@ -187,17 +217,18 @@ impl Tlog {
     )]
     async fn tile(
         &self,
-        caller: Caller,
+        visitor: Visitor,
         /// Whose log.
         tenant_id: Path<PathId>,
         /// The rest of the tile's path, with its slashes: `0/x001/067`, `entries/000.p/17`.
         tile: Path<String>,
     ) -> Result<TileAnswer, Refused<Reading>> {
-        let log = self.enter(&caller, &tenant_id.0).await?;
+        let log = self.enter(&visitor, &tenant_id.0).await?;
         let tile = Tile::parse(&format!("tile/{}", tile.0)).map_err(|_| no_tile())?;
         let bytes = log.tile(&tile).await?;
         // A prune takes leaf data away; hashes stay as they are.
         let cache = match tile.content() {
+            Content::Hashes(_) if visitor.0.is_none() => EVERYONE_FOREVER,
             Content::Hashes(_) => FOREVER,
             Content::Entries => NEVER,
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use audit_core::{
     AuditLog, CredentialStore, ErrorKind, Permission, Permissions, Principal, SecretHash, TenantId,
-    TenantLog, Timestamp,
+    TenantLog, TiledLog, Timestamp,
 };
 use moka::sync::Cache;
 use poem::http::header::AUTHORIZATION;
@@ -58,8 +58,22 @@ pub(crate) struct Caller {
     query: Option<TenantId>,
 }
 
+/// Who made a request to a route that serves some things to everyone: a caller, where there is a
+/// credential.
+#[derive(Debug)]
+pub(crate) struct Visitor(pub(crate) Option<Caller>);
+
 fn unauthorized(detail: &str) -> Problem {
     Problem::new(ProblemKind::Unauthorized, detail)
+}
+
+fn no_credential() -> Problem {
+    unauthorized("there is no credential")
+}
+
+/// Whether a request tries to say who makes it.
+pub(crate) fn names_credential(request: &Request, pairs: &Pairs) -> bool {
+    request.headers().contains_key(AUTHORIZATION) || pairs.all("ticket").next().is_some()
 }
 
 impl Gate {
@@ -132,7 +146,7 @@ impl Gate {
                     "there are two credentials: a ticket and Authorization",
                 ));
             }
-            (None, None) => return Err(unauthorized("there is no credential")),
+            (None, None) => return Err(no_credential()),
             (None, Some(secret)) => {
                 let (ticket, of_key) =
                     ticket::take(&*self.credentials, secret, self.log.clock().now()).await?;
@@ -185,6 +199,35 @@ impl Gate {
             header,
             query,
         })
+    }
+
+    /// Opens what a path shows of a tenant's log: to a caller who may read it, and to anyone where it is
+    /// public. Without a credential one that isn't is as one that isn't there.
+    pub(crate) async fn enter_tiles(
+        &self,
+        visitor: &Visitor,
+        tenant: TenantId,
+    ) -> Result<TiledLog, Problem> {
+        let refused = match &visitor.0 {
+            None => no_credential(),
+            Some(caller) => match self.enter_path(caller, tenant, Permission::Read).await {
+                Ok(log) => return Ok(log.tiled()),
+                // A credential of another tenant's takes away nothing that everyone may read.
+                Err(problem)
+                    if matches!(
+                        problem.kind(),
+                        ProblemKind::NotFound | ProblemKind::Forbidden
+                    ) =>
+                {
+                    problem
+                }
+                Err(problem) => return Err(problem),
+            },
+        };
+        match self.log.public_log(tenant).await {
+            Err(e) if e.kind() == ErrorKind::UnknownTenant => Err(refused),
+            outcome => Ok(outcome?),
+        }
     }
 
     /// Opens the log of the tenant that the path names. Another one than the caller's own is as one
@@ -377,6 +420,33 @@ impl<'a> ApiExtractor<'a> for Caller {
         _options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         let caller = request.data::<Self>().cloned();
-        Ok(caller.ok_or_else(|| unauthorized("there is no credential"))?)
+        Ok(caller.ok_or_else(no_credential)?)
+    }
+}
+
+impl<'a> ApiExtractor<'a> for Visitor {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        Caller::register(registry);
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        Caller::security_schemes()
+    }
+
+    /// The route lets pass whoever names no credential.
+    fn has_security_fallback() -> bool {
+        true
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        Ok(Self(request.data::<Caller>().cloned()))
     }
 }

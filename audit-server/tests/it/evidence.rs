@@ -146,3 +146,95 @@ async fn an_evidence_export_verifies_and_withholds_what_it_is_told_to() {
     assert_eq!(idle.status, 400, "{}", idle.text);
     service.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_log_is_public_when_its_tenant_says_so_and_the_log_tells() {
+    let service = Service::start().await;
+    let admin = token(Role::Admin, None);
+    let body = r#"{"name":"open","public_log":true}"#;
+    let request = service.http.post(service.url("/api/v1/tenants"));
+    let made = send(
+        request
+            .bearer_auth(&admin)
+            .body(body)
+            .header("content-type", "application/json"),
+    );
+    let made = made.await.expect(201).json();
+    assert_eq!(made["public_log"], true);
+    let open: TenantId = made["id"].as_str().unwrap().parse().unwrap();
+    recorded(&service, open, 3).await;
+    checkpoint(&service, open, 3).await;
+    let get = |path: &str| {
+        service
+            .http
+            .get(service.url(&format!("/api/v1/tlog/{open}/{path}")))
+    };
+    for path in ["checkpoint", "key", "tile/entries/000.p/3"] {
+        assert_eq!(
+            send(get(path)).await.expect(200).header("cache-control"),
+            "no-store"
+        );
+    }
+    let tile = get("tile/0/000.p/3").send().await.unwrap();
+    assert_eq!(tile.status(), 200);
+    let cache = tile.headers()["cache-control"].to_str().unwrap();
+    assert!(cache.starts_with("public, "), "{cache}");
+    let auditor = token(Role::Auditor, open);
+    let tile = get("tile/0/000.p/3")
+        .bearer_auth(auditor)
+        .send()
+        .await
+        .unwrap();
+    let cache = tile.headers()["cache-control"].to_str().unwrap();
+    assert!(cache.starts_with("private, "), "{cache}");
+
+    let path = format!("/api/v1/tenants/{open}");
+    let shut = service
+        .http
+        .patch(service.url(&path))
+        .bearer_auth(&admin)
+        .header("content-type", "application/json")
+        .body(r#"{"public_log":false,"reason":"enough was seen"}"#);
+    assert_eq!(send(shut).await.expect(200).json()["public_log"], false);
+    send(get("checkpoint")).await.expect(401);
+    let read = service.get(
+        "/api/v1/logs?action=log.tenant",
+        &token(Role::Auditor, open),
+    );
+    let told = send(read).await.json();
+    assert_eq!(told["data"][0]["metadata"]["public_log"], false, "{told}");
+    assert_eq!(told["data"][0]["reason"], "enough was seen");
+    service.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_address_that_asks_too_often_is_slowed_down_without_a_credential_too() {
+    let service = Service::with(&[("AUDIT_RATE_LIMIT", "1")]).await;
+    let tenant = service.tenant("acme").await;
+    let path = format!("/api/v1/tlog/{tenant}/checkpoint");
+    let mut statuses = Vec::new();
+    for _ in 0..20 {
+        statuses.push(send(service.http.get(service.url(&path))).await.status);
+    }
+    assert_eq!(statuses.first(), Some(&401));
+    assert_eq!(statuses.last(), Some(&429));
+    service.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_checkpoint_that_covers_a_size_is_the_smallest_that_was_kept() {
+    let service = Service::start().await;
+    let tenant = service.tenant("acme").await;
+    recorded(&service, tenant, 3).await;
+    let head = checkpoint(&service, tenant, 3).await;
+    let auditor = token(Role::Auditor, tenant);
+    let covering = async |size: &str| {
+        let path = format!("/api/v1/tlog/{tenant}/checkpoint?covers={size}");
+        send(service.get(&path, &auditor)).await
+    };
+    let found = Note::parse(&covering("1").await.expect(200).text).unwrap();
+    assert!(Checkpoint::parse(found.text()).unwrap().size() <= head.size());
+    covering("1000").await.expect(404);
+    covering("0").await.problem(400, "covers");
+    service.stop().await.unwrap();
+}

@@ -584,6 +584,85 @@ async fn every_operation_refuses_who_may_not_and_serves_who_may() {
     }
 }
 
+/// The operations that serve a public log without a credential.
+const OPEN: [&str; 3] = [
+    "get /api/v1/tlog/{tenant_id}/checkpoint",
+    "get /api/v1/tlog/{tenant_id}/key",
+    "get /api/v1/tlog/{tenant_id}/tile/{tile}",
+];
+
+#[tokio::test]
+async fn without_a_credential_a_public_log_shows_its_tiles_and_a_private_one_not_that_it_is_there()
+{
+    let world = World::new().await;
+    let (home, other) = (world.home, world.other);
+    let nobody: TenantId = "00000000-0000-7000-8000-00000000dead".parse().unwrap();
+    let admin = token(Role::Admin, home);
+    let set = async |tenant: TenantId, change: &str| {
+        let call = Call::new("PATCH", format!("/api/v1/tenants/{tenant}")).body(change);
+        world.succeeds("patch", &call, Some(&admin), true).await;
+    };
+    let build = async |operation: &str, tenant| world.call(operation, tenant).await.unwrap();
+    set(
+        home,
+        r#"{"public_log":true,"reason":"anyone may verify it"}"#,
+    )
+    .await;
+
+    // What the document says is open is what is here.
+    let document = audit_server::docs::document();
+    for operation in operations() {
+        let (method, path) = operation.split_once(' ').unwrap();
+        let security = document["paths"][path][method]["security"].as_array();
+        let open = security.is_some_and(|all| all.contains(&serde_json::json!({})));
+        assert_eq!(open, OPEN.contains(&&*operation), "{operation}");
+        if !open && needs(&operation) != Some(Needs::Nothing) {
+            let call = build(&operation, home).await;
+            world.refused(&operation, &call, None, &[401]).await;
+        }
+    }
+    let refusals = async |cell: &str, operation: &str, tenants: &[TenantId]| {
+        let mut answers = Vec::new();
+        for tenant in tenants {
+            let call = build(operation, *tenant).await;
+            answers.push(world.send(&call, None).await);
+        }
+        answers.dedup();
+        assert_eq!(answers.len(), 1, "{cell}: {answers:?}");
+        assert_eq!(answers[0].0, 401, "{cell}: {answers:?}");
+        assert!(!answers[0].1.contains(MARKER), "{cell}: {answers:?}");
+    };
+    for operation in OPEN {
+        world
+            .succeeds(operation, &build(operation, home).await, None, false)
+            .await;
+        let cell = format!("{operation}, private or not there");
+        refusals(&cell, operation, &[other, nobody]).await;
+        // Whoever has a credential of another tenant's may read what everyone may.
+        let foreign = token(Role::Writer, other);
+        let cell = format!("{operation}, a foreign credential");
+        world
+            .succeeds(&cell, &build(operation, home).await, Some(&foreign), false)
+            .await;
+        let expired = token_until(Role::Auditor, home, in_seconds(-60));
+        let cell = format!("{operation}, an expired credential");
+        world
+            .refused(&cell, &build(operation, home).await, Some(&expired), &[401])
+            .await;
+    }
+    for closed in [
+        r#"{"status":"suspended"}"#,
+        r#"{"status":"active","public_log":false}"#,
+    ] {
+        set(home, closed).await;
+        for operation in OPEN {
+            let cell = format!("{operation}, {closed}");
+            refusals(&cell, operation, &[home, other, nobody]).await;
+        }
+        set(home, r#"{"status":"active","public_log":true}"#).await;
+    }
+}
+
 #[tokio::test]
 async fn a_suspended_tenant_is_closed_and_an_inactive_one_takes_no_writes() {
     let world = World::new().await;

@@ -6,11 +6,10 @@ use uuid::Uuid;
 
 use super::{Code, Findings};
 use crate::checkpoint::{FIRST_EPOCH, Origin};
-use crate::evidence::Manifest;
 use crate::note::{Algorithm, Note, VerifyingKey};
 
 /// A control entry that concerns the log's key or name.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Key { old: String, new: String },
     Epoch { epoch: u64 },
@@ -28,30 +27,36 @@ struct State {
 /// The states of a log, from its first size on.
 #[derive(Debug)]
 pub(super) struct Chain {
+    tenant: Uuid,
+    origin: Origin,
+    epoch: u64,
     states: Vec<State>,
     /// The old key of each `key` entry, and the entry's position.
     handovers: Vec<(u64, VerifyingKey)>,
 }
 
 impl Chain {
-    /// Follows the log's changes, in their order.
+    /// Follows a log's changes from its beginning, in their order. `origin` is what it began with where
+    /// no `key` entry says so.
     pub(super) fn new(
-        manifest: &Manifest,
+        tenant: Uuid,
+        origin: &Origin,
         changes: &[(u64, Change)],
         findings: &mut Findings,
     ) -> Self {
-        let tenant = manifest.tenant_id;
         let first = changes.iter().find_map(|(_, change)| match change {
             Change::Key { old, .. } => VerifyingKey::parse(old).ok(),
             Change::Epoch { .. } => None,
         });
-        let mut origin = first
+        let origin = first
             .as_ref()
             .and_then(|key| Origin::of_tenant(key.name()))
-            .map_or_else(|| manifest.origin.clone(), |(origin, _, _)| origin);
-        let mut epoch = FIRST_EPOCH;
-        let name = origin.for_tenant(tenant, epoch);
+            .map_or_else(|| origin.clone(), |(origin, _, _)| origin);
+        let name = origin.for_tenant(tenant, FIRST_EPOCH);
         let mut chain = Self {
+            tenant,
+            origin,
+            epoch: FIRST_EPOCH,
             states: vec![State {
                 from: 0,
                 key: first.and_then(|key| key.renamed(&name).ok()),
@@ -59,23 +64,52 @@ impl Chain {
             }],
             handovers: Vec::new(),
         };
+        chain.follow(changes, findings);
+        chain
+    }
+
+    /// Follows a log's changes from where its key was this one; what it had before isn't told. `None`
+    /// for a key that isn't named after a tenant's log.
+    pub(super) fn resume(
+        key: VerifyingKey,
+        changes: &[(u64, Change)],
+        findings: &mut Findings,
+    ) -> Option<Self> {
+        let (origin, tenant, epoch) = Origin::of_tenant(key.name())?;
+        let mut chain = Self {
+            tenant,
+            origin,
+            epoch,
+            states: vec![State {
+                from: 0,
+                name: key.name().to_owned(),
+                key: Some(key),
+            }],
+            handovers: Vec::new(),
+        };
+        chain.follow(changes, findings);
+        Some(chain)
+    }
+
+    fn follow(&mut self, changes: &[(u64, Change)], findings: &mut Findings) {
         for (seq, change) in changes {
             let (name, key) = match change {
                 Change::Epoch { epoch: next } => {
+                    let epoch = self.epoch;
                     if *next != epoch + 1 {
                         let detail = format!("epoch {next} after epoch {epoch}");
                         findings.at(Code::EpochEntry, *seq, detail);
                     }
-                    epoch = *next;
-                    let name = origin.for_tenant(tenant, epoch);
-                    let key = chain.last().key.as_ref();
+                    self.epoch = *next;
+                    let name = self.origin.for_tenant(self.tenant, self.epoch);
+                    let key = self.last().key.as_ref();
                     let key = key.and_then(|key| key.renamed(&name).ok());
                     (name, key)
                 }
-                Change::Key { old, new } => match chain.handover(old, new, tenant, epoch) {
+                Change::Key { old, new } => match self.handover(old, new) {
                     Ok((old, new, of_new)) => {
-                        chain.handovers.push((*seq, old));
-                        origin = of_new;
+                        self.handovers.push((*seq, old));
+                        self.origin = of_new;
                         (new.name().to_owned(), Some(new))
                     }
                     Err(detail) => {
@@ -84,26 +118,23 @@ impl Chain {
                     }
                 },
             };
-            chain.states.push(State {
+            self.states.push(State {
                 from: seq + 1,
                 name,
                 key,
             });
         }
-        if origin != manifest.origin {
-            let detail = format!(
-                "the manifest's origin is {}, the log's own entries make it {origin}",
-                manifest.origin
-            );
-            findings.global(Code::Manifest, detail);
-        }
-        chain
+    }
+
+    /// The origin that the log's last name is made of.
+    pub(super) const fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     fn last(&self) -> &State {
         #[allow(
             clippy::expect_used,
-            reason = "`new` puts the first in, and none is removed"
+            reason = "`new` and `resume` put the first in, and none is removed"
         )]
         self.states.last().expect("never empty")
     }
@@ -112,8 +143,6 @@ impl Chain {
         &self,
         old: &str,
         new: &str,
-        tenant: Uuid,
-        epoch: u64,
     ) -> Result<(VerifyingKey, VerifyingKey, Origin), String> {
         let read = |text: &str| VerifyingKey::parse(text).map_err(|fault| fault.to_string());
         let (old, new) = (read(old)?, read(new)?);
@@ -122,7 +151,9 @@ impl Chain {
             return Err("the old key is not the one that the log has here".into());
         }
         match Origin::of_tenant(new.name()) {
-            Some((origin, of, at)) if of == tenant && at == epoch => Ok((old, new, origin)),
+            Some((origin, of, at)) if of == self.tenant && at == self.epoch => {
+                Ok((old, new, origin))
+            }
             _ => Err("the new key has the name of another log".into()),
         }
     }

@@ -49,6 +49,17 @@ pub(super) struct CheckedLeaf {
     pub(super) control: Option<Box<Control>>,
 }
 
+impl From<LeafData<'_>> for CheckedLeaf {
+    fn from(leaf: LeafData<'_>) -> Self {
+        Self {
+            tenant_id: leaf.tenant_id,
+            id: leaf.id,
+            created_at: leaf.created_at,
+            control: leaf.control.map(Box::new),
+        }
+    }
+}
+
 impl Checked {
     /// Checks a line, with or without its line break. The buffer is the caller's, so that many lines
     /// need one allocation; it keeps what was disclosed until it is used again.
@@ -128,11 +139,6 @@ fn entry(line: &EvidenceLine<'_>, buf: &mut Vec<u8>) -> CheckedEntry {
         };
         checked.faults.push(fault);
     }
-    checked.leaf = Some(CheckedLeaf {
-        tenant_id: leaf.tenant_id,
-        id: leaf.id,
-        created_at: leaf.created_at,
-        control: leaf.control.map(Box::new),
-    });
+    checked.leaf = Some(leaf.into());
     checked
 }

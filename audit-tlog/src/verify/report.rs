@@ -43,6 +43,8 @@ codes! {
     Partial = "partial",
     /// Leaf data is not that of version 1.
     Leaf = "leaf",
+    /// Leaf data doesn't have the hash that the tree has at its position.
+    LeafHash = "leaf_hash",
     /// A disclosure is not in its only spelling, or not of the group at whose place it stands.
     Disclosure = "disclosure",
     /// A disclosure is not the one that the leaf has the digest of.
@@ -117,6 +119,25 @@ pub struct Finding {
     pub file: Option<String>,
     /// What doesn't hold, in a few words for people.
     pub detail: String,
+}
+
+impl Finding {
+    /// The finding for scripts, one JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        self.value().to_string()
+    }
+
+    fn value(&self) -> Value {
+        json!({
+            "code": self.code.as_str(),
+            "from": self.positions.map(|(from, _)| from),
+            "to": self.positions.map(|(_, to)| to),
+            "line": self.line,
+            "file": self.file,
+            "detail": self.detail,
+        })
+    }
 }
 
 impl fmt::Display for Finding {
@@ -318,16 +339,7 @@ impl Report {
                 "by": hole.why.by(),
             })
         });
-        let findings = self.findings.iter().map(|finding| {
-            json!({
-                "code": finding.code.as_str(),
-                "from": finding.positions.map(|(from, _)| from),
-                "to": finding.positions.map(|(_, to)| to),
-                "line": finding.line,
-                "file": finding.file,
-                "detail": finding.detail,
-            })
-        });
+        let findings = self.findings.iter().map(Finding::value);
         json!({
             "verified": self.is_verified(),
             "tenant_id": self.tenant_id.map(|id| id.to_string()),

@@ -13,6 +13,7 @@ mod evidence;
 mod json;
 mod log;
 mod merkle;
+mod monitor;
 mod note;
 mod other_tools;
 mod proof;
