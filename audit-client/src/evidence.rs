@@ -57,6 +57,29 @@ impl Client {
         VerifyingKey::parse(text.trim_end()).map_err(not_the_format)
     }
 
+    /// The proof that a tenant's head is in the deployment log, with the cosignatures that there are.
+    /// [`verify_head`](audit_core::tlog::verify_head) says whether it holds, and who cosigned.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when no head of the tenant's log came to be in it within the bounds of
+    /// [`Retry`](crate::Retry): it takes up to an hour; [`ErrorKind::Malformed`] for what is no proof.
+    pub async fn head_proof(&self, tenant: TenantId) -> Result<InclusionProof> {
+        let text = self
+            .text(format!("api/v1/tlog/{tenant}/deployment"))
+            .await?;
+        InclusionProof::parse(&text).map_err(not_the_format)
+    }
+
+    /// The key of the deployment log's checkpoints, as the server says. Compare it with one from
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Malformed`] for what is no key.
+    pub async fn deployment_key(&self) -> Result<VerifyingKey> {
+        let text = self.text("api/v1/tlog-deployment/key".into()).await?;
+        VerifyingKey::parse(text.trim_end()).map_err(not_the_format)
+    }
+
     /// Begins an evidence export: the lines of [`audit_core::tlog::evidence`]. It is evidence only
     /// with its last line.
     ///

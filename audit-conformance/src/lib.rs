@@ -45,6 +45,7 @@ mod fixture;
 
 pub mod checkpoint_store;
 pub mod credential_store;
+pub mod deployment_store;
 pub mod erasure_store;
 pub mod event_queue;
 pub mod log_store;
@@ -256,6 +257,25 @@ macro_rules! checkpoint_store {
     };
 }
 
+/// Expands to the tests of [`DeploymentStore`](audit_core::DeploymentStore) for a
+/// [`CheckpointStoreHarness`] whose store is one.
+#[macro_export]
+macro_rules! deployment_store {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, deployment_store:
+            heads_that_are_not_committed_to_are_told_in_pages,
+            a_head_that_was_committed_to_is_not_told_again,
+            heads_are_committed_to_all_or_none,
+            the_tree_is_that_of_the_leaves,
+            the_newest_opening_of_a_tenant_is_found,
+            no_tenant_reads_anothers_opening,
+            the_newest_deployment_checkpoint_is_the_largest_that_came_last,
+            a_deployment_checkpoint_that_the_log_lacks_is_refused,
+        );
+    };
+}
+
 /// Expands to the tests of [`ErasureStore`](audit_core::ErasureStore) for an
 /// [`ErasureStoreHarness`].
 #[macro_export]
@@ -367,6 +387,7 @@ mod tests {
         let sources = [
             include_str!("checkpoint_store.rs"),
             include_str!("credential_store.rs"),
+            include_str!("deployment_store.rs"),
             include_str!("erasure_store.rs"),
             include_str!("event_queue.rs"),
             include_str!("log_store/append.rs"),

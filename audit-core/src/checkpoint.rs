@@ -246,6 +246,42 @@ impl Signer {
         sign(head.size(), head.tree.root(), &[&key], now)
     }
 
+    /// The key that the deployment log's checkpoints are verified with.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] when the origin can't be a key's name.
+    pub fn deployment_key(&self) -> Result<VerifyingKey> {
+        let key = self.key.renamed(&self.origin.for_deployment());
+        Ok(key.map_err(unsigned)?.verifying_key().clone())
+    }
+
+    /// Signs a head of the deployment log: with the present key and with the
+    /// [earlier ones](Self::succeeding), under the present name, so that whoever knows one of them goes
+    /// on verifying while the key changes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] when the origin can't be a key's name.
+    pub fn sign_deployment(
+        &self,
+        size: u64,
+        root: Hash,
+        now: Timestamp,
+    ) -> Result<SignedCheckpoint> {
+        let name = self.origin.for_deployment();
+        let earlier = self.earlier.iter().map(|(_, key)| key);
+        let mut keys: Vec<SigningKey> = Vec::new();
+        for key in std::iter::once(&self.key).chain(earlier) {
+            let key = key.renamed(&name).map_err(unsigned)?;
+            if keys
+                .iter()
+                .all(|k| k.verifying_key() != key.verifying_key())
+            {
+                keys.push(key);
+            }
+        }
+        sign(size, root, &keys.iter().collect::<Vec<_>>(), now)
+    }
+
     /// Signs the head behind an entry that says that the key changed, with both keys and under the
     /// new one's name.
     pub(crate) fn sign_handover(

@@ -81,22 +81,25 @@ impl EvidenceRequest {
     }
 }
 
+/// The stored hashes over a perfect subtree of leaves: the highest level that fits it, and their places.
+pub(crate) fn run_of(subtree: &Range<u64>) -> (u8, Range<u64>) {
+    let height = (subtree.end - subtree.start).ilog2();
+    let level = height / FULL_WIDTH.ilog2();
+    let width = u64::from(FULL_WIDTH).pow(level);
+    (
+        u8::try_from(level).unwrap_or(u8::MAX),
+        subtree.start / width..subtree.end / width,
+    )
+}
+
 /// The hash over a perfect subtree of leaves, from the stored hashes of the level below it.
 pub(crate) async fn node(
     store: &dyn LogStore,
     scope: &TenantScope,
     range: Range<u64>,
 ) -> Result<Hash> {
-    let height = (range.end - range.start).ilog2();
-    let level = height / FULL_WIDTH.ilog2();
-    let width = u64::from(FULL_WIDTH).pow(level);
-    let hashes = store
-        .hashes(
-            scope,
-            u8::try_from(level).unwrap_or(u8::MAX),
-            range.start / width..range.end / width,
-        )
-        .await?;
+    let (level, run) = run_of(&range);
+    let hashes = store.hashes(scope, level, run).await?;
     Ok(merkle::subtree_root(&hashes))
 }
 

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod consumer;
 pub mod credential;
 mod decorate;
+pub mod deployment;
 pub mod entry;
 pub mod erasure;
 pub mod error;
@@ -58,6 +59,7 @@ pub use checkpoint::{CheckpointStore, Fence, KeyChange, SignedCheckpoint, Signer
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::Consumer;
 pub use credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
+pub use deployment::{DeploymentStore, TenantHead, Uncommitted, Witness, WitnessAnswer};
 pub use entry::{Entry, Evidence, Opening, Receipt, StoredEntry};
 pub use erasure::{
     ErasureCount, ErasureJob, ErasureMark, ErasureRequest, ErasureState, ErasureStep, ErasureStore,
@@ -94,4 +96,4 @@ pub use subscribe::{Delivered, SubscribeRequest, Subscription};
 pub use tenant::{Tenant, TenantFilter, TenantSecret, TenantStatus, TenantStore, TenantUpdate};
 pub use text::Query;
 pub use vacuum::Vacuum;
-pub use worker::{RetentionStatus, WorkerStatus, Workers};
+pub use worker::{DeploymentStatus, RetentionStatus, WitnessStatus, WorkerStatus, Workers};

@@ -14,6 +14,7 @@ use crate::authorize::{AccessRequest, ByClaims, Decision, TenantAuthorizer};
 use crate::checkpoint::{CheckpointStore, Signer};
 use crate::clock::{Clock, SystemClock};
 use crate::consumer::Consumer;
+use crate::deployment::{Deployment, DeploymentStore, Witness};
 use crate::entry::{Entry, Receipt};
 use crate::erasure::{ErasureCount, ErasureJob, ErasureRequest, ErasureStore, Selection};
 use crate::error::{Error, ErrorKind, FieldFault, Result};
@@ -46,6 +47,8 @@ use crate::worker::Workers;
 const TENANT_TTL: Duration = Duration::from_secs(1);
 /// How often retention is looked after.
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
+/// How often the deployment log is signed.
+const DEPLOYMENT_EVERY: Duration = Duration::from_secs(3600);
 /// Tenants that are remembered.
 const TENANT_CACHE: usize = 10_000;
 
@@ -88,6 +91,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) bell: Bell,
     pub(crate) signing: Option<Arc<Signing>>,
+    pub(crate) deployment: Option<Arc<Deployment>>,
     pub(crate) retention: Arc<dyn RetentionStore>,
     pub(crate) retention_every: Duration,
     cache: Mutex<HashMap<TenantId, (Instant, Arc<Tenant>)>>,
@@ -115,6 +119,9 @@ pub struct AuditLogBuilder {
     redactors: Vec<Arc<dyn Redact>>,
     clock: Arc<dyn Clock>,
     signing: Option<(Signer, Arc<dyn CheckpointStore>)>,
+    deployment: Option<Arc<dyn DeploymentStore>>,
+    witnesses: Vec<Arc<dyn Witness>>,
+    deployment_every: Duration,
     retention: Arc<dyn RetentionStore>,
     retention_every: Duration,
 }
@@ -185,6 +192,29 @@ impl AuditLogBuilder {
         self
     }
 
+    /// Keeps the [deployment log](crate::deployment) there, once the workers are started and where the
+    /// [signer](Self::signer) is: without one, nothing is kept. None by default.
+    #[must_use]
+    pub fn deployment(mut self, store: Arc<dyn DeploymentStore>) -> Self {
+        self.deployment = Some(store);
+        self
+    }
+
+    /// Adds a witness, which is asked to cosign the deployment log's head. Without a deployment log, none
+    /// is asked.
+    #[must_use]
+    pub fn witness(mut self, witness: Arc<dyn Witness>) -> Self {
+        self.witnesses.push(witness);
+        self
+    }
+
+    /// How often the deployment log takes in what has grown and is signed. An hour by default.
+    #[must_use]
+    pub fn deployment_every(mut self, period: Duration) -> Self {
+        self.deployment_every = period;
+        self
+    }
+
     /// How often entries are looked for that are older than their tenant keeps them. An hour by
     /// default.
     #[must_use]
@@ -200,6 +230,14 @@ impl AuditLogBuilder {
         let signing = self
             .signing
             .map(|(signer, kept)| Arc::new(Signing::new(signer, kept, holder, clock)));
+        let (witnesses, every) = (self.witnesses, self.deployment_every);
+        let deployment = self.deployment.map(|store| {
+            Arc::new(Deployment {
+                store,
+                witnesses,
+                every,
+            })
+        });
         AuditLog {
             inner: Arc::new(Inner {
                 store: Arc::new(GroupCommit::new(self.store)),
@@ -214,6 +252,7 @@ impl AuditLogBuilder {
                 clock: self.clock,
                 bell: Bell::default(),
                 signing,
+                deployment,
                 retention: self.retention,
                 retention_every: self.retention_every,
                 cache: Mutex::default(),
@@ -241,6 +280,9 @@ impl AuditLog {
             redactors: Vec::new(),
             clock: Arc::new(SystemClock),
             signing: None,
+            deployment: None,
+            witnesses: Vec::new(),
+            deployment_every: DEPLOYMENT_EVERY,
         }
     }
 

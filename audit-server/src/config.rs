@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use audit_core::tlog::checkpoint::Origin;
+use audit_core::tlog::note::{Algorithm, VerifyingKey};
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -80,6 +81,8 @@ struct Raw {
     tlog_key: Option<Secret>,
     tlog_old_keys: Option<Secret>,
     tlog_old_origin: Option<String>,
+    witnesses: Option<String>,
+    deployment_every: Option<u64>,
     jwt_secret: Option<Secret>,
     jwt_public_key: Option<String>,
     jwks_url: Option<String>,
@@ -173,6 +176,16 @@ const VARIABLES: &[(&str, &str, &str)] = &[
         "tlog_old_origin",
         "",
         "the name that heads were signed under before",
+    ),
+    (
+        "witnesses",
+        "",
+        "who cosigns the deployment log's head: <vkey> <url>, with commas",
+    ),
+    (
+        "deployment_every",
+        "3600",
+        "seconds between two heads of the deployment log",
     ),
     (
         "jwt_secret",
@@ -370,6 +383,15 @@ pub enum SearchUrl {
     },
 }
 
+/// A witness, as the settings name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WitnessAddress {
+    /// Whose cosignatures it answers with.
+    pub key: VerifyingKey,
+    /// What `/add-checkpoint` follows.
+    pub url: String,
+}
+
 /// Which work this process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Roles {
@@ -410,6 +432,10 @@ pub struct Settings {
     pub tlog_old_keys: Option<Secret>,
     /// The name that heads were signed under before.
     pub tlog_old_origin: Option<Origin>,
+    /// Who is asked to cosign the deployment log's head.
+    pub witnesses: Vec<WitnessAddress>,
+    /// How often the deployment log takes in what has grown and is signed.
+    pub deployment_every: Duration,
     /// The shared secret of tokens.
     pub jwt_secret: Option<Secret>,
     /// The public key of tokens, PEM, or the path of a file with it.
@@ -558,6 +584,11 @@ impl Settings {
             tlog_key: raw.tlog_key,
             tlog_old_keys: raw.tlog_old_keys,
             tlog_old_origin: origin("AUDIT_TLOG_OLD_ORIGIN", raw.tlog_old_origin)?,
+            witnesses: list(raw.witnesses)
+                .iter()
+                .map(|text| witness(text))
+                .collect::<Result<_, _>>()?,
+            deployment_every: seconds("AUDIT_DEPLOYMENT_EVERY", raw.deployment_every, 3600)?,
             jwt_issuer: raw.jwt_issuer,
             jwt_audience: raw.jwt_audience,
             jwt_across_tenants: raw.jwt_across_tenants,
@@ -605,6 +636,25 @@ impl Settings {
     pub fn names_token_keys(&self) -> bool {
         self.jwt_secret.is_some() || self.jwt_public_key.is_some() || self.jwks_url.is_some()
     }
+}
+
+fn witness(text: &str) -> Result<WitnessAddress, ConfigError> {
+    let refused = |why: &str| refuse("AUDIT_WITNESSES", format!("{text:?}: {why}"));
+    let parts: Vec<&str> = text.split_whitespace().collect();
+    let [vkey, url] = parts.as_slice() else {
+        return Err(refused("a vkey, a space and a URL are expected"));
+    };
+    let key = VerifyingKey::parse(vkey).map_err(|fault| refused(&fault.to_string()))?;
+    if key.algorithm() != Algorithm::Cosignature {
+        return Err(refused("the key is a log's, not one that cosigns"));
+    }
+    if !is_web(url) {
+        return Err(refused("the URL begins with neither https:// nor http://"));
+    }
+    Ok(WitnessAddress {
+        key,
+        url: url.trim_end_matches('/').to_owned(),
+    })
 }
 
 fn store(raw: &Raw) -> Result<StoreUrl, ConfigError> {
@@ -727,6 +777,8 @@ fn seconds(name: &'static str, value: Option<u64>, default: u64) -> Result<Durat
 
 #[cfg(test)]
 mod tests {
+    use audit_core::tlog::note::{Cosigner, SigningKey};
+
     use super::*;
 
     fn with(pairs: &[(&str, &str)]) -> Result<Settings, ConfigError> {
@@ -775,6 +827,34 @@ mod tests {
     }
 
     #[test]
+    fn each_witness_is_a_cosigners_key_and_a_url() {
+        let key = SigningKey::from_seed("witness.example.com/w1", &[1; 32]).unwrap();
+        let log = key.verifying_key().encode();
+        let cosigner = Cosigner::from(key).verifying_key().clone();
+        let both = format!("{cosigner} https://w.example.com/a/, {cosigner}  http://127.0.0.1:1");
+        let settings = with(&[("AUDIT_WITNESSES", &both)]).unwrap();
+        let found: Vec<_> = settings
+            .witnesses
+            .iter()
+            .map(|w| (&w.key, &*w.url))
+            .collect();
+        let expected =
+            ["https://w.example.com/a", "http://127.0.0.1:1"].map(|url| (&cosigner, url));
+        assert_eq!(found, expected);
+        for bad in [
+            format!("{log} https://w.example.com"),
+            format!("{cosigner}"),
+            format!("{cosigner} w.example.com"),
+            format!("{cosigner} https://w.example.com https://w.example.com"),
+            format!("{}x https://w.example.com", cosigner.encode()),
+        ] {
+            let refused = with(&[("AUDIT_WITNESSES", &bad)]).unwrap_err().to_string();
+            assert!(refused.contains("AUDIT_WITNESSES"), "{refused}");
+            assert!(refused.contains("witness.example.com/w1"), "{refused}");
+        }
+    }
+
+    #[test]
     fn values_are_checked_and_secrets_are_not_printed() {
         for (name, value) in [
             ("AUDIT_BIND", "8000"),
@@ -785,6 +865,12 @@ mod tests {
             ("AUDIT_SEARCH_LAYOUT", "own"),
             ("AUDIT_SEARCH_PREFIX", "audit"),
             ("AUDIT_SQS_ENDPOINT", "http://127.0.0.1:9324"),
+            ("AUDIT_WITNESSES", "https://witness.example.com"),
+            (
+                "AUDIT_WITNESSES",
+                "witness.example.com+00000000+AAAA https://w",
+            ),
+            ("AUDIT_DEPLOYMENT_EVERY", "0"),
             ("AUDIT_ROLES", "cook"),
             ("AUDIT_RATE_LIMIT", "0"),
             ("AUDIT_TRUSTED_PROXIES", "10.0.0.0/33"),

@@ -27,3 +27,4 @@ pub mod server;
 pub mod signing;
 mod stall;
 pub mod storage;
+pub mod witness;

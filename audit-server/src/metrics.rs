@@ -95,6 +95,26 @@ fn describe() {
         "audit_retention_held",
         "Tenants whose retention is not applied because a legal hold is open."
     );
+    describe_gauge!(
+        "audit_deployment_leaves",
+        "Leaves of the deployment log that its newest checkpoint covers, as the signer sees it."
+    );
+    describe_gauge!(
+        "audit_deployment_signed_timestamp_seconds",
+        "When the deployment log's newest checkpoint was signed."
+    );
+    describe_gauge!(
+        "audit_witness_cosigned_timestamp_seconds",
+        "The time of a witness's cosignature of the newest checkpoint; 0 while it has none."
+    );
+    describe_gauge!(
+        "audit_witness_failing",
+        "1 while a witness has not cosigned since the newest checkpoint was signed."
+    );
+    describe_gauge!(
+        "audit_witness_refuses",
+        "1 while a witness answers that it won't cosign."
+    );
     describe_gauge!("audit_queue_messages", "Messages in the queue by state.");
 }
 
@@ -139,6 +159,22 @@ pub(crate) fn workers(statuses: &[WorkerStatus]) {
             counter!("audit_retention_pruned_total").absolute(retention.pruned);
             counter!("audit_retention_erased_total").absolute(retention.erased);
             gauge!("audit_retention_held").set(retention.held as f64);
+        }
+        if let Some(deployment) = &status.deployment {
+            gauge!("audit_deployment_leaves").set(deployment.size as f64);
+            if let Some(signed_at) = deployment.signed_at {
+                gauge!("audit_deployment_signed_timestamp_seconds")
+                    .set(signed_at.as_micros() as f64 / 1e6);
+            }
+            for witness in &deployment.witnesses {
+                let name = witness.name.clone();
+                gauge!("audit_witness_cosigned_timestamp_seconds", "witness" => name.clone())
+                    .set(witness.cosigned_at.unwrap_or(0) as f64);
+                gauge!("audit_witness_failing", "witness" => name.clone())
+                    .set(f64::from(u8::from(witness.last_error.is_some())));
+                gauge!("audit_witness_refuses", "witness" => name)
+                    .set(f64::from(u8::from(witness.refuses)));
+            }
         }
         if let Some(lag) = status.lag {
             gauge!("audit_worker_lag", "worker" => name).set(lag as f64);

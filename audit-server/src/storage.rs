@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use audit_core::{
-    AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, Error, ErrorKind, EventQueue,
-    MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex, Signer, TenantFilter, TenantScope,
-    Vacuum, WorkerStatus, Workers,
+    AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, DeploymentStore, Error, ErrorKind,
+    EventQueue, MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex, Signer, TenantFilter,
+    TenantScope, Vacuum, WorkerStatus, Workers,
 };
 use audit_store_postgres::{PostgresOptions, PostgresStore};
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 
 use crate::config::{Postgres, QueueUrl, SearchUrl, Settings, StoreUrl};
+use crate::witness::HttpWitness;
 
 /// The log and the credentials beside it.
 #[derive(Debug, Clone)]
@@ -26,12 +27,14 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Opens what the settings name; `signer` signs the heads, once the workers run. SQLite's files are made where there are none; a database has to
-    /// be [migrated](migrate) before.
+    /// Opens what the settings name; `signer` signs the heads, once the workers run, and has the
+    /// settings' witnesses cosign. SQLite's files are made where there are none; a database has to be
+    /// [migrated](migrate) before.
     ///
     /// # Errors
     /// What the parts answer, with the cause.
     pub async fn open(settings: &Settings, signer: Option<Signer>) -> Result<Self> {
+        let proving = Proving::new(settings, signer)?;
         let queue = other_queue(settings).await?;
         let mut engines = Vec::new();
         let search = other_index(settings)?.map(|(index, engine)| {
@@ -45,15 +48,16 @@ impl Storage {
                     .queue(queue.unwrap_or_else(|| Arc::new(MemoryQueue::new())))
                     .search(search.unwrap_or_else(|| Arc::new(MemoryIndex::new())));
                 Ok(Self {
-                    log: signed(log, signer, &store).build(),
+                    log: proving.of(log, &store).build(),
                     credentials: store,
                     engines,
                 })
             }
             StoreUrl::Sqlite(path) => {
                 let path = path.clone();
-                let opened =
-                    tokio::task::spawn_blocking(move || Self::sqlite(&path, queue, search, signer));
+                let opened = tokio::task::spawn_blocking(move || {
+                    Self::sqlite(&path, queue, search, proving)
+                });
                 let mut storage = opened.await.map_err(|e| {
                     Error::new(ErrorKind::Internal, "opening the store panicked").with_source(e)
                 })??;
@@ -69,7 +73,7 @@ impl Storage {
                     .outbox(Arc::new(store.outbox()));
                 engines.push(store.clone());
                 Ok(Self {
-                    log: signed(log, signer, &store).build(),
+                    log: proving.of(log, &store).build(),
                     credentials: store,
                     engines,
                 })
@@ -82,7 +86,7 @@ impl Storage {
         path: &Path,
         queue: Option<Arc<dyn EventQueue>>,
         search: Option<Arc<dyn SearchIndex>>,
-        signer: Option<Signer>,
+        proving: Proving,
     ) -> Result<Self> {
         let store = Arc::new(open_when_free(path)?);
         let queue = match queue {
@@ -93,21 +97,45 @@ impl Storage {
             .queue(queue)
             .search(search.unwrap_or_else(|| store.search_index()));
         Ok(Self {
-            log: signed(log, signer, &store).build(),
+            log: proving.of(log, &store).build(),
             engines: vec![store.clone()],
             credentials: store,
         })
     }
 }
 
-fn signed<S: CheckpointStore>(
-    log: AuditLogBuilder,
+/// Who signs, and who cosigns.
+struct Proving {
     signer: Option<Signer>,
-    store: &Arc<S>,
-) -> AuditLogBuilder {
-    match signer {
-        Some(signer) => log.signer(signer, Arc::clone(store) as Arc<dyn CheckpointStore>),
-        None => log,
+    witnesses: Vec<HttpWitness>,
+    every: Duration,
+}
+
+impl Proving {
+    fn new(settings: &Settings, signer: Option<Signer>) -> Result<Self> {
+        let witnesses = settings.witnesses.iter().map(HttpWitness::new);
+        Ok(Self {
+            signer,
+            witnesses: witnesses.collect::<Result<_>>()?,
+            every: settings.deployment_every,
+        })
+    }
+
+    /// The log with what it proves, kept in its store.
+    fn of<S: CheckpointStore + DeploymentStore>(
+        self,
+        log: AuditLogBuilder,
+        store: &Arc<S>,
+    ) -> AuditLogBuilder {
+        let Some(signer) = self.signer else {
+            return log;
+        };
+        let log = log
+            .signer(signer, Arc::clone(store) as Arc<dyn CheckpointStore>)
+            .deployment(Arc::clone(store) as Arc<dyn DeploymentStore>)
+            .deployment_every(self.every);
+        let witnesses = self.witnesses.into_iter();
+        witnesses.fold(log, |log, witness| log.witness(Arc::new(witness)))
     }
 }
 

@@ -21,6 +21,7 @@ mod checkpoints;
 mod copy;
 mod credentials;
 mod declare;
+mod deployment;
 mod erase;
 mod erasures;
 mod fault;

@@ -16,6 +16,7 @@ mod append;
 mod checkpoints;
 mod credentials;
 mod declare;
+mod deployment;
 mod erase;
 mod erasures;
 mod fault;

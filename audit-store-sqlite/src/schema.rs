@@ -243,13 +243,49 @@ CREATE TABLE erasure_marks (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Whether everyone may read a tenant's checkpoints, key and tiles.
+/// What version 6 added: the log over all tenants' heads.
+const DEPLOYMENT: &str = "
+CREATE TABLE deployment_leaves (
+    idx    INTEGER PRIMARY KEY,
+    tenant INTEGER NOT NULL,
+    size   INTEGER NOT NULL,
+    root   BLOB    NOT NULL,
+    salt   BLOB    NOT NULL
+) STRICT;
+CREATE INDEX deployment_leaves_tenant ON deployment_leaves (tenant, idx);
+
+-- Hashes of complete subtrees of 256^level leaves.
+CREATE TABLE deployment_hashes (
+    level INTEGER NOT NULL,
+    idx   INTEGER NOT NULL,
+    hash  BLOB    NOT NULL,
+    PRIMARY KEY (level, idx)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE deployment_checkpoints (
+    n         INTEGER PRIMARY KEY,
+    size      INTEGER NOT NULL,
+    root      BLOB    NOT NULL,
+    note      TEXT    NOT NULL,
+    signed_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX deployment_checkpoints_size ON deployment_checkpoints (size, n);
+";
+
+/// What version 7 added: whether everyone may read a tenant's checkpoints, key and tiles.
 const PUBLIC_LOGS: &str = "
 ALTER TABLE tenants ADD COLUMN public_log INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// What has to be run after [`TABLES`], which are of version 1, once each and in this order.
-const STEPS: [&str; 5] = [CHECKPOINTS, HANDOVERS, RETENTION, ERASURES, PUBLIC_LOGS];
+const STEPS: [&str; 6] = [
+    CHECKPOINTS,
+    HANDOVERS,
+    RETENTION,
+    ERASURES,
+    DEPLOYMENT,
+    PUBLIC_LOGS,
+];
 
 /// Opens the writer's connection, and creates the tables in a new file.
 pub(crate) fn open_writer(path: &Path, max_pages: Option<u64>) -> Result<Connection> {

@@ -75,6 +75,13 @@ impl Origin {
         }
     }
 
+    /// The origin of the deployment log, which is the name of its key too: `<origin>/deployment`. It
+    /// is no tenant's log's, of this origin or another one: those names end in a UUID.
+    #[must_use]
+    pub fn for_deployment(&self) -> String {
+        format!("{}/deployment", self.0)
+    }
+
     /// Which origin, tenant and epoch a log's name is made of: the inverse of
     /// [`for_tenant`](Self::for_tenant). `None` for a name that it doesn't write.
     #[must_use]

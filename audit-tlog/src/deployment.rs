@@ -17,15 +17,20 @@
 //! anew for each leaf: it hides which tenant a leaf is of, and whether a head is the same as before.
 //! A tenant is given the [`HeadOpening`], with which it checks that its head is in the log. Leaves
 //! are hashed as RFC 6962 says and are entries of a `tlog-tiles` log like any other.
+//!
+//! A *head proof* is a C2SP `tlog-proof` of such a leaf whose extra data is the JSON of the opening:
+//! one text that [`verify_head`] checks offline.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::checkpoint::SIZE_END;
+use crate::checkpoint::{Checkpoint, SIZE_END};
 use crate::json;
 use crate::leaf::{Hash, Salt, leaf_hash};
+use crate::note::VerifyingKey;
+use crate::proof::{InclusionFault, InclusionProof};
 
 const DOMAIN: &[u8] = b"audit-log/v1/deployment/";
 
@@ -39,6 +44,82 @@ pub enum OpeningFault {
     /// The leaf is another's, or no deployment log's at all.
     #[error("the leaf does not commit to this head")]
     OtherLeaf,
+}
+
+/// Why a head proof doesn't prove.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HeadFault {
+    /// The extra data isn't an opening.
+    #[error(transparent)]
+    Opening(#[from] OpeningFault),
+    /// The text is no proof, the log did not sign, or the leaf isn't in it.
+    #[error(transparent)]
+    Proof(#[from] InclusionFault),
+    /// Fewer witnesses cosigned than were asked for.
+    #[error("{found} of the known witnesses cosigned, and {least} have to")]
+    Witnesses {
+        /// How many did.
+        found: usize,
+        /// How many were asked for.
+        least: usize,
+    },
+}
+
+/// A tenant's head that is in the deployment log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WitnessedHead {
+    /// The tenant's head.
+    pub opening: HeadOpening,
+    /// The position of its leaf.
+    pub index: u64,
+    /// The deployment log's head.
+    pub checkpoint: Checkpoint,
+    /// The witnesses that cosigned that head, with the time that each states, in seconds since the
+    /// epoch: by then the tenant's head was there.
+    pub cosigned: Vec<(VerifyingKey, u64)>,
+}
+
+/// Checks a head proof: that its opening is that of its leaf, that the leaf stands in a log that `log`
+/// signed for, and that at least so many of the witnesses cosigned. Whether the opening is of the
+/// expected tenant, and its head the expected one, is for the caller to compare.
+///
+/// # Errors
+///
+/// Any [`HeadFault`]. A signature in the name of the log's key or of a known witness's that isn't
+/// theirs is one, however many others there are.
+pub fn verify_head(
+    proof: &InclusionProof,
+    log: &VerifyingKey,
+    witnesses: &[VerifyingKey],
+    least: usize,
+) -> Result<WitnessedHead, HeadFault> {
+    let extra = proof.extra().and_then(|extra| str::from_utf8(extra).ok());
+    let opening = HeadOpening::parse(extra.ok_or(OpeningFault::Shape)?)?;
+    let keys = [std::slice::from_ref(log), witnesses].concat();
+    let opened = proof.verify(&opening.leaf_hash(), &keys)?;
+    // A key of the log's that was configured as a witness states no time.
+    let cosigned: Vec<_> = opened
+        .cosigners()
+        .map(|(key, time)| (key.clone(), time))
+        .collect();
+    let found = cosigned.len();
+    if found < least {
+        return Err(HeadFault::Witnesses { found, least });
+    }
+    Ok(WitnessedHead {
+        opening,
+        index: proof.index(),
+        checkpoint: opened.checkpoint,
+        cosigned,
+    })
+}
+
+/// The leaf data of a commitment.
+#[must_use]
+pub fn leaf_data(commitment: &Hash) -> String {
+    let commitment = commitment.to_base64url();
+    format!("{{\"v\":1,\"commitment\":\"{commitment}\"}}")
 }
 
 /// What a leaf of the deployment log commits to: a tenant's head, and the salt that hides it. It is
@@ -74,8 +155,7 @@ impl HeadOpening {
     /// The leaf data.
     #[must_use]
     pub fn leaf_data(&self) -> String {
-        let commitment = self.commitment().to_base64url();
-        format!("{{\"v\":1,\"commitment\":\"{commitment}\"}}")
+        leaf_data(&self.commitment())
     }
 
     /// The hash of the leaf.

@@ -186,7 +186,8 @@ impl VerifyingKey {
     }
 
     /// Whether a signature line bears this key's name and id, so that it has to be this key's.
-    fn is_named_in(&self, signature: &Signature) -> bool {
+    #[must_use]
+    pub fn is_named_in(&self, signature: &Signature) -> bool {
         self.id == signature.id && self.name == signature.name
     }
 
@@ -539,6 +540,21 @@ impl Note {
             self.signatures.pop();
         }
         checked
+    }
+
+    /// Adds a signature in place of those by the same key, where there are some: what a cosigner states
+    /// later.
+    ///
+    /// # Errors
+    ///
+    /// As for [`add`](Self::add).
+    pub fn replace(&mut self, signature: Signature) -> Result<(), NoteFault> {
+        let mut replaced = self.clone();
+        let is_by_other = |old: &Signature| (&old.name, old.id) != (&signature.name, signature.id);
+        replaced.signatures.retain(is_by_other);
+        replaced.add(signature)?;
+        *self = replaced;
+        Ok(())
     }
 
     /// The same text with one signature line in place of all others.

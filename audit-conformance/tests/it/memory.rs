@@ -81,6 +81,10 @@ mod checkpoint_store {
     audit_conformance::checkpoint_store!(super::Store);
 }
 
+mod deployment_store {
+    audit_conformance::deployment_store!(super::Store);
+}
+
 mod log_store {
     audit_conformance::log_store!(super::Store);
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use audit_tlog::{Control, Hash, Kind, Timestamp, merkle};
+use audit_tlog::{Control, Hash, HeadOpening, Kind, Timestamp, merkle};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use uuid::Uuid;
 
@@ -15,6 +15,9 @@ use crate::checkpoint::{
 };
 use crate::clock::{Clock, SystemClock};
 use crate::credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
+use crate::deployment::{
+    DeploymentStore, TenantHead, Uncommitted, admit_commit, all_of, edge_of, grow, is_uncommitted,
+};
 use crate::entry::{Entry, Evidence, Opening, Receipt, StoredEntry};
 use crate::erasure::{
     ErasureJob, ErasureMark, ErasureState, ErasureStore, LATE_MICROS, admit_erasure, taken_erasure,
@@ -57,6 +60,34 @@ struct State {
     keys: HashMap<SecretHash, ApiKey>,
     tickets: HashMap<SecretHash, Ticket>,
     signer: Option<Lease>,
+    deployment: DeploymentLog,
+}
+
+/// The log over all tenants' heads.
+#[derive(Debug, Default)]
+struct DeploymentLog {
+    openings: Vec<HeadOpening>,
+    /// By level, the hashes of complete subtrees of 256^level leaves.
+    hashes: Vec<Vec<Hash>>,
+    /// In the order in which they were published.
+    checkpoints: Vec<SignedCheckpoint>,
+    /// By tenant, the position of its last leaf.
+    last: HashMap<TenantId, usize>,
+}
+
+impl DeploymentLog {
+    fn hashes(&self, level: u8, range: &Range<u64>) -> Result<Vec<Hash>> {
+        let hashes = self.hashes.get(usize::from(level));
+        let found = within(hashes.map_or(&[], Vec::as_slice), range);
+        all_of(found.to_vec(), range)
+    }
+}
+
+/// The part of a range that is there.
+fn within<'a, T>(all: &'a [T], range: &Range<u64>) -> &'a [T] {
+    let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(all.len());
+    let (start, end) = (place(range.start), place(range.end));
+    all.get(start..end).unwrap_or_default()
 }
 
 /// One tenant with its log.
@@ -864,6 +895,112 @@ impl CheckpointStore for MemoryStore {
     async fn key_changes(&self, scope: &TenantScope) -> Result<Vec<KeyChange>> {
         let state = self.lock();
         Ok(state.open(scope, Permission::Read)?.key_changes.clone())
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl DeploymentStore for MemoryStore {
+    async fn uncommitted_heads(
+        &self,
+        after: Option<TenantId>,
+        limit: usize,
+    ) -> Result<Uncommitted> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.lock();
+        let mut uncommitted = Uncommitted::default();
+        for (n, (tenant, log)) in state.logs.range((from, Bound::Unbounded)).enumerate() {
+            if n == limit {
+                break;
+            }
+            uncommitted.next = (n + 1 == limit).then_some(*tenant);
+            let Some(newest) = log.checkpoints.values().next_back() else {
+                continue;
+            };
+            let last = state.deployment.last.get(tenant);
+            let committed = last.map(|last| state.deployment.openings[*last].size);
+            if is_uncommitted(newest.size, committed) {
+                uncommitted.heads.push(TenantHead {
+                    tenant: *tenant,
+                    size: newest.size,
+                    root: newest.root,
+                });
+            }
+        }
+        Ok(uncommitted)
+    }
+
+    async fn commit_heads(&self, fence: Fence, size: u64, openings: &[HeadOpening]) -> Result<()> {
+        let mut state = self.lock();
+        let signer = state.signer.as_ref().map(|lease| lease.fence);
+        admit_commit(fence, signer, state.deployment.openings.len() as u64, size)?;
+        for opening in openings {
+            state.log(TenantId::new(opening.tenant))?;
+        }
+        let log = &mut state.deployment;
+        let edge = edge_of(size);
+        let edge = edge.iter().map(|(level, range)| log.hashes(*level, range));
+        let edge = edge.collect::<Result<Vec<_>>>()?;
+        for (level, _, hash) in grow(size, &edge, openings)? {
+            let level = usize::from(level);
+            if log.hashes.len() == level {
+                log.hashes.push(Vec::new());
+            }
+            log.hashes[level].push(hash);
+        }
+        for opening in openings {
+            log.last
+                .insert(TenantId::new(opening.tenant), log.openings.len());
+            log.openings.push(*opening);
+        }
+        Ok(())
+    }
+
+    async fn deployment_size(&self) -> Result<u64> {
+        Ok(self.lock().deployment.openings.len() as u64)
+    }
+
+    async fn deployment_hashes(&self, level: u8, range: Range<u64>) -> Result<Vec<Hash>> {
+        self.lock().deployment.hashes(level, &range)
+    }
+
+    async fn commitments(&self, range: Range<u64>) -> Result<Vec<Hash>> {
+        let state = self.lock();
+        let found = within(&state.deployment.openings, &range).iter();
+        all_of(found.map(HeadOpening::commitment).collect(), &range)
+    }
+
+    async fn head_opening(
+        &self,
+        scope: &TenantScope,
+        below: u64,
+    ) -> Result<Option<(u64, HeadOpening)>> {
+        let state = self.lock();
+        state.open(scope, Permission::Read)?;
+        let tenant = scope.tenant().into_uuid();
+        let openings = within(&state.deployment.openings, &(0..below));
+        let last = openings
+            .iter()
+            .rposition(|opening| opening.tenant == tenant);
+        Ok(last.map(|index| (index as u64, openings[index])))
+    }
+
+    async fn publish_deployment(&self, fence: Fence, checkpoint: &SignedCheckpoint) -> Result<()> {
+        let mut state = self.lock();
+        let signer = state.signer.as_ref().map(|lease| lease.fence);
+        let log = &mut state.deployment;
+        let known = log.checkpoints.iter().find(|c| c.size == checkpoint.size);
+        let known = known.map(|known| known.root);
+        admit_checkpoint(checkpoint, fence, signer, log.openings.len() as u64, known)?;
+        log.checkpoints.push(checkpoint.clone());
+        Ok(())
+    }
+
+    async fn latest_deployment(&self) -> Result<Option<SignedCheckpoint>> {
+        let state = self.lock();
+        // The last of those of one size.
+        let largest = state.deployment.checkpoints.iter().max_by_key(|c| c.size);
+        Ok(largest.cloned())
     }
 }
 

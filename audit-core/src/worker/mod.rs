@@ -1,7 +1,8 @@
 //! The workers: what follows the log, drains queue and outbox, compares the index with the log, signs
-//! heads, looks after retention, erases what was asked for, and sweeps what was pruned.
+//! heads and keeps the log over them, looks after retention, erases what was asked for, and sweeps what was pruned.
 
 mod consumer;
+mod deployment;
 mod eraser;
 mod followed;
 mod indexer;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind};
 use crate::log::Inner;
+pub use deployment::{DeploymentStatus, WitnessStatus};
 pub use indexer::remove_erased;
 
 /// How often a worker looks for what another process did.
@@ -54,6 +56,8 @@ pub struct WorkerStatus {
     pub repaired: u64,
     /// What retention has done; none of the other workers.
     pub retention: Option<RetentionStatus>,
+    /// What the deployment log has come to; none of the other workers, and of processes that don't sign.
+    pub deployment: Option<DeploymentStatus>,
 }
 
 /// What the worker that looks after retention has done since it started.
@@ -90,6 +94,7 @@ impl Desk {
                 difference: None,
                 repaired: 0,
                 retention: None,
+                deployment: None,
             });
         edit(status);
     }
@@ -140,6 +145,11 @@ impl Workers {
         if let Some(signing) = log.signing.clone() {
             let context = workers.context(&log, "signer".into());
             workers.spawn(context.name.clone(), signer::run(context, signing));
+        }
+        if let (Some(signing), Some(deployment)) = (log.signing.clone(), log.deployment.clone()) {
+            let context = workers.context(&log, "deployment".into());
+            let work = deployment::run(context, signing, deployment);
+            workers.spawn("deployment".into(), work);
         }
         let context = workers.context(&log, "retention".into());
         workers.spawn(context.name.clone(), retention::run(context));

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use audit_core::memory::MemoryStore;
+use audit_core::tlog::HeadOpening;
 use audit_core::{
-    Batch, CheckpointStore, Counter, Declaration, Entry, Erased, Erasure, Error, ErrorKind,
-    EventId, Fence, Filter, Grown, Hash, Head, KeyChange, LogStore, Lookup, Mark, Page,
+    Batch, CheckpointStore, Counter, Declaration, DeploymentStore, Entry, Erased, Erasure, Error,
+    ErrorKind, EventId, Fence, Filter, Grown, Hash, Head, KeyChange, LogStore, Lookup, Mark, Page,
     PageRequest, Prune, Pruned, Receipt, Result, SignedCheckpoint, Snapshot, TenantId, TenantScope,
+    Uncommitted,
 };
 
 /// Fails an append as a whole when it holds a poisonous event, or so many times with a retryable
@@ -37,6 +39,8 @@ pub(crate) struct Faulty {
     pub(crate) busy: Mutex<HashSet<TenantId>>,
     /// A write of the signer that fails once, and whether it is stored nevertheless.
     pub(crate) once: Mutex<Option<(&'static str, bool)>>,
+    /// Checkpoints of the deployment log that were stored.
+    pub(crate) deployed: Mutex<Vec<SignedCheckpoint>>,
     /// Who asked for the signer's lease last.
     pub(crate) holder: Mutex<String>,
     /// Happens behind the first read.
@@ -57,6 +61,7 @@ impl Faulty {
             unerasable: Mutex::default(),
             busy: Mutex::default(),
             once: Mutex::default(),
+            deployed: Mutex::default(),
             holder: Mutex::default(),
             erases_after_read: Mutex::default(),
         }
@@ -132,6 +137,55 @@ impl CheckpointStore for Faulty {
 
     async fn key_changes(&self, scope: &TenantScope) -> Result<Vec<KeyChange>> {
         self.inner.key_changes(scope).await
+    }
+}
+
+#[async_trait]
+impl DeploymentStore for Faulty {
+    async fn uncommitted_heads(
+        &self,
+        after: Option<TenantId>,
+        limit: usize,
+    ) -> Result<Uncommitted> {
+        self.inner.uncommitted_heads(after, limit).await
+    }
+
+    async fn commit_heads(&self, fence: Fence, size: u64, openings: &[HeadOpening]) -> Result<()> {
+        let commit = self.inner.commit_heads(fence, size, openings);
+        self.write("commit_heads", commit).await
+    }
+
+    async fn deployment_size(&self) -> Result<u64> {
+        self.inner.deployment_size().await
+    }
+
+    async fn deployment_hashes(&self, level: u8, range: Range<u64>) -> Result<Vec<Hash>> {
+        self.inner.deployment_hashes(level, range).await
+    }
+
+    async fn commitments(&self, range: Range<u64>) -> Result<Vec<Hash>> {
+        self.inner.commitments(range).await
+    }
+
+    async fn head_opening(
+        &self,
+        scope: &TenantScope,
+        below: u64,
+    ) -> Result<Option<(u64, HeadOpening)>> {
+        self.inner.head_opening(scope, below).await
+    }
+
+    async fn publish_deployment(&self, fence: Fence, checkpoint: &SignedCheckpoint) -> Result<()> {
+        let publish = async {
+            self.inner.publish_deployment(fence, checkpoint).await?;
+            self.deployed.lock().unwrap().push(checkpoint.clone());
+            Ok(())
+        };
+        self.write("publish_deployment", publish).await
+    }
+
+    async fn latest_deployment(&self) -> Result<Option<SignedCheckpoint>> {
+        self.inner.latest_deployment().await
     }
 }
 

@@ -1,4 +1,5 @@
-//! `/tlog/{tenant_id}/…` and `GET /logs/{id}/proof`: what other people's tools verify.
+//! `/tlog/{tenant_id}/…`, `/tlog-deployment/…` and `GET /logs/{id}/proof`: what other people's tools
+//! verify.
 
 use std::sync::Arc;
 
@@ -233,5 +234,96 @@ impl Tlog {
             Content::Entries => NEVER,
         };
         Ok(TileAnswer::Tile(Bytes { bytes, cache }))
+    }
+
+    /// Prove that the log's head is in the deployment log
+    ///
+    /// Needs `read`. One log commits to the heads of all tenants' logs, and witnesses cosign its head
+    /// once an hour. The answer is a C2SP tlog-proof of the leaf of this tenant's newest head that it
+    /// commits to, under its newest checkpoint with the cosignatures that it has. The proof's extra data
+    /// is the JSON that opens the leaf: salt, tenant, size and root. 503 while no head of this log is in
+    /// it: the next one is an hour after the log has grown at the latest.
+    #[oai(
+        path = "/tlog/:tenant_id/deployment",
+        method = "get",
+        operation_id = "head_proof",
+        tag = "Tag::Evidence"
+    )]
+    async fn head_proof(
+        &self,
+        caller: Caller,
+        /// Whose log.
+        tenant_id: Path<PathId>,
+    ) -> Result<TextAnswer, Refused<Reading>> {
+        let tenant: TenantId = tenant_id.0.parse_as("tenant_id")?;
+        let gate = &self.0.gate;
+        let log = gate.enter_path(&caller, tenant, Permission::Read).await?;
+        let text = log.head_proof().await?.encode();
+        Ok(TextAnswer::Text(Text { text, cache: NEVER }))
+    }
+
+    /// Read the deployment log's newest checkpoint
+    ///
+    /// Needs `read`, in any tenant. A C2SP tlog-checkpoint in a signed note, with the cosignatures of
+    /// witnesses. The log's leaves are salted commitments: who reads it learns how many heads were
+    /// committed to, and nothing of whose they are.
+    #[oai(
+        path = "/tlog-deployment/checkpoint",
+        method = "get",
+        operation_id = "deployment_checkpoint",
+        tag = "Tag::Evidence"
+    )]
+    async fn deployment_checkpoint(&self, caller: Caller) -> Result<TextAnswer, Refused<Reading>> {
+        let log = self.0.gate.enter(&caller, Permission::Read, &[]).await?;
+        let checkpoint = log.deployment_checkpoint().await?.ok_or_else(|| {
+            Problem::new(
+                ProblemKind::NotFound,
+                "the deployment log has no checkpoint yet",
+            )
+        })?;
+        Ok(TextAnswer::Text(Text {
+            text: checkpoint.note,
+            cache: NEVER,
+        }))
+    }
+
+    /// Read the key that verifies the deployment log's checkpoints
+    ///
+    /// Needs `read`, in any tenant. A C2SP verifier key (`vkey`), one line.
+    #[oai(
+        path = "/tlog-deployment/key",
+        method = "get",
+        operation_id = "deployment_key",
+        tag = "Tag::Evidence"
+    )]
+    async fn deployment_key(&self, caller: Caller) -> Result<TextAnswer, Refused<Reading>> {
+        let log = self.0.gate.enter(&caller, Permission::Read, &[]).await?;
+        let text = format!("{}\n", log.deployment_key()?.encode());
+        Ok(TextAnswer::Text(Text { text, cache: NEVER }))
+    }
+
+    /// Read a tile of the deployment log
+    ///
+    /// Needs `read`, in any tenant. As C2SP tlog-tiles lays them out, of hashes or of leaf data. A tile
+    /// never changes.
+    #[oai(
+        path = "/tlog-deployment/tile/:tile",
+        method = "get",
+        operation_id = "deployment_tile",
+        tag = "Tag::Evidence"
+    )]
+    async fn deployment_tile(
+        &self,
+        caller: Caller,
+        /// The rest of the tile's path, with its slashes: `0/x001/067`, `entries/000.p/17`.
+        tile: Path<String>,
+    ) -> Result<TileAnswer, Refused<Reading>> {
+        let log = self.0.gate.enter(&caller, Permission::Read, &[]).await?;
+        let tile = Tile::parse(&format!("tile/{}", tile.0)).map_err(|_| no_tile())?;
+        let bytes = log.deployment_tile(&tile).await?;
+        Ok(TileAnswer::Tile(Bytes {
+            bytes,
+            cache: FOREVER,
+        }))
     }
 }

@@ -6,6 +6,7 @@
 mod child;
 mod concurrency;
 mod crash;
+mod deployment;
 mod document;
 mod erasures;
 mod evidence;

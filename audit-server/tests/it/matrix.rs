@@ -31,7 +31,11 @@ fn needs(operation: &str) -> Option<Needs> {
         | "get /api/v1/logs/stats"
         | "get /api/v1/tlog/{tenant_id}/checkpoint"
         | "get /api/v1/tlog/{tenant_id}/key"
-        | "get /api/v1/tlog/{tenant_id}/tile/{tile}" => Needs::Tenant(Read),
+        | "get /api/v1/tlog/{tenant_id}/tile/{tile}"
+        | "get /api/v1/tlog/{tenant_id}/deployment"
+        | "get /api/v1/tlog-deployment/checkpoint"
+        | "get /api/v1/tlog-deployment/key"
+        | "get /api/v1/tlog-deployment/tile/{tile}" => Needs::Tenant(Read),
         "get /api/v1/logs/export" => Needs::Tenant(Export),
         "get /api/v1/logs/stream" | "post /api/v1/logs/stream/ticket" => Needs::Tenant(Stream),
         "post /api/v1/prunes" | "get /api/v1/prunes/{id}" | "delete /api/v1/logs/cleanup" => {
@@ -108,7 +112,7 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let service = Service::start().await;
+        let service = Service::with(&[("AUDIT_DEPLOYMENT_EVERY", "1")]).await;
         let home = service.tenant("home").await;
         let other = service.tenant(MARKER).await;
         for n in 0..5 {
@@ -199,6 +203,16 @@ impl World {
             }
             "get /api/v1/tlog/{tenant_id}/tile/{tile}" => {
                 Call::new("GET", format!("/api/v1/tlog/{tenant}/tile/0/000.p/1"))
+            }
+            "get /api/v1/tlog/{tenant_id}/deployment" => {
+                Call::new("GET", format!("/api/v1/tlog/{tenant}/deployment"))
+            }
+            "get /api/v1/tlog-deployment/checkpoint" => {
+                Call::new("GET", "/api/v1/tlog-deployment/checkpoint")
+            }
+            "get /api/v1/tlog-deployment/key" => Call::new("GET", "/api/v1/tlog-deployment/key"),
+            "get /api/v1/tlog-deployment/tile/{tile}" => {
+                Call::new("GET", "/api/v1/tlog-deployment/tile/0/000.p/1")
             }
             "get /api/v1/logs/stats" => Call::new("GET", "/api/v1/logs/stats"),
             "get /api/v1/logs/export" => {
@@ -360,7 +374,7 @@ impl World {
 
 const MARKER_FREE: &str = "harmless";
 
-/// An entry that a checkpoint covers.
+/// An entry that a checkpoint covers, of a log whose head is in the deployment log.
 async fn proved(service: &Service, tenant: TenantId) -> EventId {
     let id = service
         .record(tenant, Event::view("doc", MARKER_FREE))
@@ -371,6 +385,10 @@ async fn proved(service: &Service, tenant: TenantId) -> EventId {
         .tenant(TenantScope::trusted(tenant, "test"));
     tokio::time::timeout(Duration::from_secs(20), async {
         while let Err(error) = log.proof(id).await {
+            assert!(error.is_retryable(), "{error}");
+            tokio::task::yield_now().await;
+        }
+        while let Err(error) = log.head_proof().await {
             assert!(error.is_retryable(), "{error}");
             tokio::task::yield_now().await;
         }

@@ -98,6 +98,10 @@ mod checkpoint_store {
     audit_conformance::checkpoint_store!(crate::fixture::Database);
 }
 
+mod deployment_store {
+    audit_conformance::deployment_store!(crate::fixture::Database);
+}
+
 mod log_store {
     audit_conformance::log_store!(super::Shared);
 }

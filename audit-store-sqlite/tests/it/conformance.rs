@@ -109,6 +109,10 @@ mod checkpoint_store {
     audit_conformance::checkpoint_store!(super::Files);
 }
 
+mod deployment_store {
+    audit_conformance::deployment_store!(super::Files);
+}
+
 mod log_store {
     audit_conformance::log_store!(super::Files);
 }

@@ -1,8 +1,8 @@
 //! The engine that is linked, and the files that it makes.
 
 use audit_core::{
-    CheckpointStore as _, ErasureStore as _, ErrorKind, LogStore as _, RetentionStore as _,
-    TenantStore as _,
+    CheckpointStore as _, DeploymentStore as _, ErasureStore as _, ErrorKind, LogStore as _,
+    RetentionStore as _, TenantStore as _,
 };
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::Connection;
@@ -60,6 +60,8 @@ async fn a_file_of_an_earlier_schema_is_brought_up_step_by_step() {
     // What each version added, the last one first.
     let added = [
         "ALTER TABLE tenants DROP COLUMN public_log;",
+        "DROP TABLE deployment_leaves; DROP TABLE deployment_hashes;
+         DROP TABLE deployment_checkpoints;",
         "DROP TABLE erasures; DROP TABLE erasure_marks;",
         "DROP TABLE retention; DROP TABLE legal_holds;",
         "ALTER TABLE checkpoints DROP COLUMN handover; DROP TABLE key_changes;",
@@ -83,6 +85,7 @@ async fn a_file_of_an_earlier_schema_is_brought_up_step_by_step() {
         let (store, tenant) = (fixture.store(), scope(1).tenant());
         assert!(store.retention(tenant).await.unwrap().is_empty());
         assert_eq!(store.latest(&scope(1)).await.unwrap(), None);
+        assert_eq!(store.latest_deployment().await.unwrap(), None);
         assert_eq!(store.open_erasures(None, 10).await.unwrap(), []);
         assert!(!store.tenant(tenant).await.unwrap().unwrap().public_log);
         assert_eq!(store.head(&scope(1)).await.unwrap().size(), 3);

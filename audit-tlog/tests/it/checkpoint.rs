@@ -239,3 +239,22 @@ proptest! {
         }
     }
 }
+
+/// Of this origin, of one that ends in its name, and in every epoch.
+#[test]
+fn the_deployment_logs_name_is_no_tenants() {
+    let tenant = Uuid::from_u128(7);
+    for origin in [
+        "audit.example.com/log",
+        "audit.example.com/deployment",
+        "deployment",
+    ] {
+        let origin = Origin::parse(origin).unwrap();
+        let name = origin.for_deployment();
+        assert_eq!(name, format!("{origin}/deployment"));
+        assert_eq!(Origin::of_tenant(&name), None);
+        for epoch in [1, 2] {
+            assert_ne!(origin.for_tenant(tenant, epoch), name);
+        }
+    }
+}

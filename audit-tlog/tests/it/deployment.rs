@@ -1,11 +1,15 @@
 //! Commitments of the deployment log.
 
-use audit_tlog::deployment::OpeningFault;
+use audit_tlog::deployment::{OpeningFault, leaf_data};
 use audit_tlog::leaf::leaf_hash;
-use audit_tlog::{Hash, HeadOpening, Salt};
+use audit_tlog::{
+    Cosigner, Hash, HeadFault, HeadOpening, InclusionProof, NoteFault, Salt, verify_head,
+};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+
+use crate::log::{Log, key};
 
 fn opening() -> HeadOpening {
     HeadOpening {
@@ -97,6 +101,85 @@ fn other_spellings_of_openings_are_refused() {
             "{text}"
         );
     }
+}
+
+const ORIGIN: &str = "logs.example.com/audit/deployment";
+
+/// Openings of so many tenants' heads, and the log of their leaves.
+fn openings(n: u8) -> (Vec<HeadOpening>, Log) {
+    let of = |n: u8| HeadOpening {
+        salt: Salt([n; 16]),
+        tenant: Uuid::from_u128(n.into()),
+        size: n.into(),
+        root: Hash([n; 32]),
+    };
+    let openings: Vec<_> = (0..n).map(of).collect();
+    let leaves = openings.iter().map(|o| o.leaf_data().into_bytes());
+    let log = Log::with(leaves.collect());
+    (openings, log)
+}
+
+#[test]
+fn a_head_proof_holds_for_its_opening_its_log_and_enough_witnesses() {
+    let (openings, log) = openings(9);
+    let own = key(ORIGIN, 1);
+    let cosigners = [2, 3].map(|n| Cosigner::from(key(&format!("w{n}"), n)));
+    let witnesses = cosigners.each_ref().map(|w| w.verifying_key().clone());
+    let mut head = log.checkpoint(9, &[&own]);
+    head.add(cosigners[0].cosign(head.text(), 1000).unwrap())
+        .unwrap();
+    let proof = |opening: &HeadOpening, index: u64| {
+        InclusionProof::new(index, log.inclusion(index, 9), head.clone())
+            .and_then(|proof| proof.with_extra(opening.to_json().into_bytes()))
+            .unwrap()
+    };
+    let log_key = own.verifying_key();
+    for (index, opening) in (0..).zip(&openings) {
+        let text = proof(opening, index).encode();
+        let read = InclusionProof::parse(&text).unwrap();
+        let found = verify_head(&read, log_key, &witnesses, 1).unwrap();
+        assert_eq!((found.opening, found.index), (*opening, index));
+        assert_eq!(found.checkpoint.origin(), ORIGIN);
+        assert_eq!(found.cosigned, [(witnesses[0].clone(), 1000)]);
+        assert_eq!(leaf_data(&opening.commitment()), opening.leaf_data());
+    }
+    let good = proof(&openings[4], 4);
+    let too_few = HeadFault::Witnesses { found: 1, least: 2 };
+    assert_eq!(verify_head(&good, log_key, &witnesses, 2), Err(too_few));
+    let none = HeadFault::Witnesses { found: 0, least: 1 };
+    let other = &witnesses[1..];
+    assert_eq!(verify_head(&good, log_key, other, 1), Err(none));
+    assert!(verify_head(&good, log_key, &[], 0).is_ok());
+    // A log's own key doesn't count as a witness.
+    let none = HeadFault::Witnesses { found: 0, least: 1 };
+    let itself = std::slice::from_ref(log_key);
+    assert_eq!(verify_head(&good, log_key, itself, 1), Err(none));
+
+    for (bad, why) in [
+        (proof(&openings[3], 4), "another opening"),
+        (proof(&openings[4], 3), "another place"),
+    ] {
+        let refused = verify_head(&bad, log_key, &witnesses, 1);
+        assert!(matches!(refused, Err(HeadFault::Proof(_))), "{why}");
+    }
+    let bare = InclusionProof::new(4, log.inclusion(4, 9), head.clone()).unwrap();
+    for bad in [bare.clone(), bare.with_extra(b"{}".to_vec()).unwrap()] {
+        let refused = verify_head(&bad, log_key, &witnesses, 1);
+        assert_eq!(refused, Err(OpeningFault::Shape.into()));
+    }
+    let stranger = key(ORIGIN, 7);
+    let refused = verify_head(&good, stranger.verifying_key(), &witnesses, 1);
+    assert!(matches!(refused, Err(HeadFault::Proof(_))));
+    // A line in a known witness's name that isn't its own.
+    head.replace(cosigners[0].cosign("another\n", 1000).unwrap())
+        .unwrap();
+    let forged = InclusionProof::new(4, log.inclusion(4, 9), head).unwrap();
+    let forged = forged
+        .with_extra(openings[4].to_json().into_bytes())
+        .unwrap();
+    let refused = verify_head(&forged, log_key, &witnesses, 1);
+    let bad = NoteFault::BadSignature("w2".into());
+    assert_eq!(refused, Err(HeadFault::Proof(bad.into())));
 }
 
 proptest! {

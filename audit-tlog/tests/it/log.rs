@@ -27,6 +27,10 @@ impl Log {
         let entries: Vec<_> = (0..size)
             .map(|i| format!("{i} ").repeat((i % 7) as usize).into_bytes())
             .collect();
+        Self::with(entries)
+    }
+
+    pub(crate) fn with(entries: Vec<Vec<u8>>) -> Self {
         let leaves = entries.iter().map(|entry| leaf_hash(entry)).collect();
         Self { entries, leaves }
     }

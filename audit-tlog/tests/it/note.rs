@@ -456,3 +456,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_cosigners_later_statement_takes_the_place_of_its_earlier_one() {
+    let text = "example.com/foo\n1\nAAAA\n";
+    let mut note = note::sign(text, &[&key("example.com/foo", 1)]).unwrap();
+    let witnesses = [2, 3].map(|n| Cosigner::from(key("witness.example.com/w", n)));
+    for (witness, time) in [(0, 10), (1, 11), (0, 12), (0, 12)] {
+        let line = witnesses[witness].cosign(text, time).unwrap();
+        note.replace(line).unwrap();
+    }
+    // One name, two keys.
+    let keys = witnesses.map(|witness| witness.verifying_key().clone());
+    let times = note
+        .verify(&keys)
+        .unwrap()
+        .into_iter()
+        .map(|signer| signer.time);
+    assert_eq!(times.collect::<Vec<_>>(), [Some(11), Some(12)]);
+    assert_eq!(note.signatures().len(), 3);
+    assert!(
+        note.verify(&[key("example.com/foo", 1).verifying_key().clone()])
+            .is_ok()
+    );
+}

@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-use audit_tlog::{Cosigner, InclusionProof, SigningKey};
+use audit_tlog::{
+    Cosigner, Hash, HeadOpening, InclusionProof, Origin, Salt, SigningKey, verify_head,
+};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use crate::log::{Log, ORIGIN, key};
 
@@ -116,6 +119,72 @@ fn gos_libraries_accept_checkpoints_tiles_and_proofs() {
         report.ends_with(&format!("{expected} checks\n")),
         "{report}"
     );
+}
+
+/// The log over tenants' heads is one like any other to them, a witness's cosignature included.
+#[test]
+fn gos_libraries_accept_a_deployment_log_and_its_head_proofs() {
+    const SIZE: u64 = 300;
+    let name = Origin::parse("logs.example.com/audit")
+        .unwrap()
+        .for_deployment();
+    let opening = |n: u64| HeadOpening {
+        salt: Salt([n as u8; 16]),
+        tenant: Uuid::from_u128(n.into()),
+        size: n,
+        root: Hash([n as u8; 32]),
+    };
+    let leaves = (0..SIZE).map(|n| opening(n).leaf_data().into_bytes());
+    let log = Log::with(leaves.collect());
+    let (own, witness) = (
+        key(&name, 1),
+        Cosigner::from(key("witness.example.com/w1", 3)),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let write = |path: &str, bytes: &[u8]| {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    };
+    write("keys", format!("{}\n", own.verifying_key()).as_bytes());
+    write(
+        "witnesses",
+        format!("{}\n", witness.verifying_key()).as_bytes(),
+    );
+    for (tile, bytes) in log
+        .hash_tiles(&[SIZE])
+        .into_iter()
+        .chain(log.entry_tiles(SIZE))
+    {
+        write(&tile.path(), &bytes);
+    }
+    let mut head = log.checkpoint(SIZE, &[&own]);
+    head.add(witness.cosign(head.text(), 1_700_000_000).unwrap())
+        .unwrap();
+    write("checkpoint", head.encode().as_bytes());
+    write(&format!("checkpoints/{SIZE}"), head.encode().as_bytes());
+    for index in [0, 7, SIZE - 1] {
+        let proof = InclusionProof::new(index, log.inclusion(index, SIZE), head.clone());
+        let extra = opening(index).to_json().into_bytes();
+        let proof = proof.unwrap().with_extra(extra).unwrap();
+        let path = format!("inclusion/{index}-{SIZE}.tlog-proof");
+        write(&path, proof.encode().as_bytes());
+        let witnesses = [witness.verifying_key().clone()];
+        let read = verify_head(&proof, own.verifying_key(), &witnesses, 1).unwrap();
+        assert_eq!(read.opening, opening(index));
+    }
+    let (status, report) = check(folder.path());
+    assert_eq!(status, Some(0), "{report}");
+    for line in [
+        "ok   checkpoint checkpoint: size 300, cosigned by 1",
+        "ok   entries below 300",
+        "ok   inclusion inclusion/7-300.tlog-proof",
+    ] {
+        assert!(
+            report.lines().any(|found| found == line),
+            "{line}\n{report}"
+        );
+    }
 }
 
 #[test]
