@@ -694,9 +694,11 @@ pub(crate) struct EraseArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// The bundle's folder, or a file with an evidence stream, plain or .zst; - is standard input
+    /// The bundle's folder, a tenant's folder of an archive, or a file with an evidence stream, plain
+    /// or .zst; - is standard input
     pub(crate) bundle: PathBuf,
-    /// Accept an export that isn't the whole log: what it says that it withholds is no finding
+    /// Accept an export that isn't the whole log: what it says that it withholds is no finding; of an
+    /// archive, that segments are missing
     #[arg(long)]
     pub(crate) partial: bool,
     /// A file with a checkpoint that you have from elsewhere; the log has to continue it

@@ -8,6 +8,7 @@ use audit_tlog::Note;
 use audit_tlog::verify::{Options, Report, verify_blocks};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::archive;
 use crate::args::VerifyArgs;
 use crate::bundle;
 use crate::failure::{Failure, Outcome};
@@ -21,9 +22,13 @@ const MAX_KNOWN: u64 = 2 << 20;
 
 pub(crate) fn run(mut out: Out, args: &VerifyArgs) -> Result<Outcome, Failure> {
     let known = args.known.iter().map(|path| known(path));
+    let known = known.collect::<Result<Vec<_>, _>>()?;
+    if let Some(segments) = archive::segments(&args.bundle)? {
+        return archive::verify(out, args, &known, &segments);
+    }
     let options = Options {
         partial: args.partial,
-        known: known.collect::<Result<_, _>>()?,
+        known,
         keys: args.key.clone(),
         witnesses: args.witness.clone(),
         ..Options::default()

@@ -28,6 +28,17 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::start_in(TempDir::new().unwrap(), None)
+    }
+
+    /// One that archives what it prunes, in the folder `archive` of the command's.
+    pub(crate) fn archiving() -> Self {
+        let folder = TempDir::new().unwrap();
+        let url = format!("file://{}/archive", folder.path().display());
+        Self::start_in(folder, Some(url))
+    }
+
+    fn start_in(folder: TempDir, archive: Option<String>) -> Self {
         let data = TempDir::new().unwrap();
         let (started, address) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -42,6 +53,7 @@ impl Server {
                 let settings = Settings::read(None, |name| match name {
                     "AUDIT_BIND" => Some("127.0.0.1:0".into()),
                     "AUDIT_STORE_URL" => Some(store.clone()),
+                    "AUDIT_ARCHIVE_URL" => archive.clone(),
                     _ => None,
                 })
                 .unwrap();
@@ -64,7 +76,7 @@ impl Server {
         Self {
             url: format!("http://{address}"),
             tenant,
-            folder: TempDir::new().unwrap(),
+            folder,
             stop: Some(stop),
             thread: Some(thread),
         }
