@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use audit_archive::ObjectArchive;
 use audit_core::{
-    AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, Error, ErrorKind, EventQueue,
-    MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex, Signer, TenantFilter, TenantScope,
-    Vacuum, WorkerStatus, Workers,
+    Archive, AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, Error, ErrorKind,
+    EventQueue, MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex, Signer, TenantFilter,
+    TenantScope, Vacuum, WorkerStatus, Workers,
 };
 use audit_store_postgres::{PostgresOptions, PostgresStore};
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
@@ -33,6 +34,7 @@ impl Storage {
     /// What the parts answer, with the cause.
     pub async fn open(settings: &Settings, signer: Option<Signer>) -> Result<Self> {
         let queue = other_queue(settings).await?;
+        let archive = archive(settings)?;
         let mut engines = Vec::new();
         let search = other_index(settings)?.map(|(index, engine)| {
             engines.push(engine);
@@ -45,15 +47,16 @@ impl Storage {
                     .queue(queue.unwrap_or_else(|| Arc::new(MemoryQueue::new())))
                     .search(search.unwrap_or_else(|| Arc::new(MemoryIndex::new())));
                 Ok(Self {
-                    log: signed(log, signer, &store).build(),
+                    log: proved(log, signer, archive, &store).build(),
                     credentials: store,
                     engines,
                 })
             }
             StoreUrl::Sqlite(path) => {
                 let path = path.clone();
-                let opened =
-                    tokio::task::spawn_blocking(move || Self::sqlite(&path, queue, search, signer));
+                let opened = tokio::task::spawn_blocking(move || {
+                    Self::sqlite(&path, queue, search, signer, archive)
+                });
                 let mut storage = opened.await.map_err(|e| {
                     Error::new(ErrorKind::Internal, "opening the store panicked").with_source(e)
                 })??;
@@ -69,7 +72,7 @@ impl Storage {
                     .outbox(Arc::new(store.outbox()));
                 engines.push(store.clone());
                 Ok(Self {
-                    log: signed(log, signer, &store).build(),
+                    log: proved(log, signer, archive, &store).build(),
                     credentials: store,
                     engines,
                 })
@@ -83,6 +86,7 @@ impl Storage {
         queue: Option<Arc<dyn EventQueue>>,
         search: Option<Arc<dyn SearchIndex>>,
         signer: Option<Signer>,
+        archive: Option<Arc<dyn Archive>>,
     ) -> Result<Self> {
         let store = Arc::new(open_when_free(path)?);
         let queue = match queue {
@@ -93,22 +97,38 @@ impl Storage {
             .queue(queue)
             .search(search.unwrap_or_else(|| store.search_index()));
         Ok(Self {
-            log: signed(log, signer, &store).build(),
+            log: proved(log, signer, archive, &store).build(),
             engines: vec![store.clone()],
             credentials: store,
         })
     }
 }
 
-fn signed<S: CheckpointStore>(
-    log: AuditLogBuilder,
+fn proved<S: CheckpointStore>(
+    mut log: AuditLogBuilder,
     signer: Option<Signer>,
+    archive: Option<Arc<dyn Archive>>,
     store: &Arc<S>,
 ) -> AuditLogBuilder {
-    match signer {
-        Some(signer) => log.signer(signer, Arc::clone(store) as Arc<dyn CheckpointStore>),
-        None => log,
+    if let Some(signer) = signer {
+        log = log.signer(signer, Arc::clone(store) as Arc<dyn CheckpointStore>);
     }
+    if let Some(archive) = archive {
+        log = log.archive(archive);
+    }
+    log
+}
+
+/// Where entries go before they are pruned.
+fn archive(settings: &Settings) -> Result<Option<Arc<dyn Archive>>> {
+    let Some(url) = &settings.archive_url else {
+        return Ok(None);
+    };
+    let opened = ObjectArchive::open(url);
+    let opened = opened.map_err(|error| {
+        Error::new(error.kind(), "AUDIT_ARCHIVE_URL can't be used").with_source(error)
+    })?;
+    Ok(Some(Arc::new(opened)))
 }
 
 /// How long a start waits for the process before it to let go of the file: one that was killed may
