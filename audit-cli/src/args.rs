@@ -715,7 +715,8 @@ pub(crate) struct EraseArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// The bundle's folder, or a file with an evidence stream, plain or .zst; - is standard input
+    /// The bundle's folder, a tenant's folder of an archive, or a file with an evidence stream, plain
+    /// or .zst; - is standard input
     #[arg(required_unless_present = "live", conflicts_with = "live")]
     pub(crate) bundle: Option<PathBuf>,
     /// Follow the log of a server: each head has to continue the last one, and each new entry to be what
@@ -738,7 +739,8 @@ pub(crate) struct VerifyArgs {
         value_parser = clap::value_parser!(u64).range(1..=86_400)
     )]
     pub(crate) every: u64,
-    /// Accept an export that isn't the whole log: what it says that it withholds is no finding
+    /// Accept an export that isn't the whole log: what it says that it withholds is no finding; of an
+    /// archive, that segments are missing
     #[arg(long, conflicts_with = "live")]
     pub(crate) partial: bool,
     /// A file with a checkpoint that you have from elsewhere; the log has to continue it

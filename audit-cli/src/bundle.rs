@@ -1,33 +1,17 @@
-//! Evidence as a folder.
-//!
-//! | file | what is in it |
-//! |---|---|
-//! | `manifest.json` | what the export says of itself, and the other files with their digests |
-//! | `checkpoint` | the signed checkpoint of the snapshot |
-//! | `checkpoints/<size>` | earlier checkpoints: the first over each change of keys and epoch |
-//! | `keys` | the keys that the server knows, a vkey a line |
-//! | `log.ndjson` | evidence lines, gaps and marks, and the end line; or `log.ndjson.zst` |
+//! Evidence as a folder, see [`audit_tlog::folder`], as a file with a stream, or on standard input.
 
 pub(crate) mod writer;
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
-use audit_tlog::Hash;
-use audit_tlog::evidence::{FolderManifest, MAX_LINE_LEN, Record};
-use audit_tlog::verify::{Code, Finding, MAX_HEAD_BYTES, MAX_HEAD_LINES};
-use sha2::{Digest as _, Sha256};
+use audit_tlog::Note;
+use audit_tlog::evidence::{FolderManifest, MAX_LINE_LEN, Manifest};
+use audit_tlog::folder::{self, CHECKPOINT, CHECKPOINTS, LOG_ZST, MANIFEST};
+use audit_tlog::verify::Finding;
 
 use crate::failure::Failure;
-
-const MANIFEST: &str = "manifest.json";
-const CHECKPOINT: &str = "checkpoint";
-const CHECKPOINTS: &str = "checkpoints";
-const KEYS: &str = "keys";
-const LOG: &str = "log.ndjson";
-const LOG_ZST: &str = "log.ndjson.zst";
 
 /// How much is read at a time.
 const BLOCK: usize = 256 * 1024;
@@ -44,6 +28,8 @@ pub(crate) struct Opened {
     pub(crate) findings: Vec<Finding>,
     /// What is remarkable about it.
     pub(crate) warnings: Vec<String>,
+    /// What a folder's manifest says of it.
+    pub(crate) manifest: Option<Manifest>,
     /// The length of what is still to be read, where it is known.
     pub(crate) bytes: Option<u64>,
 }
@@ -59,7 +45,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened, Failure> {
     }
     let metadata = fs::metadata(path).map_err(|e| unreadable(path, e))?;
     if metadata.is_dir() {
-        return folder(path);
+        return open_folder(path);
     }
     let file = File::open(path).map_err(|e| unreadable(path, e))?;
     let packed = path.extension().is_some_and(|extension| extension == "zst");
@@ -74,12 +60,13 @@ impl Opened {
             blocks,
             findings: Vec::new(),
             warnings: Vec::new(),
+            manifest: None,
             bytes: None,
         }
     }
 }
 
-fn folder(path: &Path) -> Result<Opened, Failure> {
+fn open_folder(path: &Path) -> Result<Opened, Failure> {
     let at = path.join(MANIFEST);
     let text = text(&at, MAX_MANIFEST)?;
     let listing = FolderManifest::parse(&text).map_err(|fault| {
@@ -88,83 +75,23 @@ fn folder(path: &Path) -> Result<Opened, Failure> {
             io::Error::new(io::ErrorKind::InvalidData, fault.to_string()),
         )
     })?;
-    let mut findings = Vec::new();
     let mut warnings = Vec::new();
-    let mut add = |file: &str, detail: &str| {
-        findings.push(Finding {
-            code: Code::File,
-            positions: None,
-            line: None,
-            file: Some(file.to_owned()),
-            detail: detail.to_owned(),
-        });
-    };
-    let mut head = vec![Record::Manifest(listing.manifest.clone()).encode()];
-    let mut head_bytes = 0;
-    let mut full = false;
-    let mut log = None;
-    let mut listed = HashSet::from([MANIFEST]);
-    for file in &listing.files {
-        let name = file.name.as_str();
-        if !listed.insert(name) {
-            add(name, "listed twice");
-            continue;
-        }
-        if name == LOG || name == LOG_ZST {
-            if log.replace(file).is_some() {
-                add(name, "there is more than one log");
-            }
-            continue;
-        }
-        let earlier = name
-            .strip_prefix("checkpoints/")
-            .is_some_and(|size| size.parse::<u64>().is_ok_and(|n| n.to_string() == size));
-        if !earlier && name != CHECKPOINT && name != KEYS {
-            add(name, "no file of a bundle");
-            continue;
-        }
-        if head.len() > MAX_HEAD_LINES || head_bytes > MAX_HEAD_BYTES {
-            if !full {
-                add(
-                    name,
-                    "from here on there are more checkpoints and keys than a bundle may have",
-                );
-            }
-            full = true;
-            continue;
-        }
-        let before = head.len();
-        let text = match self::text(&path.join(name), MAX_SMALL) {
-            Ok(text) => text,
-            Err(error) => {
-                add(name, &error.to_string());
-                continue;
-            }
-        };
-        if text.len() as u64 != file.bytes || digest(text.as_bytes()) != file.sha256 {
-            add(name, "not the file that the manifest lists");
-        }
-        if name == KEYS {
-            head.extend(text.lines().map(|vkey| Record::Vkey(vkey.into()).encode()));
-        } else {
-            head.push(Record::Checkpoint(text.into()).encode());
-        }
-        head_bytes += head[before..].iter().map(String::len).sum::<usize>();
-    }
+    let read = |name: &str| self::text(&path.join(name), MAX_SMALL);
+    let opened = folder::open(&listing, read);
     for name in present(path)? {
-        if !listed.contains(name.as_str()) {
+        if !opened.lists(&name) {
             warnings.push(format!(
                 "{name} is not in the manifest, and was not looked at"
             ));
         }
     }
-    let Some(file) = log else {
+    let Some(file) = opened.log else {
         let missing = io::Error::new(io::ErrorKind::NotFound, "the manifest lists no log");
         return Err(unreadable(&at, missing));
     };
     let at = path.join(&file.name);
-    let opened = File::open(&at).map_err(|e| unreadable(&at, e))?;
-    let length = opened.metadata().map_err(|e| unreadable(&at, e))?.len();
+    let log = File::open(&at).map_err(|e| unreadable(&at, e))?;
+    let length = log.metadata().map_err(|e| unreadable(&at, e))?.len();
     if length != file.bytes {
         // Its strings are judged, not their spelling.
         warnings.push(format!(
@@ -173,12 +100,11 @@ fn folder(path: &Path) -> Result<Opened, Failure> {
         ));
     }
     let packed = file.name == LOG_ZST;
-    let mut head = head.join("\n");
-    head.push('\n');
     Ok(Opened {
-        blocks: Blocks::new(head.into_bytes(), Box::new(opened), packed)?,
-        findings,
+        blocks: Blocks::new(opened.head.into_bytes(), Box::new(log), packed)?,
+        findings: opened.findings,
         warnings,
+        manifest: Some(listing.manifest),
         bytes: (!packed).then_some(length),
     })
 }
@@ -222,12 +148,14 @@ pub(crate) fn text(path: &Path, limit: u64) -> Result<String, Failure> {
     read().map_err(|e| unreadable(path, e))
 }
 
-fn unreadable(path: &Path, error: io::Error) -> Failure {
-    Failure::Local(format!("{} can't be read", path.display()), error)
+/// The checkpoint of a folder, if it can be read.
+pub(crate) fn checkpoint(path: &Path) -> Option<Note> {
+    let text = text(&path.join(CHECKPOINT), MAX_SMALL).ok()?;
+    Note::parse(&text).ok()
 }
 
-fn digest(bytes: &[u8]) -> Hash {
-    Hash(Sha256::digest(bytes).into())
+pub(crate) fn unreadable(path: &Path, error: io::Error) -> Failure {
+    Failure::Local(format!("{} can't be read", path.display()), error)
 }
 
 /// Reads whole lines, some 256 KiB at a time.

@@ -1,5 +1,6 @@
 //! `audit`: the hosted audit log from the command line.
 
+mod archive;
 mod args;
 mod bundle;
 mod cloudtrail;

@@ -8,6 +8,7 @@ use audit_tlog::Note;
 use audit_tlog::verify::{Options, Report, verify_blocks};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::archive;
 use crate::args::VerifyArgs;
 use crate::bundle;
 use crate::failure::{Failure, Outcome};
@@ -20,16 +21,20 @@ const SHOWN: usize = 20;
 const MAX_KNOWN: u64 = 2 << 20;
 
 pub(crate) fn run(mut out: Out, args: &VerifyArgs) -> Result<Outcome, Failure> {
+    let Some(path) = &args.bundle else {
+        return Err(Failure::Usage("there is no bundle to be verified".into()));
+    };
     let known = args.known.iter().map(|path| known(path));
+    let known = known.collect::<Result<Vec<_>, _>>()?;
+    if let Some(segments) = archive::segments(path)? {
+        return archive::verify(out, args, path, &known, &segments);
+    }
     let options = Options {
         partial: args.partial,
-        known: known.collect::<Result<_, _>>()?,
+        known,
         keys: args.key.clone(),
         witnesses: args.witness.clone(),
         ..Options::default()
-    };
-    let Some(path) = &args.bundle else {
-        return Err(Failure::Usage("there is no bundle to be verified".into()));
     };
     let opened = bundle::open(path)?;
     let progress = if out.shows_progress() {

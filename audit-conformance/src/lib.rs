@@ -27,7 +27,7 @@
 //! ```
 //!
 //! Every contract is also a public function, so that a single one can be run by itself, and takes a
-//! harness by type: [`LogStoreHarness`], [`CheckpointStoreHarness`], [`CredentialStoreHarness`],
+//! harness by type: [`ArchiveHarness`], [`LogStoreHarness`], [`CheckpointStoreHarness`], [`CredentialStoreHarness`],
 //! [`ErasureStoreHarness`], [`EventQueueHarness`],
 //! [`SearchIndexHarness`], [`OutboxHarness`], [`TenantAuthorizerHarness`]. A contract that is broken
 //! panics. Contracts run at the same time, make tenants of their own with random ids, and so may
@@ -43,6 +43,7 @@ use audit_core::{ManualClock, Timestamp};
 
 mod fixture;
 
+pub mod archive;
 pub mod checkpoint_store;
 pub mod credential_store;
 pub mod deployment_store;
@@ -57,6 +58,7 @@ pub mod search_index;
 pub mod tenant_authorizer;
 pub mod tenant_store;
 
+pub use archive::ArchiveHarness;
 pub use checkpoint_store::CheckpointStoreHarness;
 pub use credential_store::CredentialStoreHarness;
 pub use erasure_store::ErasureStoreHarness;
@@ -92,6 +94,23 @@ macro_rules! __contracts {
                 $crate::run($crate::$module::$name::<$harness>());
             }
         )*
+    };
+}
+
+/// Expands to the tests of [`Archive`](audit_core::Archive) for an [`ArchiveHarness`].
+#[macro_export]
+macro_rules! archive {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, archive:
+            an_object_is_read_as_it_was_stored,
+            a_later_object_takes_the_place_of_an_earlier_one,
+            what_is_not_there_is_none_and_removed_without_an_error,
+            a_list_has_what_is_below_a_folder_in_order,
+            a_long_list_comes_in_parts,
+            what_is_no_path_is_refused,
+            objects_are_read_whole_while_they_are_replaced,
+        );
     };
 }
 
@@ -144,6 +163,7 @@ macro_rules! log_store {
             subtree_hashes_are_those_of_complete_subtrees,
             the_leaf_is_recomputed_from_what_is_shown,
             evidence_opens_every_group_that_is_left,
+            evidence_is_of_the_positions_asked_for,
             leaf_data_of_the_straddling_bundle_outlives_a_prune,
             erased_groups_are_gone_and_named,
             an_erasure_leaves_other_entries_alone,
@@ -157,6 +177,8 @@ macro_rules! log_store {
             a_prune_is_explained_by_a_control_entry,
             pruned_ids_stay_duplicates,
             a_required_consumer_bounds_a_prune,
+            a_dry_run_can_leave_a_required_consumer_out,
+            a_prune_can_be_refused_for_an_erasure_that_came_since,
             a_dry_run_of_a_prune_changes_nothing,
             a_prune_of_nothing_writes_nothing,
             a_legal_hold_refuses_erasures_and_prunes,

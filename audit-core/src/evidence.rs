@@ -1,7 +1,7 @@
 //! What a tenant's log proves: inclusion, consistency, tiles, and the export that an auditor verifies
 //! without us.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -193,7 +193,10 @@ pub(crate) async fn tile(
     }
 }
 
-fn broken(scope: &TenantScope, fault: impl std::error::Error + Send + Sync + 'static) -> Error {
+pub(crate) fn broken(
+    scope: &TenantScope,
+    fault: impl std::error::Error + Send + Sync + 'static,
+) -> Error {
     Error::new(ErrorKind::Corrupt, "what is stored is not what was signed")
         .with_tenant(scope.tenant())
         .with_source(fault)
@@ -251,7 +254,7 @@ impl TenantLog {
         TiledLog(self.clone())
     }
 
-    fn signing(&self) -> Result<&Signing> {
+    pub(crate) fn signing(&self) -> Result<&Signing> {
         self.log.inner.signing.as_deref().ok_or_else(not_signed)
     }
 
@@ -340,12 +343,28 @@ impl TenantLog {
         request: EvidenceRequest,
     ) -> Result<BoxStream<'static, Result<String>>> {
         request.check()?;
-        let signing = self.signing()?;
         let inner = &self.log.inner;
         // Who may export may see what the export begins with.
         let reader = TenantScope::trusted(self.scope.tenant(), "evidence");
+        let (snapshot, checkpoint) = self.signed_snapshot().await?;
+        let withheld = request.withheld.clone();
+        let filter = (!request.filter.is_empty()).then(|| request.filter.to_json());
+        let export = self.begin(checkpoint, filter, withheld).await?;
+        export
+            .stream(Arc::clone(&inner.store), reader, request, snapshot)
+            .await
+    }
+
+    /// A snapshot, and a checkpoint of its size.
+    ///
+    /// # Errors
+    /// As [`evidence`](Self::evidence).
+    pub(crate) async fn signed_snapshot(&self) -> Result<(Box<dyn Snapshot>, SignedCheckpoint)> {
+        let signing = self.signing()?;
+        let inner = &self.log.inner;
+        let reader = TenantScope::trusted(self.scope.tenant(), "evidence");
         let deadline = Instant::now() + SIGNED_WITHIN;
-        let (snapshot, checkpoint) = loop {
+        loop {
             let snapshot = inner.store.snapshot(&self.scope).await?;
             let head = snapshot.head();
             let known = signing.checkpoints().covering(&reader, head.size()).await?;
@@ -356,13 +375,13 @@ impl TenantLog {
                         && (fence.is_none() || signing.is_ours(head.tenant, &known)?) =>
                 {
                     signing.check(head, &known)?;
-                    break (snapshot, known);
+                    return Ok((snapshot, known));
                 }
                 (_, Some(fence)) => {
                     let now = inner.clock.now();
                     match signing.publish(&*inner.store, fence, head, now).await {
                         Ok(checkpoint) if checkpoint.size == head.size() => {
-                            break (snapshot, checkpoint);
+                            return Ok((snapshot, checkpoint));
                         }
                         // The key has just changed: the log has grown by the entry that says so.
                         Ok(_) => {}
@@ -384,40 +403,49 @@ impl TenantLog {
                 }
                 _ => tokio::time::sleep(LOOK).await,
             }
-        };
+        }
+    }
+
+    /// What an export of a checkpoint's size begins with.
+    pub(crate) async fn begin(
+        &self,
+        checkpoint: SignedCheckpoint,
+        filter: Option<String>,
+        withheld: Vec<Group>,
+    ) -> Result<Exported> {
+        let signing = self.signing()?;
+        let reader = TenantScope::trusted(self.scope.tenant(), "evidence");
         let manifest = Manifest {
             tenant_id: self.scope.tenant().into_uuid(),
             origin: signing.signer().origin().clone(),
-            created_at: inner.clock.now(),
+            created_at: self.log.inner.clock.now(),
             size: checkpoint.size,
             root: checkpoint.root,
-            filter: (!request.filter.is_empty()).then(|| request.filter.to_json()),
-            withheld: request.withheld.clone(),
+            filter,
+            withheld,
         };
         let vkey = self.verifying_key()?.encode();
         let handovers = handovers(signing, &reader, checkpoint.size).await?;
-        let export = Exported {
+        Ok(Exported {
             manifest,
             handovers,
             checkpoint,
             vkey,
-        };
-        export
-            .stream(Arc::clone(&inner.store), reader, request, snapshot)
-            .await
+        })
     }
 }
 
-fn not_yet(message: &'static str) -> Error {
+pub(crate) fn not_yet(message: &'static str) -> Error {
     Error::new(ErrorKind::Unavailable, message).with_retry_after(Duration::from_secs(1))
 }
 
 /// What an export begins with.
-struct Exported {
-    manifest: Manifest,
+#[derive(Clone)]
+pub(crate) struct Exported {
+    pub(crate) manifest: Manifest,
     /// Changes of keys by position, with the first checkpoints over them.
-    handovers: Vec<(u64, SignedCheckpoint)>,
-    checkpoint: SignedCheckpoint,
+    pub(crate) handovers: Vec<(u64, SignedCheckpoint)>,
+    pub(crate) checkpoint: SignedCheckpoint,
     vkey: String,
 }
 
@@ -454,30 +482,29 @@ async fn handovers(
     Ok(found)
 }
 
-/// The control entries of a kind that are left, oldest first.
-async fn control_entries(
+/// Shows the control entries that match and are left, oldest first.
+pub(crate) async fn each_control_entry(
     store: &dyn LogStore,
     scope: &TenantScope,
-    action: &str,
-) -> Result<Vec<Entry>> {
-    let filter = Filter::new().action(action);
+    filter: &Filter,
+    mut show: impl FnMut(Entry),
+) -> Result<()> {
     let mut page = PageRequest::first()
         .ascending()
         .limit(PageRequest::MAX_LIMIT);
-    let mut entries = Vec::new();
     loop {
-        let found = store.list(scope, &filter, &page).await?;
+        let found = store.list(scope, filter, &page).await?;
         let next = found.next.filter(|_| !found.items.is_empty());
-        entries.extend(found.items);
+        found.items.into_iter().for_each(&mut show);
         match next {
             Some(next) => page = page.after(next),
-            None => return Ok(entries),
+            None => return Ok(()),
         }
     }
 }
 
 /// Writes the hashes that stand for a range of positions, unless it is empty.
-async fn gap(
+pub(crate) async fn gap(
     store: &dyn LogStore,
     scope: &TenantScope,
     composer: &mut Composer,
@@ -503,13 +530,15 @@ async fn prunes(store: &dyn LogStore, tenant: TenantId, below: u64) -> Result<Ve
     }
     let scope = TenantScope::trusted(tenant, "evidence");
     let mut ends = vec![below];
-    for entry in control_entries(store, &scope, "log.prune").await? {
+    let filter = Filter::new().action("log.prune");
+    each_control_entry(store, &scope, &filter, |entry| {
         if let Some(Control::Prune { below: end, .. }) = entry.control()
             && end < below
         {
             ends.push(end);
         }
-    }
+    })
+    .await?;
     // A prune that came since may have taken entries that were looked for.
     if store.head(&scope).await?.pruned_below != below {
         return Err(not_yet("the log was pruned while the export began"));
@@ -520,6 +549,31 @@ async fn prunes(store: &dyn LogStore, tenant: TenantId, below: u64) -> Result<Ve
 }
 
 impl Exported {
+    /// Writes the lines before the first position, with another checkpoint if one is given: its size and
+    /// note.
+    pub(crate) fn write_head(
+        &self,
+        other: Option<(u64, &str)>,
+        text: &mut String,
+    ) -> Result<Composer, ComposeFault> {
+        let mut composer = Composer::new(&self.manifest, text);
+        let handovers = self.handovers.iter().map(|(_, first)| first);
+        let mut notes: BTreeMap<u64, &str> = handovers
+            .map(|first| (first.size, first.note.as_str()))
+            .collect();
+        if let Some((size, note)) = other {
+            notes.entry(size).or_insert(note);
+        }
+        // The export's own is there anyway.
+        notes.retain(|size, _| *size < self.checkpoint.size);
+        let notes = notes.into_values().chain([self.checkpoint.note.as_str()]);
+        for note in notes {
+            composer.checkpoint(note, text)?;
+        }
+        composer.vkey(&self.vkey, text)?;
+        Ok(composer)
+    }
+
     /// The lines of the stream.
     async fn stream(
         self,
@@ -529,16 +583,8 @@ impl Exported {
         snapshot: Box<dyn Snapshot>,
     ) -> Result<BoxStream<'static, Result<String>>> {
         let mut text = String::with_capacity(PIECE);
-        let mut composer = Composer::new(&self.manifest, &mut text);
-        let size = self.checkpoint.size;
-        let handovers = self.handovers.iter().map(|(_, first)| first);
-        let written = handovers
-            // The export's own is there anyway.
-            .filter(|first| first.size < size)
-            .chain([&self.checkpoint])
-            .try_for_each(|checkpoint| composer.checkpoint(&checkpoint.note, &mut text))
-            .and_then(|()| composer.vkey(&self.vkey, &mut text));
-        written.map_err(|fault| broken(&scope, fault))?;
+        let begun = self.write_head(None, &mut text);
+        let mut composer = begun.map_err(|fault| broken(&scope, fault))?;
         let below = snapshot.head().pruned_below;
         let keys = self.handovers.iter().map(|(seq, _)| *seq);
         let keys: Vec<u64> = keys.filter(|seq| *seq < below).collect();
@@ -565,7 +611,7 @@ impl Exported {
             from = to;
         }
         let export = Export {
-            entries: snapshot.evidence().await?,
+            entries: snapshot.evidence(&Filter::new()).await?,
             store,
             scope,
             request,

@@ -8,6 +8,7 @@
 //! This crate holds the domain, the traits, the [`AuditLog`] facade and backends in memory. It names
 //! no database, queue, HTTP or cloud crate. `audit-store-sqlite` is the embedded backend.
 
+pub mod archive;
 pub mod authorize;
 pub mod checkpoint;
 pub mod clock;
@@ -54,6 +55,7 @@ pub mod worker;
 pub use audit_tlog as tlog;
 pub use audit_tlog::{Basis, Control, Group, Hash, Kind, Timestamp};
 
+pub use archive::{Archive, ArchiveStatus};
 pub use authorize::{AccessRequest, ByClaims, ByMembership, ByPolicy, Decision, TenantAuthorizer};
 pub use checkpoint::{CheckpointStore, Fence, KeyChange, SignedCheckpoint, Signer};
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -73,7 +75,7 @@ pub use group_commit::GroupCommit;
 pub use id::{ErasureId, EventId, NotAUuid, TenantId};
 pub use json::{Json, JsonFault};
 pub use log::{AuditLog, AuditLogBuilder, TenantLog, TenantRecorder};
-pub use memory::{MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
+pub use memory::{MemoryArchive, MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
 pub use observe::{Observed, Observer};
 pub use outbox::{Outbox, OutboxRow, ParkedRow};
 pub use page::{Order, Page, PageRequest, Position, Sort};

@@ -10,6 +10,7 @@ use audit_tlog::{Basis, Group, Timestamp};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 
+use crate::archive::{Archive, ArchiveStatus, Archiver, CONSUMER};
 use crate::authorize::{AccessRequest, ByClaims, Decision, TenantAuthorizer};
 use crate::checkpoint::{CheckpointStore, Signer};
 use crate::clock::{Clock, SystemClock};
@@ -94,6 +95,7 @@ pub(crate) struct Inner {
     pub(crate) deployment: Option<Arc<Deployment>>,
     pub(crate) retention: Arc<dyn RetentionStore>,
     pub(crate) retention_every: Duration,
+    pub(crate) archive: Option<Archiver>,
     cache: Mutex<HashMap<TenantId, (Instant, Arc<Tenant>)>>,
 }
 
@@ -124,6 +126,7 @@ pub struct AuditLogBuilder {
     deployment_every: Duration,
     retention: Arc<dyn RetentionStore>,
     retention_every: Duration,
+    archive: Option<Arc<dyn Archive>>,
 }
 
 impl AuditLogBuilder {
@@ -223,6 +226,17 @@ impl AuditLogBuilder {
         self
     }
 
+    /// Archives what is pruned before it goes: see [`archive`](crate::archive). None by default.
+    ///
+    /// It needs a [`signer`](Self::signer): without one there is no evidence to archive, and prunes are
+    /// refused. A log of which something was archived is from then on pruned no further than its
+    /// archive reaches, by a process without the archive too.
+    #[must_use]
+    pub fn archive(mut self, archive: Arc<dyn Archive>) -> Self {
+        self.archive = Some(archive);
+        self
+    }
+
     /// The log. Nothing runs before the first call, or [`AuditLog::start`].
     pub fn build(self) -> AuditLog {
         let holder = self.clock.event_id().to_string();
@@ -255,6 +269,7 @@ impl AuditLogBuilder {
                 deployment,
                 retention: self.retention,
                 retention_every: self.retention_every,
+                archive: self.archive.map(Archiver::new),
                 cache: Mutex::default(),
             }),
         }
@@ -271,6 +286,7 @@ impl AuditLog {
             tenants: store.clone(),
             retention: store.clone(),
             retention_every: RETENTION_EVERY,
+            archive: None,
             erasures: store,
             queue: None,
             search: None,
@@ -384,6 +400,11 @@ impl AuditLog {
                 None => return Ok(left),
             }
         }
+    }
+
+    /// What was archived since the process started; none without an archive.
+    pub fn archived(&self) -> Option<ArchiveStatus> {
+        self.inner.archive.as_ref().map(Archiver::status)
     }
 
     /// The queue.
@@ -1101,8 +1122,12 @@ impl TenantLog {
     /// Prunes what was accepted before a time. Needs `cleanup`. Never goes past what a required
     /// consumer of this log has still to see.
     ///
+    /// With an [`archive`](crate::archive) it first archives what would go: eight segments at most. Where
+    /// more is due, it prunes what is archived, and a repeat goes on from there.
+    ///
     /// # Errors
-    /// What the store answers.
+    /// What store and archive answer; nothing is pruned then. Of a log without a signer,
+    /// [`Refused`](ErrorKind::Refused) with an archive.
     pub async fn prune(
         &self,
         before: Timestamp,
@@ -1131,7 +1156,7 @@ impl TenantLog {
             .await
     }
 
-    pub(crate) async fn prune_by(&self, prune: Prune) -> Result<Pruned> {
+    pub(crate) async fn prune_by(&self, mut prune: Prune) -> Result<Pruned> {
         let inner = &self.log.inner;
         let tenant = self.scope.tenant();
         // A consumer that has not come to this tenant yet holds the prune up all the same.
@@ -1141,6 +1166,28 @@ impl TenantLog {
                 .store
                 .advance(tenant, consumer.name(), true, position)
                 .await?;
+        }
+        if let Some(archiver) = &inner.archive {
+            let position = inner.store.cursor(tenant, CONSUMER).await?;
+            inner
+                .store
+                .advance(tenant, CONSUMER, true, position)
+                .await?;
+            // Refuses what a hold or a minimum protects before anything is archived.
+            let due = prune.clone().but_for(CONSUMER);
+            let due = inner.store.prune(&self.scope, &due).await?;
+            if prune.dry_run || due.entries == 0 {
+                return Ok(due);
+            }
+            if inner.signing.is_none() {
+                return Err(Error::new(
+                    ErrorKind::Refused,
+                    "without a signer there is no evidence to archive, and nothing is pruned",
+                ));
+            }
+            let log = self.log.tenant(TenantScope::trusted(tenant, CONSUMER));
+            let looked = archiver.archive(&log, due.below).await?;
+            prune = prune.unless_erased_since(looked);
         }
         let pruned = inner.store.prune(&self.scope, &prune).await?;
         inner.bell.ring(tenant);

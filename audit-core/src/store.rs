@@ -158,6 +158,8 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// cursor of a required consumer. With nothing to prune nothing is written.
     ///
     /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable) when something was erased since
+    /// [`unless_erased_since`](Prune::unless_erased_since);
     /// [`Refused`](ErrorKind::Refused), in a dry run too, while a legal hold is open, and when
     /// [`bound`](Prune::bound) allows what is younger than the tenant's
     /// [`minimum_days`](crate::Retention::minimum_days), by the store's clock. Both as
@@ -234,8 +236,9 @@ pub trait Snapshot: Debug + Send + Sync {
     /// The entries that match, oldest first. Leaves are not recomputed: a verifier does that.
     async fn scan(&self, filter: &Filter) -> Result<BoxStream<'static, Result<Entry>>>;
 
-    /// All entries that are left, oldest first, with what proves them.
-    async fn evidence(&self) -> Result<BoxStream<'static, Result<Evidence>>>;
+    /// The entries that match and are left, oldest first, with what proves them. The cost is that of
+    /// the positions which the filter allows.
+    async fn evidence(&self, filter: &Filter) -> Result<BoxStream<'static, Result<Evidence>>>;
 }
 
 /// A count of entries with the same day, operation, severity and outcome.
@@ -509,6 +512,10 @@ pub struct Prune {
     /// Of a dry run: what would go under other settings, whatever the tenant's
     /// [`minimum_days`](crate::Retention::minimum_days) is now.
     pub under_other_settings: bool,
+    /// Of a dry run: what would go if the required consumer of this name had seen everything.
+    pub but_for: Option<&'static str>,
+    /// Prunes only when no `erase` entry stands at this position or behind it.
+    pub unless_erased_since: Option<u64>,
 }
 
 impl Prune {
@@ -529,6 +536,8 @@ impl Prune {
             act,
             dry_run: false,
             under_other_settings: false,
+            but_for: None,
+            unless_erased_since: None,
         }
     }
 
@@ -538,6 +547,36 @@ impl Prune {
         self.dry_run = true;
         self.under_other_settings = true;
         self
+    }
+
+    /// Only says what would go if the required consumer of this name had seen everything.
+    #[must_use]
+    pub fn but_for(mut self, consumer: &'static str) -> Self {
+        self.dry_run = true;
+        self.but_for = Some(consumer);
+        self
+    }
+
+    /// Prunes only when no `erase` entry stands at this position or behind it.
+    #[must_use]
+    pub fn unless_erased_since(mut self, position: u64) -> Self {
+        self.unless_erased_since = Some(position);
+        self
+    }
+
+    /// The refusal of a prune because of [`unless_erased_since`](Self::unless_erased_since), for every
+    /// store, which looks for the entry under the head's lock.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable) when there is such an entry.
+    pub fn admit_erasure(&self, is_erased: bool) -> Result<()> {
+        match is_erased {
+            true => Err(Error::new(
+                ErrorKind::Unavailable,
+                "entries were erased since they were archived",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Only says what would go.

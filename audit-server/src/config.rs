@@ -76,6 +76,7 @@ struct Raw {
     search_url: Option<Secret>,
     search_prefix: Option<String>,
     search_layout: Option<String>,
+    archive_url: Option<String>,
     ca_file: Option<PathBuf>,
     tlog_origin: Option<String>,
     tlog_key: Option<Secret>,
@@ -151,6 +152,11 @@ const VARIABLES: &[(&str, &str, &str)] = &[
         "search_layout",
         "shared",
         "one index of OpenSearch, or per-tenant",
+    ),
+    (
+        "archive_url",
+        "",
+        "where entries are archived before they are pruned; file:///path or s3://bucket/prefix",
     ),
     (
         "ca_file",
@@ -422,6 +428,8 @@ pub struct Settings {
     pub queue: QueueUrl,
     /// Where full text is found.
     pub search: SearchUrl,
+    /// Where entries are archived before they are pruned; none prunes without an archive.
+    pub archive_url: Option<String>,
     /// Authorities that vouch for store, queue and search.
     pub ca_file: Option<PathBuf>,
     /// The name that heads are signed under; none where only this machine reaches the server.
@@ -576,6 +584,7 @@ impl Settings {
             store,
             queue,
             search,
+            archive_url: archive(raw.archive_url)?,
             ca_file: raw.ca_file,
             jwt_secret: raw.jwt_secret,
             jwt_public_key: raw.jwt_public_key,
@@ -688,7 +697,7 @@ fn refuse_idle(settings: &[(&'static str, bool)], of: &str) -> Result<(), Config
     }
 }
 
-/// Why a URL of SQS is refused, which is shown elsewhere and must hold no secret.
+/// Why a URL of SQS or S3 is refused, which is shown elsewhere and must hold no secret.
 const HAS_USER: &str =
     "holds a user or a password; credentials come from where AWS's own tools take them";
 
@@ -761,6 +770,20 @@ fn search(raw: &Raw) -> Result<SearchUrl, ConfigError> {
             prefix: raw.search_prefix.clone(),
             per_tenant,
         }),
+    }
+}
+
+fn archive(url: Option<String>) -> Result<Option<String>, ConfigError> {
+    let refuse = |detail| refuse("AUDIT_ARCHIVE_URL", detail);
+    match url.as_deref() {
+        Some(url) if url.contains('@') => Err(refuse(HAS_USER)),
+        Some(url) if url.starts_with("s3://") && !cfg!(feature = "s3") => {
+            Err(refuse("this build has no S3: build it with --features s3"))
+        }
+        Some(url) if !url.starts_with("file:///") && !url.starts_with("s3://") => {
+            Err(refuse("file:///path or s3://bucket/prefix is expected"))
+        }
+        _ => Ok(url),
     }
 }
 
@@ -871,6 +894,8 @@ mod tests {
                 "witness.example.com+00000000+AAAA https://w",
             ),
             ("AUDIT_DEPLOYMENT_EVERY", "0"),
+            ("AUDIT_ARCHIVE_URL", "/var/archive"),
+            ("AUDIT_ARCHIVE_URL", "s3://key:secret@bucket"),
             ("AUDIT_ROLES", "cook"),
             ("AUDIT_RATE_LIMIT", "0"),
             ("AUDIT_TRUSTED_PROXIES", "10.0.0.0/33"),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use audit_core::{QueueDepth, WorkerStatus};
+use audit_core::{ArchiveStatus, QueueDepth, WorkerStatus};
 use metrics::{
     SharedString, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -115,6 +115,16 @@ fn describe() {
         "audit_witness_refuses",
         "1 while a witness answers that it won't cosign."
     );
+    describe_counter!(
+        "audit_archive_segments_total",
+        "Segments that were archived, read back and verified."
+    );
+    describe_counter!("audit_archive_entries_total", "Entries in these segments.");
+    describe_counter!("audit_archive_bytes_total", "Bytes of these segments.");
+    describe_counter!(
+        "audit_archive_failures_total",
+        "Prunes that were given up because archiving failed."
+    );
     describe_gauge!("audit_queue_messages", "Messages in the queue by state.");
 }
 
@@ -180,6 +190,14 @@ pub(crate) fn workers(statuses: &[WorkerStatus]) {
             gauge!("audit_worker_lag", "worker" => name).set(lag as f64);
         }
     }
+}
+
+/// Sets the counters of the archive.
+pub(crate) fn archive(status: ArchiveStatus) {
+    counter!("audit_archive_segments_total").absolute(status.segments);
+    counter!("audit_archive_entries_total").absolute(status.entries);
+    counter!("audit_archive_bytes_total").absolute(status.bytes);
+    counter!("audit_archive_failures_total").absolute(status.failures);
 }
 
 /// Sets the gauges of the queue.

@@ -298,9 +298,7 @@ async fn keep_up(app: Arc<App>) {
         if let Some(limits) = &app.gate.limits {
             limits.sweep();
         }
-        if let Some(workers) = app.workers() {
-            metrics::workers(&workers.status());
-        }
+        show_work(&app);
         if let Some(queue) = app.log().queue() {
             match queue.depth().await {
                 Ok(depth) => metrics::queue(depth),
@@ -311,12 +309,20 @@ async fn keep_up(app: Arc<App>) {
     }
 }
 
+/// Sets what tells of the workers and of the archive.
+fn show_work(app: &App) {
+    if let Some(workers) = app.workers() {
+        metrics::workers(&workers.status());
+    }
+    if let Some(status) = app.log().archived() {
+        metrics::archive(status);
+    }
+}
+
 /// The metrics, with the workers' gauges as they are now.
 fn metrics_page(app: Arc<App>, handle: PrometheusHandle) -> impl Endpoint + 'static {
     get(poem::endpoint::make_sync(move |_| {
-        if let Some(workers) = app.workers() {
-            metrics::workers(&workers.status());
-        }
+        show_work(&app);
         metrics::page(&handle)
     }))
 }

@@ -28,6 +28,11 @@ pub enum SigningFault {
          audit.example.com/log"
     )]
     NoOrigin,
+    /// There is an archive, and nobody signs what would be in it.
+    #[error(
+        "AUDIT_ARCHIVE_URL: what is archived is signed: set AUDIT_TLOG_KEY, the same for all servers"
+    )]
+    NothingSigned,
     /// The settings' key can't be read.
     #[error("{setting}: {path} can't be read: {source}", path = path.display())]
     Unreadable {
@@ -87,9 +92,11 @@ fn named(settings: &Settings) -> Result<Named, SigningFault> {
 /// Whether the settings say who signs. Makes nothing.
 ///
 /// # Errors
-/// An origin that is missing, a key that can't be read.
+/// An origin that is missing, a key that can't be read, an archive without a key.
 pub fn check(settings: &Settings) -> Result<(), SigningFault> {
-    named(settings)?;
+    if matches!(named(settings)?, Named::Nobody) && settings.archive_url.is_some() {
+        return Err(SigningFault::NothingSigned);
+    }
     // The data folder's are looked at when it is there.
     match settings.tlog_old_keys {
         Some(_) => old_keys(settings).map(drop),

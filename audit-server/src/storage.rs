@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use audit_archive::ObjectArchive;
 use audit_core::{
-    AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, DeploymentStore, Error, ErrorKind,
-    EventQueue, MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex, Signer, TenantFilter,
-    TenantScope, Vacuum, WorkerStatus, Workers,
+    Archive, AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, DeploymentStore, Error,
+    ErrorKind, EventQueue, MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex, Signer,
+    TenantFilter, TenantScope, Vacuum, WorkerStatus, Workers,
 };
 use audit_store_postgres::{PostgresOptions, PostgresStore};
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
@@ -104,11 +105,12 @@ impl Storage {
     }
 }
 
-/// Who signs, and who cosigns.
+/// Who signs and who cosigns, and where entries go before they are pruned.
 struct Proving {
     signer: Option<Signer>,
     witnesses: Vec<HttpWitness>,
     every: Duration,
+    archive: Option<Arc<dyn Archive>>,
 }
 
 impl Proving {
@@ -118,15 +120,19 @@ impl Proving {
             signer,
             witnesses: witnesses.collect::<Result<_>>()?,
             every: settings.deployment_every,
+            archive: archive(settings)?,
         })
     }
 
     /// The log with what it proves, kept in its store.
     fn of<S: CheckpointStore + DeploymentStore>(
         self,
-        log: AuditLogBuilder,
+        mut log: AuditLogBuilder,
         store: &Arc<S>,
     ) -> AuditLogBuilder {
+        if let Some(archive) = self.archive {
+            log = log.archive(archive);
+        }
         let Some(signer) = self.signer else {
             return log;
         };
@@ -137,6 +143,18 @@ impl Proving {
         let witnesses = self.witnesses.into_iter();
         witnesses.fold(log, |log, witness| log.witness(Arc::new(witness)))
     }
+}
+
+/// Where entries go before they are pruned.
+fn archive(settings: &Settings) -> Result<Option<Arc<dyn Archive>>> {
+    let Some(url) = &settings.archive_url else {
+        return Ok(None);
+    };
+    let opened = ObjectArchive::open(url);
+    let opened = opened.map_err(|error| {
+        Error::new(error.kind(), "AUDIT_ARCHIVE_URL can't be used").with_source(error)
+    })?;
+    Ok(Some(Arc::new(opened)))
 }
 
 /// How long a start waits for the process before it to let go of the file: one that was killed may

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use audit_core::tlog::{Hash, Timestamp};
 use audit_core::{
-    Batch, Control, Counter, Error, ErrorKind, Head, Prune, Pruned, Result, TenantScope,
+    Batch, Control, Counter, Error, ErrorKind, Head, Prune, Pruned, Result, TenantId, TenantScope,
     only_receipt,
 };
 use sqlx_core::query::query;
@@ -124,7 +124,7 @@ impl PostgresStore {
         let (protection, now) = self.protection(&mut tx).await?;
         let before = protection.admit_prune(tenant, prune, now)?;
         let was = head.pruned_below;
-        let bound = required_from(&mut tx, &head).await?.max(was);
+        let bound = required_from(&mut tx, &head, prune.but_for).await?.max(was);
         let first: Option<(i64,)> = query_as(
             "SELECT seq FROM audit.tenant_events
              WHERE created_at >= $1 AND seq >= $2 ORDER BY created_at, seq LIMIT 1",
@@ -159,6 +159,22 @@ impl PostgresStore {
         Ok(plan)
     }
 
+    /// Whether an `erase` entry stands at a position or behind it. Whoever asks holds the head's lock,
+    /// so that none is on its way; the login that prunes reads no entry.
+    async fn is_erased_since(&self, tenant: TenantId, position: u64) -> Result<bool> {
+        let start = begin_statement(Role::Reader, Some(tenant));
+        let mut tx = begin(self.pools().pool(Role::Reader), start).await?;
+        let (is_erased,): (bool,) = query_as(
+            "SELECT EXISTS (SELECT FROM audit.tenant_events WHERE seq >= $1 AND kind = 'erase'
+             AND created_at >= (SELECT created_at FROM audit.tenant_ids WHERE seq = $1 - 1))",
+        )
+        .bind(row::signed(position))
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(from_sqlx)?;
+        Ok(is_erased)
+    }
+
     /// None when the log has changed since the plan was made.
     async fn try_prune(
         &self,
@@ -180,9 +196,12 @@ impl PostgresStore {
         // A clock that was set back, too.
         if head.pruned_below != plan.was
             || before < plan.before
-            || required_from(&mut tx, &head).await? < plan.below
+            || required_from(&mut tx, &head, None).await? < plan.below
         {
             return Ok(None);
+        }
+        if let Some(since) = prune.unless_erased_since {
+            prune.admit_erasure(self.is_erased_since(tenant, since).await?)?;
         }
         let control = Control::Prune {
             below: plan.below,
@@ -254,13 +273,16 @@ impl PostgresStore {
     }
 }
 
-/// The first position that a required consumer still needs.
-async fn required_from(conn: &mut PgConnection, head: &Head) -> Result<u64> {
-    let (position,): (Option<i64>,) =
-        query_as("SELECT min(position) FROM audit.tenant_cursors WHERE required")
-            .fetch_one(conn)
-            .await
-            .map_err(from_sqlx)?;
+/// The first position that a required consumer, other than `but_for`, still needs.
+async fn required_from(conn: &mut PgConnection, head: &Head, but_for: Option<&str>) -> Result<u64> {
+    let (position,): (Option<i64>,) = query_as(
+        "SELECT min(position) FROM audit.tenant_cursors
+         WHERE required AND consumer IS DISTINCT FROM $1",
+    )
+    .bind(but_for)
+    .fetch_one(conn)
+    .await
+    .map_err(from_sqlx)?;
     let position = position.map(row::unsigned).transpose()?;
     Ok(position.unwrap_or(u64::MAX).min(head.size()))
 }

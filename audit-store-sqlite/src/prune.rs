@@ -88,15 +88,28 @@ impl SqliteStore {
     }
 }
 
-/// The first position that a required consumer still needs, in a log of `size` entries.
-fn required_from(conn: &Connection, no: i64, size: u64) -> Result<u64> {
+/// The first position that a required consumer, other than `but_for`, still needs, in a log of `size`
+/// entries.
+fn required_from(conn: &Connection, no: i64, size: u64, but_for: Option<&str>) -> Result<u64> {
     conn.prepare_cached(
-        "SELECT coalesce(min(position), ?2) FROM cursors WHERE tenant = ?1 AND required = 1",
+        "SELECT coalesce(min(position), ?2) FROM cursors
+         WHERE tenant = ?1 AND required = 1 AND consumer IS NOT ?3",
     )
     .and_then(|mut statement| {
-        statement.query_row(params![no, size as i64], |r| row::position(r, 0))
+        statement.query_row(params![no, size as i64, but_for], |r| row::position(r, 0))
     })
     .map(|position| position.min(size))
+    .map_err(from_sqlite)
+}
+
+/// Whether an `erase` entry stands at a position or behind it.
+fn is_erased_since(conn: &Connection, no: i64, position: u64) -> Result<bool> {
+    conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM entries WHERE tenant = ?1 AND seq >= ?2 AND kind = 'erase')",
+    )
+    .and_then(|mut statement| {
+        statement.query_row(params![no, position as i64], |r| r.get::<_, bool>(0))
+    })
     .map_err(from_sqlite)
 }
 
@@ -106,7 +119,7 @@ fn plan(reader: &mut Reader, tenant: TenantId, prune: &Prune, now: Timestamp) ->
     let before = protection(&conn, no)?.admit_prune(tenant, prune, now)?;
     let head = head::head(&conn, no, tenant)?;
     let was = head.pruned_below;
-    let bound = required_from(&conn, no, head.size())?.max(was);
+    let bound = required_from(&conn, no, head.size(), prune.but_for)?.max(was);
     let below = head::first_accepted_at(&conn, no, was..bound, before)?;
     let mut plan = Plan {
         was,
@@ -188,8 +201,11 @@ impl Ledger<'_> {
         let is_changed = sealer.head.pruned_below != plan.was;
         let before = protection(conn, no)?.admit_prune(tenant, prune, self.time.now())?;
         // A clock that was set back, too.
-        if is_changed || before < plan.before || required_from(conn, no, size)? < plan.below {
+        if is_changed || before < plan.before || required_from(conn, no, size, None)? < plan.below {
             return Ok(None);
+        }
+        if let Some(since) = prune.unless_erased_since {
+            prune.admit_erasure(is_erased_since(conn, no, since)?)?;
         }
         let control = Control::Prune {
             below: plan.below,

@@ -181,8 +181,8 @@ impl Snapshot for SqliteSnapshot {
         Ok(entries.map_ok(StoredEntry::into_entry).boxed())
     }
 
-    async fn evidence(&self) -> Result<BoxStream<'static, Result<Evidence>>> {
-        let entries = self.stored(&Filter::new())?;
+    async fn evidence(&self, filter: &Filter) -> Result<BoxStream<'static, Result<Evidence>>> {
+        let entries = self.stored(filter)?;
         Ok(entries.map_ok(StoredEntry::into_evidence).boxed())
     }
 }

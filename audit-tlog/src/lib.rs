@@ -8,7 +8,8 @@
 //! - [`proof`] puts an inclusion proof and a checkpoint into one text, [`tile`] the tree and the
 //!   entries into files that never change;
 //! - [`deployment`] is the one log of a deployment, which commits to the heads of all tenants' logs;
-//! - [`evidence`] is what an export gives to an auditor, [`verify`] judges it;
+//! - [`evidence`] is what an export gives to an auditor, [`folder`] the same in files, [`verify`] judges
+//!   it;
 //! - [`witness`] is the protocol between a log and those who cosign its head;
 //! - [`json`] and [`time`] hold JSON and timestamps to one strict reading.
 //!
@@ -19,6 +20,7 @@ pub mod checkpoint;
 pub mod control;
 pub mod deployment;
 pub mod evidence;
+pub mod folder;
 pub mod groups;
 pub mod json;
 pub mod leaf;

@@ -1,15 +1,15 @@
 //! Writes an evidence stream into a folder.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use audit_tlog::evidence::{FolderManifest, ListedFile, MAX_LINE_LEN, Manifest, Record};
-use audit_tlog::{Checkpoint, Hash, Note};
+use audit_tlog::Hash;
+use audit_tlog::evidence::{ListedFile, MAX_LINE_LEN};
+use audit_tlog::folder::{CHECKPOINTS, LOG, MANIFEST, SplitFault, Splitter};
 use sha2::{Digest as _, Sha256};
 
-use super::{CHECKPOINT, CHECKPOINTS, KEYS, LOG, MANIFEST, digest};
 use crate::failure::Failure;
 
 /// Splits an evidence stream, which comes in pieces of any size, into a folder. The folder appears
@@ -20,13 +20,9 @@ pub(crate) struct Folder {
     temporary: PathBuf,
     began: bool,
     rest: Vec<u8>,
-    manifest: Option<Manifest>,
-    /// Checkpoints by their size.
-    checkpoints: BTreeMap<u64, String>,
-    keys: String,
+    files: Splitter,
     log: io::BufWriter<File>,
     written: (u64, Sha256),
-    ended: bool,
 }
 
 impl Folder {
@@ -44,12 +40,9 @@ impl Folder {
             temporary,
             began: true,
             rest: Vec::new(),
-            manifest: None,
-            checkpoints: BTreeMap::new(),
-            keys: String::new(),
+            files: Splitter::default(),
             log: io::BufWriter::new(log),
             written: (0, Sha256::new()),
-            ended: false,
         })
     }
 
@@ -58,7 +51,7 @@ impl Folder {
         self.rest.extend_from_slice(piece);
         let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else {
             if self.rest.len() > MAX_LINE_LEN {
-                return Err(self.unusable("a line is too long"));
+                return Err(self.unusable(&"a line is too long"));
             }
             return Ok(());
         };
@@ -71,81 +64,40 @@ impl Folder {
     }
 
     fn line(&mut self, line: &[u8]) -> Result<(), Failure> {
-        let parsed = std::str::from_utf8(line)
-            .ok()
-            .and_then(|line| Record::parse(line).ok());
-        let Some(record) = parsed else {
-            return Err(self.unusable("a line is no evidence"));
-        };
-        if self.ended {
-            return Err(self.unusable("there are lines behind the end line"));
-        }
-        match record {
-            Record::Manifest(manifest) => self.manifest = Some(manifest),
-            Record::Vkey(vkey) => {
-                self.keys.push_str(&vkey);
-                self.keys.push('\n');
-            }
-            Record::Checkpoint(note) => {
-                let size = Note::parse(&note)
-                    .ok()
-                    .and_then(|note| Checkpoint::parse(note.text()).ok())
-                    .map(|checkpoint| checkpoint.size());
-                let Some(size) = size else {
-                    return Err(self.unusable("a checkpoint is none"));
-                };
-                self.checkpoints.insert(size, note.into_owned());
-            }
-            record => {
-                self.ended = matches!(record, Record::End(_));
-                let log = self.temporary.join(LOG);
-                self.log.write_all(line).map_err(|e| unwritable(&log, e))?;
-                self.written.0 += line.len() as u64;
-                self.written.1.update(line);
-            }
+        let of_the_log = self.files.line(line);
+        if of_the_log.map_err(|fault| self.unusable(&fault))? {
+            let log = self.temporary.join(LOG);
+            self.log.write_all(line).map_err(|e| unwritable(&log, e))?;
+            self.written.0 += line.len() as u64;
+            self.written.1.update(line);
         }
         Ok(())
     }
 
     /// Lets the folder appear.
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
-        if !self.ended || !self.rest.is_empty() {
-            return Err(self.unusable("it was cut"));
+        if !self.rest.is_empty() {
+            return Err(self.unusable(&SplitFault::Cut));
         }
-        let Some(manifest) = self.manifest.take() else {
-            return Err(self.unusable("it has no manifest"));
-        };
         let log = self.temporary.join(LOG);
         self.log
             .flush()
             .and_then(|()| self.log.get_ref().sync_all())
             .map_err(|e| unwritable(&log, e))?;
-        let mut files = vec![ListedFile {
+        let log = ListedFile {
             name: LOG.to_owned(),
             bytes: self.written.0,
             sha256: Hash(std::mem::take(&mut self.written.1).finalize().into()),
-        }];
-        let mut small = vec![(KEYS.to_owned(), std::mem::take(&mut self.keys))];
-        for (size, note) in std::mem::take(&mut self.checkpoints) {
-            if size == manifest.size {
-                small.push((CHECKPOINT.to_owned(), note));
-            } else {
-                small.push((format!("{CHECKPOINTS}/{size}"), note));
-            }
-        }
+        };
+        let files = std::mem::take(&mut self.files).finish(log);
+        let (listing, small) = files.map_err(|fault| self.unusable(&fault))?;
         if small.iter().any(|(name, _)| name.contains('/')) {
             let folder = self.temporary.join(CHECKPOINTS);
             fs::create_dir(&folder).map_err(|e| unwritable(&folder, e))?;
         }
         for (name, text) in small {
             self.write(&name, &text)?;
-            files.push(ListedFile {
-                bytes: text.len() as u64,
-                sha256: digest(text.as_bytes()),
-                name,
-            });
         }
-        let listing = FolderManifest { manifest, files };
         self.write(MANIFEST, &listing.encode())?;
         let sync = |path: &Path| File::open(path).and_then(|folder| folder.sync_all());
         sync(&self.temporary)
@@ -167,10 +119,10 @@ impl Folder {
             .map_err(|e| unwritable(&path, e))
     }
 
-    fn unusable(&self, why: &str) -> Failure {
+    fn unusable(&self, why: &dyn fmt::Display) -> Failure {
         Failure::Local(
             format!("{} can't be made of this stream", self.at.display()),
-            io::Error::new(io::ErrorKind::InvalidData, why.to_owned()),
+            io::Error::new(io::ErrorKind::InvalidData, why.to_string()),
         )
     }
 }
@@ -209,9 +161,10 @@ fn unwritable(path: &Path, error: io::Error) -> Failure {
 mod tests {
     use std::io::Read as _;
 
-    use audit_tlog::evidence::{Composer, EvidenceLine};
+    use audit_tlog::evidence::{Composer, EvidenceLine, FolderManifest, Manifest};
+    use audit_tlog::folder::listed;
     use audit_tlog::verify::{Options, verify_blocks};
-    use audit_tlog::{Kind, Leaf, Origin, SigningKey, Timestamp, Tree};
+    use audit_tlog::{Checkpoint, Kind, Leaf, Origin, SigningKey, Timestamp, Tree};
     use uuid::Uuid;
 
     use super::*;
@@ -358,11 +311,7 @@ mod tests {
         for size in 100..120 {
             let name = format!("checkpoints/{size}");
             fs::write(at.join(&name), &big).unwrap();
-            listing.files.push(ListedFile {
-                bytes: big.len() as u64,
-                sha256: digest(big.as_bytes()),
-                name,
-            });
+            listing.files.push(listed(&name, big.as_bytes()));
         }
         fs::write(&path, listing.encode()).unwrap();
         let findings = bundle::open(&at).unwrap().findings;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by it
 
+mod archive;
 mod commands;
 mod evidence;
 mod exit_codes;

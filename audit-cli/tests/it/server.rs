@@ -19,10 +19,15 @@ const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 /// The settings of a server whose data is in this folder.
 pub(crate) fn settings(data: &Path) -> Settings {
+    archiving_to(data, None)
+}
+
+fn archiving_to(data: &Path, archive: Option<String>) -> Settings {
     let store = format!("sqlite://{}/audit.db", data.display());
     Settings::read(None, |name| match name {
         "AUDIT_BIND" => Some("127.0.0.1:0".into()),
         "AUDIT_STORE_URL" => Some(store.clone()),
+        "AUDIT_ARCHIVE_URL" => archive.clone(),
         _ => None,
     })
     .unwrap()
@@ -48,9 +53,22 @@ impl Server {
         server
     }
 
+    /// One that archives what it prunes, in the folder `archive` of the command's.
+    pub(crate) fn archiving() -> Self {
+        let (data, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let archive = format!("file://{}/archive", folder.path().display());
+        let mut server = Self::with(archiving_to(data.path(), Some(archive)));
+        server._data = Some(data);
+        server.folder = folder;
+        server
+    }
+
     /// One whose data is in this folder.
     pub(crate) fn on(data: &Path) -> Self {
-        let settings = settings(data);
+        Self::with(settings(data))
+    }
+
+    fn with(settings: Settings) -> Self {
         let (started, address) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {

@@ -1,11 +1,13 @@
 use audit_core::tlog::merkle;
 use audit_core::{
-    ActionType, Control, Event, Filter, Kind, LogStore, Lookup, PageRequest, Prune, Pruned,
-    Receipt, TenantId, Timestamp,
+    ActionType, Control, Erasure, ErrorKind, Event, Filter, Kind, LogStore, Lookup, PageRequest,
+    Prune, Pruned, Receipt, TenantId, Timestamp,
 };
 
 use super::LogStoreHarness;
-use crate::fixture::{act, append, basis, event, events, everything, listed, new_tenant, trusted};
+use crate::fixture::{
+    act, append, basis, event, events, everything, kind, listed, new_tenant, trusted,
+};
 
 /// Appends entry by entry, each accepted a second after the last where the clock can be moved.
 async fn spread<H: LogStoreHarness>(harness: &H, tenant: TenantId, n: usize) -> Vec<Receipt> {
@@ -204,6 +206,48 @@ pub async fn a_required_consumer_bounds_a_prune<H: LogStoreHarness>() {
         store.read(&trusted(tenant), 0, 1).await.expect("read")[0].seq,
         4
     );
+}
+
+/// And takes nothing then: what was archived before an erasure must not be all that is left.
+pub async fn a_prune_can_be_refused_for_an_erasure_that_came_since<H: LogStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let tenant = new_tenant(harness.tenants()).await;
+    let scope = trusted(tenant);
+    let receipts = append(store, tenant, events(6)).await;
+    let archived = prune(tenant, Timestamp::MAX).unless_erased_since(6);
+    append(store, tenant, events(1)).await;
+    let erasure = Erasure::new(vec![receipts[2].id], basis("gdpr-17"), act(tenant));
+    store.erase(&scope, &erasure).await.expect("erased");
+    append(store, tenant, events(1)).await;
+    let head = store.head(&scope).await.expect("a head");
+    let refused = store.prune(&scope, &archived).await;
+    assert_eq!(kind(refused), Some(ErrorKind::Unavailable));
+    assert_eq!(store.head(&scope).await.expect("a head"), head);
+    let looked = prune(tenant, Timestamp::MAX).unless_erased_since(head.size());
+    let answer = store.prune(&scope, &looked).await.expect("pruned");
+    assert_eq!(answer.below, head.size());
+}
+
+/// What would go if one of the required consumers had seen everything.
+pub async fn a_dry_run_can_leave_a_required_consumer_out<H: LogStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let tenant = new_tenant(harness.tenants()).await;
+    append(store, tenant, events(6)).await;
+    for (consumer, position) in [("archive", 2), ("webhook", 4)] {
+        let advanced = store.advance(tenant, consumer, true, position).await;
+        advanced.expect("advanced");
+    }
+    for (consumer, below) in [("archive", 4), ("webhook", 2), ("another", 2)] {
+        let dry = prune(tenant, Timestamp::MAX).but_for(consumer);
+        let answer = store
+            .prune(&trusted(tenant), &dry)
+            .await
+            .expect("a dry run");
+        assert_eq!((answer.below, answer.receipt), (below, None), "{consumer}");
+    }
+    assert_eq!(pruned(store, tenant, Timestamp::MAX).await.below, 2);
 }
 
 /// It says what would go.

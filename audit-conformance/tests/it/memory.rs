@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
 use audit_conformance::{
-    CheckpointStoreHarness, CredentialStoreHarness, ErasureStoreHarness, EventQueueHarness,
-    LogStoreHarness, OutboxHarness, SearchIndexHarness, TenantAuthorizerHarness,
+    ArchiveHarness, CheckpointStoreHarness, CredentialStoreHarness, ErasureStoreHarness,
+    EventQueueHarness, LogStoreHarness, OutboxHarness, SearchIndexHarness, TenantAuthorizerHarness,
 };
 use audit_core::{
-    ByClaims, ByMembership, ByPolicy, Decision, EventId, ManualClock, MemoryIndex, MemoryOutbox,
-    MemoryQueue, MemoryStore, Principal, Role, TenantId,
+    ByClaims, ByMembership, ByPolicy, Decision, EventId, ManualClock, MemoryArchive, MemoryIndex,
+    MemoryOutbox, MemoryQueue, MemoryStore, Principal, Role, TenantId,
 };
 
 struct Store(MemoryStore, Arc<ManualClock>);
@@ -264,4 +264,22 @@ impl TenantAuthorizerHarness for Policy {
 
 mod by_policy {
     audit_conformance::tenant_authorizer!(super::Policy);
+}
+
+struct Archived(Arc<MemoryArchive>);
+
+impl ArchiveHarness for Archived {
+    type Archive = MemoryArchive;
+
+    async fn open() -> Self {
+        Self(Arc::new(MemoryArchive::new()))
+    }
+
+    fn archive(&self) -> Arc<MemoryArchive> {
+        self.0.clone()
+    }
+}
+
+mod archive {
+    audit_conformance::archive!(super::Archived);
 }

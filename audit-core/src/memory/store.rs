@@ -307,17 +307,17 @@ impl Log {
     }
 
     /// The position below which everything was accepted before `before` and is needed by no
-    /// consumer.
-    fn prunable_below(&self, before: Timestamp) -> u64 {
+    /// consumer, whatever the one of the name `but_for` needs.
+    fn prunable_below(&self, before: Timestamp, but_for: Option<&str>) -> u64 {
         let accepted = self
             .rows_from(0)
             .find(|row| row.entry.created_at >= before)
             .map_or(self.head.size(), |row| row.entry.seq);
         let needed = self
             .cursors
-            .values()
-            .filter(|c| c.required)
-            .map(|c| c.position)
+            .iter()
+            .filter(|(name, c)| c.required && but_for != Some(name))
+            .map(|(_, c)| c.position)
             .min();
         accepted
             .min(needed.unwrap_or(u64::MAX))
@@ -614,9 +614,13 @@ impl LogStore for MemoryStore {
         log.tenant.status.admit_read(scope.tenant())?;
         let before = log.protection().admit_prune(scope.tenant(), prune, now)?;
         let was = log.head.pruned_below;
-        let below = log.prunable_below(before);
+        let below = log.prunable_below(before, prune.but_for);
         if below == was || prune.dry_run {
             return Ok(Pruned::new(below, below - was, None));
+        }
+        if let Some(since) = prune.unless_erased_since {
+            let mut later = log.rows_from(since);
+            prune.admit_erasure(later.any(|row| row.entry.kind == Kind::Erase))?;
         }
         let control = Control::Prune {
             below,
@@ -759,8 +763,10 @@ impl Snapshot for MemorySnapshot {
         Ok(stream::iter(entries).boxed())
     }
 
-    async fn evidence(&self) -> Result<BoxStream<'static, Result<Evidence>>> {
+    async fn evidence(&self, filter: &Filter) -> Result<BoxStream<'static, Result<Evidence>>> {
+        let filter = filter.clone();
         let rows = self.rows.clone().into_iter();
+        let rows = rows.filter(move |row| filter.matches(&row.entry));
         let evidence = rows.map(|row| Ok(StoredEntry::clone(&row).into_evidence()));
         Ok(stream::iter(evidence).boxed())
     }

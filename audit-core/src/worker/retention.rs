@@ -30,6 +30,7 @@ pub(super) async fn run(worker: Worker) {
     let mut keeper = Keeper {
         worker,
         done: HashMap::new(),
+        passed_over: false,
     };
     let mut failures = 0;
     loop {
@@ -60,11 +61,15 @@ struct Keeper {
     worker: Worker,
     /// Of each rule, the position below which it has nothing left to do.
     done: HashMap<(TenantId, ActionRetention), u64>,
+    /// In this round something was not pruned that another process archives, or this one soon.
+    passed_over: bool,
 }
 
 /// A tenant whose turn comes again.
 struct Turn {
     log: TenantLog,
+    /// Until nothing is left to prune.
+    keep_days: Option<u32>,
     rules: VecDeque<ActionRetention>,
     /// The store took less of the first rule's last batch than it was asked for.
     fell_short: bool,
@@ -98,6 +103,7 @@ impl Keeper {
             .collect();
         self.done
             .retain(|(tenant, rule), _| rules.contains(&(*tenant, rule)));
+        self.passed_over = false;
         let (mut held, mut is_well) = (BTreeSet::new(), true);
         let mut turns = VecDeque::new();
         for retained in tenants {
@@ -121,30 +127,18 @@ impl Keeper {
             let log = AuditLog {
                 inner: Arc::clone(&self.worker.log),
             };
-            let turn = Turn {
+            turns.push_back(Turn {
                 log: log.tenant(retention_scope(tenant)),
-                rules: retention.actions.clone().into(),
+                keep_days: retention.keep_days,
+                rules: retention.actions.into(),
                 fell_short: false,
-            };
-            match self.prune(&turn.log, &retention).await {
-                Ok(()) => turns.push_back(turn),
-                Err(error) if is_closed(&error) => {}
-                Err(error) if self.is_held(&turn.log, &error).await => {
-                    held.insert(tenant);
-                }
-                // The rules don't depend on it.
-                Err(error) => {
-                    self.worker.failed(&error);
-                    is_well = false;
-                    turns.push_back(turn);
-                }
-            }
+            });
         }
         while let Some(mut turn) = turns.pop_front() {
             if self.worker.stop.is_cancelled() {
                 return Ok(true);
             }
-            match self.erase(&mut turn, now).await {
+            match self.step(&mut turn, now).await {
                 Ok(true) => turns.push_back(turn),
                 Ok(false) => {}
                 Err(error) if is_closed(&error) => {}
@@ -154,7 +148,10 @@ impl Keeper {
                 Err(error) => {
                     self.worker.failed(&error);
                     is_well = false;
-                    turn.next_rule();
+                    // The rules don't depend on a prune, nor on each other.
+                    if turn.keep_days.take().is_none() {
+                        turn.next_rule();
+                    }
                     turns.push_back(turn);
                 }
             }
@@ -165,7 +162,7 @@ impl Keeper {
             status.last_run = Some(now);
             status.held = held.len() as u64;
         });
-        Ok(is_well)
+        Ok(is_well && !self.passed_over)
     }
 
     /// The tenants whose entries go by themselves.
@@ -189,11 +186,30 @@ impl Keeper {
         error.kind() == ErrorKind::Refused && matches!(log.hold_refusal().await, Ok(Some(_)))
     }
 
-    /// By the store's clock: one of this process that is ahead destroys nothing early.
-    async fn prune(&self, log: &TenantLog, retention: &Retention) -> Result<()> {
-        let Some(days) = retention.keep_days else {
-            return Ok(());
+    /// Prunes, and when nothing is left to prune, erases; false when nothing is left at all.
+    async fn step(&mut self, turn: &mut Turn, now: Timestamp) -> Result<bool> {
+        let Some(days) = turn.keep_days else {
+            return self.erase(turn, now).await;
         };
+        let is_ready = self.may_archive();
+        self.passed_over |= !is_ready;
+        if !is_ready || !self.prune(&turn.log, days).await? {
+            turn.keep_days = None;
+        }
+        Ok(true)
+    }
+
+    /// Whether this process signs, where what is pruned is archived: only the signer has a checkpoint
+    /// of a log that grows all the time.
+    fn may_archive(&self) -> bool {
+        let log = &self.worker.log;
+        let signs = || log.signing.as_ref().is_none_or(|s| s.fence().is_some());
+        log.archive.is_none() || signs()
+    }
+
+    /// By the store's clock: one of this process that is ahead destroys nothing early. Whether there may
+    /// be more to prune: with an archive one prune takes no more than a request may wait for.
+    async fn prune(&self, log: &TenantLog, days: u32) -> Result<bool> {
         let prune = Prune::older_than_days(days, retention_basis()?, self.act(log)?);
         let pruned = log.prune_by(prune).await?;
         if pruned.entries > 0 {
@@ -203,7 +219,7 @@ impl Keeper {
         self.worker.desk.edit(&self.worker.name, |s| {
             s.retention.get_or_insert_default().pruned += pruned.entries;
         });
-        Ok(())
+        Ok(self.worker.log.archive.is_some() && pruned.entries > 0)
     }
 
     fn act(&self, log: &TenantLog) -> Result<Act> {

@@ -1,6 +1,7 @@
 //! Integration tests of `audit-core`.
 #![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)] // a test fails by panicking
 
+mod archive;
 mod deployment;
 mod erasures;
 mod evidence;

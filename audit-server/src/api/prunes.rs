@@ -141,6 +141,9 @@ impl Prunes {
     /// known, and proofs still hold. Never goes past what a required consumer has not seen. Refused
     /// (409) while a legal hold is open, and where it could take what is younger than the tenant's
     /// `minimum_days`.
+    ///
+    /// With an archive, what goes is archived first, at most eight segments in one request: `below`
+    /// says how far it came, and the next request goes on from there.
     #[oai(
         path = "/prunes",
         method = "post",

@@ -1,6 +1,7 @@
 //! What a verification found.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -317,6 +318,15 @@ impl Report {
     #[must_use]
     pub fn cosigned_at(&self) -> Option<u64> {
         self.cosigned.iter().map(|one| one.time).min()
+    }
+
+    /// The first hole at these positions that no entry of the log explains: a segment of an archive has
+    /// none, whatever its export says that it keeps back. Only holes that are listed are looked at.
+    #[must_use]
+    pub fn withheld_within(&self, positions: &Range<u64>) -> Option<&Hole> {
+        self.holes.iter().find(|hole| {
+            hole.why.by().is_none() && hole.from < positions.end && hole.to >= positions.start
+        })
     }
 
     /// Adds a finding that is not about the stream, such as one about a file.

@@ -1,0 +1,4 @@
+//! Integration tests of `audit-archive`.
+#![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)] // a test fails by panicking
+
+mod folder;

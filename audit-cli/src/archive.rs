@@ -1,0 +1,362 @@
+//! One tenant's part of an archive: segments, of which each is an evidence folder.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::thread::available_parallelism;
+
+use audit_tlog::folder::{MANIFEST, SegmentName};
+use audit_tlog::verify::{Code, Explanation, Finding, Options, Report, verify_blocks};
+use audit_tlog::{Checkpoint, Note};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::args::VerifyArgs;
+use crate::bundle::{self, unreadable};
+use crate::failure::{Failure, Outcome};
+use crate::present::Out;
+
+/// How many findings are listed; all are counted.
+const LISTED: usize = 100;
+
+/// The folders of a tenant's part of an archive that are named as segments; none when it is no such
+/// folder.
+pub(crate) fn segments(path: &Path) -> Result<Option<BTreeSet<SegmentName>>, Failure> {
+    if !path.is_dir() || path.join(MANIFEST).exists() {
+        return Ok(None);
+    }
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(path).map_err(|e| unreadable(path, e))? {
+        let entry = entry.map_err(|e| unreadable(path, e))?;
+        names.extend(entry.file_name().to_str().and_then(SegmentName::parse));
+    }
+    Ok((!names.is_empty()).then_some(names))
+}
+
+/// What was found of the segments together.
+#[derive(Default)]
+struct Verdict {
+    segments: u64,
+    entries: u64,
+    erased: u64,
+    /// The first position.
+    from: u64,
+    /// The position behind the last.
+    to: u64,
+    last: Option<Report>,
+    key_trusted: bool,
+    /// The sizes of the checkpoints that a segment was compared with.
+    compared: BTreeSet<u64>,
+    /// Each with the segment's name, where it is about one.
+    findings: Vec<(String, Finding)>,
+    findings_total: u64,
+    warnings: Vec<String>,
+}
+
+impl Verdict {
+    fn add(&mut self, segment: impl ToString, finding: Finding) {
+        self.findings_total += 1;
+        if self.findings.len() < LISTED {
+            self.findings.push((segment.to_string(), finding));
+        }
+    }
+}
+
+fn finding(code: Code, positions: Option<(u64, u64)>, detail: String) -> Finding {
+    Finding {
+        code,
+        positions,
+        line: None,
+        file: None,
+        detail,
+    }
+}
+
+/// Verifies the segments one after the other: each by itself, that it has all of its positions, and
+/// that it continues the one before.
+pub(crate) fn verify(
+    mut out: Out,
+    args: &VerifyArgs,
+    folder: &Path,
+    known: &[Note],
+    names: &BTreeSet<SegmentName>,
+) -> Result<Outcome, Failure> {
+    let mut verdict = Verdict {
+        key_trusted: true,
+        ..Verdict::default()
+    };
+    let mut whole = Vec::new();
+    for name in names {
+        match folder.join(name.to_string()).join(MANIFEST).exists() {
+            true => whole.push(*name),
+            false => verdict.warnings.push(format!(
+                "{name} has no manifest: writing it was not ended, and it is no segment"
+            )),
+        }
+    }
+    let mut previous: Option<Note> = None;
+    for (at, name) in whole.iter().enumerate() {
+        let is_last = at + 1 == whole.len();
+        previous = segment(&mut verdict, args, folder, known, *name, is_last, previous);
+    }
+    for size in known.iter().filter_map(size) {
+        if !verdict.compared.contains(&size) {
+            verdict.warnings.push(format!(
+                "the known checkpoint of size {size} was not compared: no segment reaches it, or it lies \
+                 within a gap"
+            ));
+        }
+    }
+    if whole.is_empty() {
+        let detail = "none of its segments was written to the end".to_owned();
+        verdict.add("archive", finding(Code::Missing, None, detail));
+    }
+    let outcome = match verdict.findings_total {
+        0 => Outcome::Complete,
+        _ => Outcome::Partial,
+    };
+    let shown = match out.json {
+        true => out.line(&to_json(&verdict, args.partial)),
+        false => present(&mut out, &verdict, args.partial),
+    };
+    match shown.and_then(|()| out.flush()) {
+        // A reader that has seen enough doesn't change the verdict.
+        Err(failure) if !failure.is_closed_pipe() => Err(failure),
+        _ => Ok(outcome),
+    }
+}
+
+fn size(note: &Note) -> Option<u64> {
+    Some(Checkpoint::parse(note.text()).ok()?.size())
+}
+
+/// Verifies the next segment. Returns the checkpoint that the one behind it has to continue.
+fn segment(
+    verdict: &mut Verdict,
+    args: &VerifyArgs,
+    folder: &Path,
+    known: &[Note],
+    name: SegmentName,
+    is_last: bool,
+    previous: Option<Note>,
+) -> Option<Note> {
+    let path = folder.join(name.to_string());
+    let opened = match bundle::open(&path) {
+        Ok(opened) => opened,
+        Err(failure) => {
+            unread(verdict, name, failure.to_string());
+            return previous;
+        }
+    };
+    let Some(manifest) = opened.manifest else {
+        unread(verdict, name, "no evidence folder".to_owned());
+        return previous;
+    };
+    let is_within = |note: &&Note| size(note).is_none_or(|size| size <= manifest.size);
+    let before = previous.as_ref().filter(is_within);
+    let known = known.iter().filter(|note| is_within(note));
+    let options = Options {
+        partial: true,
+        known: before.into_iter().chain(known).cloned().collect(),
+        keys: args.key.clone(),
+        witnesses: match is_last {
+            true => args.witness.clone(),
+            false => Vec::new(),
+        },
+        max_findings: LISTED,
+        // As many as a segment can have.
+        max_holes: usize::MAX,
+    };
+    let workers = available_parallelism().map_or(1, usize::from);
+    let report = verify_blocks(opened.blocks, options, workers, |_| ());
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => {
+            unread(verdict, name, format!("the log can't be read: {error}"));
+            return bundle::checkpoint(&path).or(previous);
+        }
+    };
+    for one in opened.findings.iter().chain(&report.findings) {
+        verdict.add(name, one.clone());
+    }
+    verdict.findings_total += report.findings_total - report.findings.len() as u64;
+
+    let filter = name.filter();
+    if manifest.filter.as_deref() != Some(filter.as_str()) {
+        let told = manifest.filter.unwrap_or_else(|| "a whole log".to_owned());
+        let detail = format!("its folder is named otherwise than its manifest tells, {told}");
+        verdict.add(name, finding(Code::Manifest, None, detail));
+    } else if let Some(hole) = report.withheld_within(&name.positions()) {
+        let positions = (hole.from.max(name.from), hole.to.min(name.to - 1));
+        let detail = "not in the segment".to_owned();
+        verdict.add(name, finding(Code::Missing, Some(positions), detail));
+    }
+    let named = folder.file_name().and_then(|name| name.to_str());
+    let named = named.and_then(|name| Uuid::try_parse(name).ok());
+    let others = verdict.last.as_ref().and_then(|last| last.tenant_id);
+    if named.or(others).is_some_and(|id| id != manifest.tenant_id) {
+        let detail = format!("of the tenant {}", manifest.tenant_id);
+        verdict.add(name, finding(Code::Tenant, None, detail));
+    }
+    follow(verdict, args.partial, name, Some(&report));
+    if let Some(at) = before.and_then(size)
+        && report.known_in_gap.contains(&at)
+    {
+        verdict.warnings.push(format!(
+            "{name}: that it continues the segment before it could not be shown"
+        ));
+    }
+    if previous.is_some() && before.is_none() {
+        let detail = "it is of a shorter log than the segment before it".to_owned();
+        verdict.add(name, finding(Code::Rollback, None, detail));
+    }
+    verdict.compared.extend(&report.known);
+    verdict.erased += report.groups.erased;
+    verdict.key_trusted &= report.key_trusted;
+    verdict
+        .warnings
+        .extend(opened.warnings.iter().map(|text| format!("{name}: {text}")));
+    verdict.last = Some(report);
+    bundle::checkpoint(&path).or(previous)
+}
+
+/// A segment that can't be read has none of its positions; the next one's follow it all the same.
+fn unread(verdict: &mut Verdict, name: SegmentName, detail: String) {
+    let positions = Some((name.from, name.to - 1));
+    verdict.add(name, finding(Code::File, positions, detail));
+    follow(verdict, true, name, None);
+}
+
+/// Whether a segment's positions follow those of the segments before it.
+fn follow(verdict: &mut Verdict, is_partial: bool, name: SegmentName, report: Option<&Report>) {
+    let is_first = verdict.segments == 0;
+    let expected = verdict.to;
+    if is_first {
+        verdict.from = name.from;
+    }
+    if name.from > expected {
+        let positions = (expected, name.from - 1);
+        let holes = report.iter().flat_map(|report| &report.holes);
+        let pruned = holes.into_iter().find_map(|hole| match hole.why {
+            Explanation::Pruned(seq) if hole.from <= expected && is_first => Some(seq),
+            _ => None,
+        });
+        let mut detail = "no segment has them".to_owned();
+        if let Some(seq) = pruned {
+            detail.push_str(&format!("; they were pruned by seq {seq}"));
+        }
+        let gap = finding(Code::Missing, Some(positions), detail);
+        match is_partial {
+            true => verdict.warnings.push(gap.to_string()),
+            false => verdict.add("archive", gap),
+        }
+    }
+    if name.from < expected {
+        let to = name.to.min(expected) - 1;
+        verdict.warnings.push(format!(
+            "{name}: positions {} to {to} are in another segment too",
+            name.from
+        ));
+    }
+    verdict.segments += 1;
+    verdict.entries += name.to.saturating_sub(name.from.max(expected));
+    verdict.to = verdict.to.max(name.to);
+}
+
+fn to_json(verdict: &Verdict, is_partial: bool) -> String {
+    let last = verdict.last.as_ref();
+    let findings = verdict.findings.iter().map(|(segment, finding)| {
+        json!({
+            "segment": segment,
+            "code": finding.code.as_str(),
+            "from": finding.positions.map(|(from, _)| from),
+            "to": finding.positions.map(|(_, to)| to),
+            "line": finding.line,
+            "file": finding.file,
+            "detail": finding.detail,
+        })
+    });
+    json!({
+        "verified": verdict.findings_total == 0,
+        "tenant_id": last.and_then(|last| last.tenant_id).map(|id| id.to_string()),
+        "origin": last.and_then(|last| last.origin.as_deref()),
+        "from": verdict.from,
+        "to": verdict.to,
+        "segments": verdict.segments,
+        "entries": verdict.entries,
+        "groups_erased": verdict.erased,
+        "size": last.map(|last| last.size),
+        "root": last.and_then(|last| last.root).map(|root| root.to_base64()),
+        "signed_by": last.and_then(|last| last.signed_by.as_deref()),
+        "key_trusted": verdict.key_trusted && last.is_some(),
+        "partial": is_partial,
+        "compared": verdict.compared,
+        "findings": findings.collect::<Vec<_>>(),
+        "findings_total": verdict.findings_total,
+        "warnings": verdict.warnings,
+    })
+    .to_string()
+}
+
+fn present(out: &mut Out, verdict: &Verdict, is_partial: bool) -> Result<(), Failure> {
+    let mut line = match verdict.findings_total {
+        0 => format!(
+            "Verified: positions {} to {} are in the archive, in {} segments",
+            verdict.from,
+            verdict.to.saturating_sub(1),
+            verdict.segments
+        ),
+        1 => "NOT VERIFIED: 1 finding".to_owned(),
+        n => format!("NOT VERIFIED: {n} findings"),
+    };
+    if verdict.findings_total == 0 {
+        if is_partial {
+            line.push_str(", not necessarily all that were archived");
+        }
+        if !verdict.key_trusted {
+            line.push_str("; signed by a key that only the archive names");
+        }
+        line.push_str("; a last segment that was removed can't be seen");
+    }
+    out.text(&line)?;
+    if let Some(last) = &verdict.last {
+        if let (Some(tenant), Some(origin)) = (last.tenant_id, &last.origin) {
+            out.text(&format!("Log {origin} of tenant {tenant}"))?;
+        }
+        if let Some(root) = last.root {
+            let root = root.to_base64();
+            out.text(&format!(
+                "Root {root} at size {}, of the last segment",
+                last.size
+            ))?;
+        }
+        if let Some(key) = &last.signed_by {
+            out.text(&format!("Signed by {key}"))?;
+        }
+    }
+    let row = |name: &str, count: u64| vec![name.to_owned(), count.to_string()];
+    let mut rows = vec![row("entries in the archive", verdict.entries)];
+    if verdict.erased > 0 {
+        rows.push(row("groups erased", verdict.erased));
+    }
+    out.line("")?;
+    out.table(&[], rows)?;
+    if !verdict.findings.is_empty() {
+        out.line("")?;
+        out.text("Findings:")?;
+        for (segment, finding) in &verdict.findings {
+            out.text(&format!("  {segment}: {finding}"))?;
+        }
+        let more = verdict.findings_total - verdict.findings.len() as u64;
+        if more > 0 {
+            out.text(&format!("  and {more} more"))?;
+        }
+    }
+    if !verdict.warnings.is_empty() {
+        out.line("")?;
+        for warning in &verdict.warnings {
+            out.text(&format!("Note: {warning}"))?;
+        }
+    }
+    Ok(())
+}

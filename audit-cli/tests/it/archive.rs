@@ -1,0 +1,191 @@
+//! An archive verified from its folder alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use audit_tlog::folder::SegmentName;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::server::{Server, audit};
+use crate::{cloudtrail, text};
+
+/// The part of an archive that a server wrote, in three segments, with groups that were erased before.
+/// The server is gone.
+fn archived() -> (TempDir, PathBuf) {
+    let server = Server::archiving();
+    let files = cloudtrail();
+    server.run(&["import", "--format", "cloudtrail", files.to_str().unwrap()]);
+    let found = server.run(&["search", "--limit", "1", "--json"]);
+    let entry: Value = serde_json::from_str(text(&found.stdout).lines().next().unwrap()).unwrap();
+    server.run(&["erase", entry["id"].as_str().unwrap()]);
+    for n in 0..3 {
+        let resource = format!("doc-{n}");
+        server.run(&["record", "VIEW", "doc", &resource]);
+        server.run(&["prune", "--before", "2999-01-01T00:00:00Z"]);
+    }
+    let within = TempDir::new().unwrap();
+    let at = within.path().join(server.tenant.to_string());
+    let from = server
+        .folder
+        .path()
+        .join("archive")
+        .join(server.tenant.to_string());
+    copy(&from, &at);
+    drop(server);
+    (within, at)
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+fn names(at: &Path) -> Vec<SegmentName> {
+    let entries = fs::read_dir(at).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names
+        .map(|name| SegmentName::parse(&name).unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn verify(at: &Path, code: i32, more: &[&str]) -> Value {
+    let mut arguments = vec!["verify", at.to_str().unwrap(), "--json"];
+    arguments.extend(more);
+    let done = audit(&arguments).assert().code(code);
+    let report: Value = serde_json::from_str(text(&done.get_output().stdout)).unwrap();
+    assert_eq!(report["verified"], code == 0, "{report}");
+    report
+}
+
+/// The findings about a segment, or about the archive.
+fn about<'a>(report: &'a Value, segment: &str) -> Vec<&'a Value> {
+    let findings = report["findings"].as_array().unwrap();
+    findings
+        .iter()
+        .filter(|one| one["segment"] == segment)
+        .collect()
+}
+
+#[test]
+fn an_archive_verifies_from_its_folder_alone_and_what_was_done_to_it_is_named() {
+    let (within, at) = archived();
+    let names = names(&at);
+    let last = names.last().unwrap().to;
+    let report = verify(&at, 0, &[]);
+    assert_eq!(report["segments"], 3);
+    assert_eq!(report["from"], 0);
+    assert_eq!(report["to"], last);
+    assert_eq!(report["entries"], last);
+    assert!(report["groups_erased"].as_u64().unwrap() > 0);
+    assert_eq!(report["warnings"], Value::Array(Vec::new()));
+    let shown = audit(&["verify", at.to_str().unwrap()]).assert().code(0);
+    assert!(text(&shown.get_output().stdout).starts_with("Verified: positions 0 to"));
+    // The key that was handed over is the log's, another isn't.
+    let key = report["signed_by"].as_str().unwrap();
+    assert_eq!(verify(&at, 0, &["--key", key])["key_trusted"], true);
+
+    // One segment is a part of a log like any other.
+    let middle = at.join(names[1].to_string());
+    audit(&["verify", middle.to_str().unwrap(), "--partial"])
+        .assert()
+        .code(0);
+    audit(&["verify", middle.to_str().unwrap()])
+        .assert()
+        .code(1);
+
+    // A later checkpoint than the archive's is told of, an earlier one compared.
+    let known = at.join(names[0].to_string()).join("checkpoint");
+    let report = verify(&at, 0, &["--known", known.to_str().unwrap()]);
+    assert_eq!(report["warnings"], Value::Array(Vec::new()));
+
+    // A byte of any file.
+    let changed = within.path().join("changed");
+    for file in ["manifest.json", "checkpoint", "keys", "log.ndjson.zst"] {
+        copy(&at, &changed);
+        let path = changed.join(names[1].to_string()).join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let report = verify(&changed, 1, &[]);
+        assert!(
+            !about(&report, &names[1].to_string()).is_empty(),
+            "{file}: {report}"
+        );
+        assert!(
+            about(&report, &names[0].to_string()).is_empty(),
+            "{file}: {report}"
+        );
+        fs::remove_dir_all(&changed).unwrap();
+    }
+
+    // A segment is gone.
+    for gone in [0, 1] {
+        copy(&at, &changed);
+        fs::remove_dir_all(changed.join(names[gone].to_string())).unwrap();
+        let report = verify(&changed, 1, &[]);
+        let finding = about(&report, "archive")[0];
+        assert_eq!(finding["code"], "missing");
+        assert_eq!(finding["from"], names[gone].from);
+        assert_eq!(finding["to"], names[gone].to - 1);
+        let report = verify(&changed, 0, &["--partial"]);
+        // Across the gap nothing shows that one continues the other.
+        let warnings = report["warnings"].as_array().unwrap();
+        assert_eq!(warnings.len(), 1 + gone, "{report}");
+        fs::remove_dir_all(&changed).unwrap();
+    }
+
+    // Two are in each other's place.
+    copy(&at, &changed);
+    let [first, second] = [&names[1], &names[2]].map(|name| changed.join(name.to_string()));
+    let aside = within.path().join("aside");
+    fs::rename(&first, &aside).unwrap();
+    fs::rename(&second, &first).unwrap();
+    fs::rename(&aside, &second).unwrap();
+    let report = verify(&changed, 1, &[]);
+    for name in &names[1..] {
+        let findings = about(&report, &name.to_string());
+        assert!(
+            findings.iter().any(|one| one["code"] == "manifest"),
+            "{report}"
+        );
+    }
+    fs::remove_dir_all(&changed).unwrap();
+
+    // What was not written to the end is no segment.
+    copy(&at, &changed);
+    fs::remove_file(changed.join(names[2].to_string()).join("manifest.json")).unwrap();
+    let report = verify(&changed, 0, &[]);
+    assert_eq!(report["to"], names[1].to);
+    assert_eq!(report["warnings"].as_array().unwrap().len(), 1);
+    fs::remove_dir_all(&changed).unwrap();
+}
+
+#[test]
+fn a_segment_of_another_log_doesnt_continue_an_archive() {
+    let (_within, at) = archived();
+    let (_another, other) = archived();
+    let (names, others) = (names(&at), names(&other));
+    // The same positions, of another tenant.
+    fs::remove_dir_all(at.join(names[1].to_string())).unwrap();
+    copy(
+        &other.join(others[1].to_string()),
+        &at.join(others[1].to_string()),
+    );
+    let report = verify(&at, 1, &[]);
+    let findings = about(&report, &others[1].to_string());
+    assert!(
+        findings.iter().any(|one| one["code"] == "tenant"),
+        "{report}"
+    );
+}
