@@ -207,12 +207,13 @@ impl TenantLog {
         self.log.inner.signing.as_deref().ok_or_else(not_signed)
     }
 
-    /// The key that verifies this log's checkpoints. Needs no permission: it is public.
+    /// The key that verifies this log's checkpoints, under the name of the epoch that it is in. Needs no
+    /// permission: it is public.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] without a signer.
-    pub fn verifying_key(&self) -> Result<VerifyingKey> {
-        self.signing()?.signer().verifying_key(self.scope.tenant())
+    /// [`ErrorKind::NotFound`] without a signer; what a closed tenant answers.
+    pub async fn verifying_key(&self) -> Result<VerifyingKey> {
+        self.signing()?.verifying_key(self.scope.tenant()).await
     }
 
     /// The largest signed checkpoint; none before the signer came to this log. Needs `read`.
@@ -294,9 +295,9 @@ impl TenantLog {
                 // Of one that an earlier key signed, the signer makes another.
                 (Some(known), fence)
                     if known.size == head.size()
-                        && (fence.is_none() || signing.is_ours(head.tenant, &known)?) =>
+                        && (fence.is_none() || signing.is_ours(head.tenant, &known).await?) =>
                 {
-                    signing.check(head, &known)?;
+                    signing.check(head, &known).await?;
                     break (snapshot, known);
                 }
                 (_, Some(fence)) => {
@@ -335,11 +336,13 @@ impl TenantLog {
             filter: (!request.filter.is_empty()).then(|| request.filter.to_json()),
             withheld: request.withheld.clone(),
         };
-        let vkey = self.verifying_key()?.encode();
+        let vkey = self.verifying_key().await?.encode();
         let handovers = handovers(signing, &reader, checkpoint.size).await?;
+        let epochs = signing.checkpoints().epochs(&reader).await?;
         let export = Exported {
             manifest,
             handovers,
+            epochs: epochs.iter().map(|start| start.seq).collect(),
             checkpoint,
             vkey,
         };
@@ -358,6 +361,8 @@ struct Exported {
     manifest: Manifest,
     /// Changes of keys by position, with the first checkpoints over them.
     handovers: Vec<(u64, SignedCheckpoint)>,
+    /// The positions of the entries that epochs begin with.
+    epochs: Vec<u64>,
     checkpoint: SignedCheckpoint,
     vkey: String,
 }
@@ -482,12 +487,14 @@ impl Exported {
         written.map_err(|fault| broken(&scope, fault))?;
         let below = snapshot.head().pruned_below;
         let keys = self.handovers.iter().map(|(seq, _)| *seq);
-        let keys: Vec<u64> = keys.filter(|seq| *seq < below).collect();
+        let told = keys.chain(self.epochs.iter().copied());
+        let mut told: Vec<u64> = told.filter(|seq| *seq < below).collect();
+        told.sort_unstable();
         let mut from = 0;
         for to in prunes(&*store, scope.tenant(), below).await? {
-            // Leaf data of changes of keys outlives every prune.
+            // Leaf data of changes of keys and of the epoch outlives every prune.
             let pruned = from..to;
-            for seq in keys.iter().filter(|seq| pruned.contains(*seq)) {
+            for seq in told.iter().filter(|seq| pruned.contains(*seq)) {
                 let data = store.leaves(&scope, *seq..seq + 1).await?.pop();
                 let Some((seq, leaf)) = data else { continue };
                 gap(&*store, &scope, &mut composer, from..seq, &mut text).await?;

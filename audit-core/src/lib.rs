@@ -22,6 +22,7 @@ pub mod evidence;
 pub mod filter;
 mod finite;
 pub mod group_commit;
+pub mod guard;
 pub mod id;
 mod ingest;
 pub mod json;
@@ -54,7 +55,7 @@ pub use audit_tlog as tlog;
 pub use audit_tlog::{Basis, Control, Group, Hash, Kind, Timestamp};
 
 pub use authorize::{AccessRequest, ByClaims, ByMembership, ByPolicy, Decision, TenantAuthorizer};
-pub use checkpoint::{CheckpointStore, Fence, KeyChange, SignedCheckpoint, Signer};
+pub use checkpoint::{CheckpointStore, EpochStart, Fence, KeyChange, SignedCheckpoint, Signer};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::Consumer;
 pub use credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
@@ -68,10 +69,13 @@ pub use event::{ActionType, ActorType, Event, Fields, Outcome, RelatedResource, 
 pub use evidence::EvidenceRequest;
 pub use filter::{Filter, TimeRange};
 pub use group_commit::GroupCommit;
+pub use guard::{
+    FolderGuard, Guard, GuardAdvance, GuardedErasure, GuardedHead, Recovery, admit_advance,
+};
 pub use id::{ErasureId, EventId, NotAUuid, TenantId};
 pub use json::{Json, JsonFault};
 pub use log::{AuditLog, AuditLogBuilder, TenantLog, TenantRecorder};
-pub use memory::{MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
+pub use memory::{MemoryGuard, MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
 pub use observe::{Observed, Observer};
 pub use outbox::{Outbox, OutboxRow, ParkedRow};
 pub use page::{Order, Page, PageRequest, Position, Sort};

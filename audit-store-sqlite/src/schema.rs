@@ -243,8 +243,18 @@ CREATE TABLE erasure_marks (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// What the epochs added.
+const EPOCHS: &str = "
+CREATE TABLE epochs (
+    tenant INTEGER NOT NULL,
+    seq    INTEGER NOT NULL,
+    epoch  INTEGER NOT NULL,
+    PRIMARY KEY (tenant, seq)
+) STRICT, WITHOUT ROWID;
+";
+
 /// What has to be run after [`TABLES`], which are of version 1, once each and in this order.
-const STEPS: [&str; 4] = [CHECKPOINTS, HANDOVERS, RETENTION, ERASURES];
+const STEPS: [&str; 5] = [CHECKPOINTS, HANDOVERS, RETENTION, ERASURES, EPOCHS];
 
 /// Opens the writer's connection, and creates the tables in a new file.
 pub(crate) fn open_writer(path: &Path, max_pages: Option<u64>) -> Result<Connection> {

@@ -2,11 +2,13 @@
 //!
 //! They pass the same contracts as the durable ones, and forget everything when they are dropped.
 
+mod guard;
 mod index;
 mod outbox;
 mod queue;
 mod store;
 
+pub use guard::MemoryGuard;
 pub use index::MemoryIndex;
 pub use outbox::MemoryOutbox;
 pub use queue::MemoryQueue;

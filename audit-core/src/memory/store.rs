@@ -11,7 +11,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use uuid::Uuid;
 
 use crate::checkpoint::{
-    CheckpointStore, Fence, KeyChange, Lease, SignedCheckpoint, admit_checkpoint,
+    CheckpointStore, EpochStart, Fence, KeyChange, Lease, SignedCheckpoint, admit_checkpoint,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
@@ -49,7 +49,7 @@ pub struct MemoryStore {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct State {
     logs: BTreeMap<TenantId, Log>,
     /// Counts appends over all tenants.
@@ -60,7 +60,7 @@ struct State {
 }
 
 /// One tenant with its log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Log {
     tenant: Tenant,
     head: Head,
@@ -71,6 +71,7 @@ struct Log {
     kept: BTreeMap<u64, (Kind, String)>,
     checkpoints: BTreeMap<u64, SignedCheckpoint>,
     key_changes: Vec<KeyChange>,
+    epochs: Vec<EpochStart>,
     ids: HashMap<EventId, Known>,
     counters: BTreeMap<(i32, ActionType, Severity, Outcome), u64>,
     cursors: HashMap<String, Cursor>,
@@ -84,7 +85,7 @@ struct Log {
     grown_at: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Cursor {
     position: u64,
     required: bool,
@@ -107,6 +108,16 @@ impl MemoryStore {
         Self {
             clock,
             state: Mutex::default(),
+        }
+    }
+
+    /// A store with what this one has now, as a backup of it would have: nothing that happens to one
+    /// shows in the other. They share the clock.
+    #[must_use]
+    pub fn backup(&self) -> Self {
+        Self {
+            clock: Arc::clone(&self.clock),
+            state: Mutex::new(self.lock().clone()),
         }
     }
 
@@ -156,6 +167,7 @@ impl Log {
             kept: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             key_changes: Vec::new(),
+            epochs: Vec::new(),
             ids: HashMap::new(),
             counters: BTreeMap::new(),
             cursors: HashMap::new(),
@@ -566,10 +578,14 @@ impl LogStore for MemoryStore {
         let log = state.log_mut(tenant)?;
         log.tenant.status.admit_read(tenant)?;
         declaration.admit(signer)?;
+        if !log.ids.contains_key(&declaration.id()) {
+            declaration.admit_at(log.head.size())?;
+        }
         let control = Batch::new(scope.clone(), vec![declaration.prepare(tenant)]);
         let receipt = only_receipt(log.append_own(&control, now, mark)?)?;
         if !receipt.duplicate {
             log.key_changes.extend(declaration.key_change(receipt.seq));
+            log.epochs.extend(declaration.epoch_start(receipt.seq));
         }
         Ok(receipt)
     }
@@ -864,6 +880,11 @@ impl CheckpointStore for MemoryStore {
     async fn key_changes(&self, scope: &TenantScope) -> Result<Vec<KeyChange>> {
         let state = self.lock();
         Ok(state.open(scope, Permission::Read)?.key_changes.clone())
+    }
+
+    async fn epochs(&self, scope: &TenantScope) -> Result<Vec<EpochStart>> {
+        let state = self.lock();
+        Ok(state.open(scope, Permission::Read)?.epochs.clone())
     }
 }
 

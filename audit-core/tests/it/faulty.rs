@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use audit_core::memory::MemoryStore;
 use audit_core::{
-    Batch, CheckpointStore, Counter, Declaration, Entry, Erased, Erasure, Error, ErrorKind,
-    EventId, Fence, Filter, Grown, Hash, Head, KeyChange, LogStore, Lookup, Mark, Page,
+    Batch, CheckpointStore, Counter, Declaration, Entry, EpochStart, Erased, Erasure, Error,
+    ErrorKind, EventId, Fence, Filter, Grown, Hash, Head, KeyChange, LogStore, Lookup, Mark, Page,
     PageRequest, Prune, Pruned, Receipt, Result, SignedCheckpoint, Snapshot, TenantId, TenantScope,
 };
 
@@ -45,8 +45,12 @@ pub(crate) struct Faulty {
 
 impl Faulty {
     pub(crate) fn new() -> Self {
+        Self::around(MemoryStore::new())
+    }
+
+    pub(crate) fn around(store: MemoryStore) -> Self {
         Self {
-            inner: Arc::new(MemoryStore::new()),
+            inner: Arc::new(store),
             poison: Mutex::default(),
             unavailable: AtomicU64::new(0),
             lost_answers: AtomicU64::new(0),
@@ -132,6 +136,10 @@ impl CheckpointStore for Faulty {
 
     async fn key_changes(&self, scope: &TenantScope) -> Result<Vec<KeyChange>> {
         self.inner.key_changes(scope).await
+    }
+
+    async fn epochs(&self, scope: &TenantScope) -> Result<Vec<EpochStart>> {
+        self.inner.epochs(scope).await
     }
 }
 

@@ -58,6 +58,7 @@ async fn a_file_of_a_newer_schema_is_refused() {
 async fn a_file_of_an_earlier_schema_is_brought_up_step_by_step() {
     // What each version added, the last one first.
     let added = [
+        "DROP TABLE epochs;",
         "DROP TABLE erasures; DROP TABLE erasure_marks;",
         "DROP TABLE retention; DROP TABLE legal_holds;",
         "ALTER TABLE checkpoints DROP COLUMN handover; DROP TABLE key_changes;",
@@ -81,6 +82,7 @@ async fn a_file_of_an_earlier_schema_is_brought_up_step_by_step() {
         let (store, tenant) = (fixture.store(), scope(1).tenant());
         assert!(store.retention(tenant).await.unwrap().is_empty());
         assert_eq!(store.latest(&scope(1)).await.unwrap(), None);
+        assert_eq!(store.epochs(&scope(1)).await.unwrap(), []);
         assert_eq!(store.open_erasures(None, 10).await.unwrap(), []);
         assert_eq!(store.head(&scope(1)).await.unwrap().size(), 3);
     }
