@@ -80,6 +80,7 @@ struct Raw {
     tlog_key: Option<Secret>,
     tlog_old_keys: Option<Secret>,
     tlog_old_origin: Option<String>,
+    tlog_guard: Option<String>,
     jwt_secret: Option<Secret>,
     jwt_public_key: Option<String>,
     jwks_url: Option<String>,
@@ -173,6 +174,11 @@ const VARIABLES: &[(&str, &str, &str)] = &[
         "tlog_old_origin",
         "",
         "the name that heads were signed under before",
+    ),
+    (
+        "tlog_guard",
+        "tlog.guard in the data folder",
+        "the folder that remembers what was signed, on another disk than the log",
     ),
     (
         "jwt_secret",
@@ -410,6 +416,8 @@ pub struct Settings {
     pub tlog_old_keys: Option<Secret>,
     /// The name that heads were signed under before.
     pub tlog_old_origin: Option<Origin>,
+    /// The folder of the guard; none for the data folder's.
+    pub tlog_guard: Option<PathBuf>,
     /// The shared secret of tokens.
     pub jwt_secret: Option<Secret>,
     /// The public key of tokens, PEM, or the path of a file with it.
@@ -513,6 +521,7 @@ impl Settings {
             })
         }
         let (store, queue, search) = (store(&raw)?, queue(&raw)?, search(&raw)?);
+        let tlog_guard = guard(&raw, &store)?;
         let roles = match raw.roles {
             None => Roles {
                 api: true,
@@ -558,6 +567,7 @@ impl Settings {
             tlog_key: raw.tlog_key,
             tlog_old_keys: raw.tlog_old_keys,
             tlog_old_origin: origin("AUDIT_TLOG_OLD_ORIGIN", raw.tlog_old_origin)?,
+            tlog_guard,
             jwt_issuer: raw.jwt_issuer,
             jwt_audience: raw.jwt_audience,
             jwt_across_tenants: raw.jwt_across_tenants,
@@ -628,6 +638,21 @@ fn store(raw: &Raw) -> Result<StoreUrl, ConfigError> {
     ];
     refuse_idle(&idle, "postgres:// in AUDIT_STORE_URL")?;
     Ok(store)
+}
+
+fn guard(raw: &Raw, store: &StoreUrl) -> Result<Option<PathBuf>, ConfigError> {
+    match raw.tlog_guard.as_deref() {
+        None => Ok(None),
+        Some(folder) if folder.is_empty() || folder.contains("://") => Err(refuse(
+            "AUDIT_TLOG_GUARD",
+            "the path of a folder is expected",
+        )),
+        Some(_) if *store == StoreUrl::Memory => Err(refuse(
+            "AUDIT_TLOG_GUARD",
+            "a store in memory has nothing to restore",
+        )),
+        Some(folder) => Ok(Some(PathBuf::from(folder))),
+    }
 }
 
 /// What is set for nothing is refused: it looks like a set-up that isn't.
@@ -785,6 +810,7 @@ mod tests {
             ("AUDIT_SEARCH_LAYOUT", "own"),
             ("AUDIT_SEARCH_PREFIX", "audit"),
             ("AUDIT_SQS_ENDPOINT", "http://127.0.0.1:9324"),
+            ("AUDIT_TLOG_GUARD", "s3://bucket/guard"),
             ("AUDIT_ROLES", "cook"),
             ("AUDIT_RATE_LIMIT", "0"),
             ("AUDIT_TRUSTED_PROXIES", "10.0.0.0/33"),

@@ -95,6 +95,10 @@ fn describe() {
         "audit_retention_held",
         "Tenants whose retention is not applied because a legal hold is open."
     );
+    describe_gauge!(
+        "audit_guard_stopped",
+        "Logs that take nothing and are not signed, because the guard knows more than they hold."
+    );
     describe_gauge!("audit_queue_messages", "Messages in the queue by state.");
 }
 
@@ -144,6 +148,12 @@ pub(crate) fn workers(statuses: &[WorkerStatus]) {
             gauge!("audit_worker_lag", "worker" => name).set(lag as f64);
         }
     }
+}
+
+/// Sets the gauge of the guard.
+#[allow(clippy::cast_precision_loss)] // gauges are floats
+pub(crate) fn guard(stopped: usize) {
+    gauge!("audit_guard_stopped").set(stopped as f64);
 }
 
 /// Sets the gauges of the queue.

@@ -298,6 +298,7 @@ async fn keep_up(app: Arc<App>) {
         if let Some(limits) = &app.gate.limits {
             limits.sweep();
         }
+        metrics::guard(app.log().stopped_by_guard());
         if let Some(workers) = app.workers() {
             metrics::workers(&workers.status());
         }
@@ -314,6 +315,7 @@ async fn keep_up(app: Arc<App>) {
 /// The metrics, with the workers' gauges as they are now.
 fn metrics_page(app: Arc<App>, handle: PrometheusHandle) -> impl Endpoint + 'static {
     get(poem::endpoint::make_sync(move |_| {
+        metrics::guard(app.log().stopped_by_guard());
         if let Some(workers) = app.workers() {
             metrics::workers(&workers.status());
         }

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use audit_core::{
     AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, Error, ErrorKind, EventQueue,
-    MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex, Signer, TenantFilter, TenantScope,
-    Vacuum, WorkerStatus, Workers,
+    Guard, MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex, Signer, TenantFilter,
+    TenantScope, Vacuum, WorkerStatus, Workers,
 };
 use audit_store_postgres::{PostgresOptions, PostgresStore};
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 
 use crate::config::{Postgres, QueueUrl, SearchUrl, Settings, StoreUrl};
+use crate::signing;
 
 /// The log and the credentials beside it.
 #[derive(Debug, Clone)]
@@ -21,18 +22,26 @@ pub struct Storage {
     pub log: AuditLog,
     /// API keys and tickets.
     pub credentials: Arc<dyn CredentialStore>,
+    /// What remembers what was signed; none where nothing is.
+    pub guard: Option<Arc<dyn Guard>>,
     /// What keeps things on disk.
     pub engines: Vec<Arc<dyn Vacuum>>,
 }
 
 impl Storage {
-    /// Opens what the settings name; `signer` signs the heads, once the workers run. SQLite's files are made where there are none; a database has to
-    /// be [migrated](migrate) before.
+    /// Opens what the settings name; `signer` signs the heads, once the workers run, and the settings'
+    /// guard watches over it. SQLite's files are made where there are none; a database has to be
+    /// [migrated](migrate) before.
     ///
     /// # Errors
     /// What the parts answer, with the cause.
     pub async fn open(settings: &Settings, signer: Option<Signer>) -> Result<Self> {
         let queue = other_queue(settings).await?;
+        let guard = match &signer {
+            Some(_) => signing::guard(settings)?,
+            None => None,
+        };
+        let signed = Signed { signer, guard };
         let mut engines = Vec::new();
         let search = other_index(settings)?.map(|(index, engine)| {
             engines.push(engine);
@@ -45,7 +54,8 @@ impl Storage {
                     .queue(queue.unwrap_or_else(|| Arc::new(MemoryQueue::new())))
                     .search(search.unwrap_or_else(|| Arc::new(MemoryIndex::new())));
                 Ok(Self {
-                    log: signed(log, signer, &store).build(),
+                    guard: signed.guard.clone(),
+                    log: signed.by(log, &store).build(),
                     credentials: store,
                     engines,
                 })
@@ -53,7 +63,7 @@ impl Storage {
             StoreUrl::Sqlite(path) => {
                 let path = path.clone();
                 let opened =
-                    tokio::task::spawn_blocking(move || Self::sqlite(&path, queue, search, signer));
+                    tokio::task::spawn_blocking(move || Self::sqlite(&path, queue, search, signed));
                 let mut storage = opened.await.map_err(|e| {
                     Error::new(ErrorKind::Internal, "opening the store panicked").with_source(e)
                 })??;
@@ -69,7 +79,8 @@ impl Storage {
                     .outbox(Arc::new(store.outbox()));
                 engines.push(store.clone());
                 Ok(Self {
-                    log: signed(log, signer, &store).build(),
+                    guard: signed.guard.clone(),
+                    log: signed.by(log, &store).build(),
                     credentials: store,
                     engines,
                 })
@@ -82,7 +93,7 @@ impl Storage {
         path: &Path,
         queue: Option<Arc<dyn EventQueue>>,
         search: Option<Arc<dyn SearchIndex>>,
-        signer: Option<Signer>,
+        signed: Signed,
     ) -> Result<Self> {
         let store = Arc::new(open_when_free(path)?);
         let queue = match queue {
@@ -93,21 +104,29 @@ impl Storage {
             .queue(queue)
             .search(search.unwrap_or_else(|| store.search_index()));
         Ok(Self {
-            log: signed(log, signer, &store).build(),
+            guard: signed.guard.clone(),
+            log: signed.by(log, &store).build(),
             engines: vec![store.clone()],
             credentials: store,
         })
     }
 }
 
-fn signed<S: CheckpointStore>(
-    log: AuditLogBuilder,
+/// Who signs, and what watches over it.
+struct Signed {
     signer: Option<Signer>,
-    store: &Arc<S>,
-) -> AuditLogBuilder {
-    match signer {
-        Some(signer) => log.signer(signer, Arc::clone(store) as Arc<dyn CheckpointStore>),
-        None => log,
+    guard: Option<Arc<dyn Guard>>,
+}
+
+impl Signed {
+    fn by<S: CheckpointStore>(self, mut log: AuditLogBuilder, store: &Arc<S>) -> AuditLogBuilder {
+        if let Some(signer) = self.signer {
+            log = log.signer(signer, Arc::clone(store) as Arc<dyn CheckpointStore>);
+        }
+        match self.guard {
+            Some(guard) => log.guard(guard),
+            None => log,
+        }
     }
 }
 
