@@ -103,6 +103,13 @@ fn present(out: &mut Out, report: &Report) -> Result<(), Failure> {
         let at = cosigned(one.time);
         out.text(&format!("Cosigned by {} at {at}", one.witness))?;
     }
+    for one in &report.epochs {
+        out.text(&format!(
+            "Epoch {} since position {}, where the log was continued ({}): what was signed behind it \
+             before is gone",
+            one.epoch, one.seq, one.basis
+        ))?;
+    }
     for size in &report.known {
         out.text(&format!("Continues the known checkpoint of size {size}"))?;
     }

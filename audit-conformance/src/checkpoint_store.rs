@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::{
-    CheckpointStore, Clock as _, Control, ErrorKind, Event, EventId, Fence, Filter, Hash,
-    KeyChange, Kind, LogStore, ManualClock, Permission, Permissions, Prune, SignedCheckpoint,
+    CheckpointStore, Clock as _, Control, EpochStart, ErrorKind, Event, EventId, Fence, Filter,
+    Hash, KeyChange, Kind, LogStore, ManualClock, Permission, Permissions, Prune, SignedCheckpoint,
     TenantId, TenantScope, TenantStatus, TenantStore, Timestamp,
 };
 
 use crate::fixture::{
-    act, append, basis, batch, event, events, everything, key_change, kind, listed, new_tenant,
-    seconds_after, set_status, tenant_id, time, trusted, try_append,
+    act, append, basis, batch, epoch, event, events, everything, key_change, kind, listed,
+    new_tenant, seconds_after, set_status, tenant_id, time, trusted, try_append,
 };
 
 const TTL: Duration = Duration::from_secs(15);
@@ -225,6 +225,58 @@ pub async fn a_declaration_is_one_control_entry_and_a_change_of_keys<H: Checkpoi
     store.prune(&scope, &prune).await.expect("pruned");
     while store.sweep().await.expect("swept") {}
     assert_eq!(store.key_changes(&scope).await.expect("an answer"), changes);
+}
+
+/// Known for ever, in its own log only, and standing right behind the head that it continues.
+pub async fn an_epoch_begins_right_behind_the_head_that_it_names<H: CheckpointStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let (tenant, fence) = signed_log(&harness, 2).await;
+    let other = new_tenant(store).await;
+    append(store, other, events(1)).await;
+    let scope = trusted(tenant);
+    assert_eq!(store.epochs(&scope).await.expect("an answer"), []);
+    let root = store.head(&scope).await.expect("a head").tree.root();
+    // One that the log grew over.
+    let late = epoch(store, tenant, fence, 2).await;
+    append(store, tenant, vec![event(7)]).await;
+    let refused = store.declare(&scope, &late).await;
+    assert_eq!(kind(refused), Some(ErrorKind::Refused));
+    assert_eq!(everything(store, tenant).await.len(), 3);
+    assert_eq!(store.epochs(&scope).await.expect("an answer"), []);
+
+    let declaration = epoch(store, tenant, fence, 2).await;
+    for repeated in [false, true] {
+        let receipt = store.declare(&scope, &declaration).await.expect("declared");
+        assert_eq!((receipt.seq, receipt.duplicate), (3, repeated));
+        append(store, tenant, vec![event(8 + usize::from(repeated))]).await;
+    }
+    let entry = &everything(store, tenant).await[3];
+    let Some(Control::Epoch {
+        epoch: number,
+        size,
+        root: continued,
+        ..
+    }) = entry.control()
+    else {
+        panic!("{entry:?}")
+    };
+    assert_eq!((number, size), (2, 3));
+    assert_ne!(continued, root);
+    let second = epoch(store, tenant, fence, 5).await;
+    store.declare(&scope, &second).await.expect("declared");
+    let epochs = [(3, 2), (6, 5)].map(|(seq, epoch)| EpochStart { seq, epoch });
+    assert_eq!(store.epochs(&scope).await.expect("an answer"), epochs);
+    assert_eq!(store.key_changes(&scope).await.expect("an answer"), []);
+    assert_eq!(store.epochs(&trusted(other)).await.expect("an answer"), []);
+    let nothing: TenantScope = trusted(tenant).only(Permissions::NONE);
+    let forbidden = store.epochs(&nothing).await;
+    assert_eq!(kind(forbidden), Some(ErrorKind::Forbidden));
+    // Pruned or not.
+    let prune = Prune::new(Timestamp::MAX, basis("retention"), act(tenant));
+    store.prune(&scope, &prune).await.expect("pruned");
+    while store.sweep().await.expect("swept") {}
+    assert_eq!(store.epochs(&scope).await.expect("an answer"), epochs);
 }
 
 /// And nothing of it is stored.

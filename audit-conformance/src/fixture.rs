@@ -131,6 +131,18 @@ pub(crate) fn key_change(tenant: TenantId, fence: Fence, id: EventId) -> Declara
     Declaration::key(fence, id, vkey(1), vkey(2), act(tenant)).expect("two keys")
 }
 
+/// That a log is continued from its present head in an epoch.
+pub(crate) async fn epoch<S: LogStore>(
+    store: &S,
+    tenant: TenantId,
+    fence: Fence,
+    number: u64,
+) -> Declaration {
+    let head = store.head(&trusted(tenant)).await.expect("a head");
+    let (id, basis) = (SystemClock.event_id(), basis("restore"));
+    Declaration::epoch(fence, id, number, &head, basis, act(tenant)).expect("an epoch")
+}
+
 pub(crate) fn basis(text: &str) -> Basis {
     Basis::parse(text).expect("a basis")
 }

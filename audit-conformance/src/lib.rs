@@ -27,8 +27,8 @@
 //! ```
 //!
 //! Every contract is also a public function, so that a single one can be run by itself, and takes a
-//! harness by type: [`ArchiveHarness`], [`LogStoreHarness`], [`CheckpointStoreHarness`], [`CredentialStoreHarness`],
-//! [`ErasureStoreHarness`], [`EventQueueHarness`],
+//! harness by type: [`ArchiveHarness`], [`LogStoreHarness`], [`CheckpointStoreHarness`],
+//! [`CredentialStoreHarness`], [`ErasureStoreHarness`], [`EventQueueHarness`], [`GuardHarness`],
 //! [`SearchIndexHarness`], [`OutboxHarness`], [`TenantAuthorizerHarness`]. A contract that is broken
 //! panics. Contracts run at the same time, make tenants of their own with random ids, and so may
 //! share a database, but a queue, an index or an outbox is each one's own.
@@ -49,6 +49,7 @@ pub mod credential_store;
 pub mod deployment_store;
 pub mod erasure_store;
 pub mod event_queue;
+pub mod guard;
 pub mod log_store;
 pub mod outbox;
 pub mod person;
@@ -63,6 +64,7 @@ pub use checkpoint_store::CheckpointStoreHarness;
 pub use credential_store::CredentialStoreHarness;
 pub use erasure_store::ErasureStoreHarness;
 pub use event_queue::EventQueueHarness;
+pub use guard::GuardHarness;
 pub use log_store::LogStoreHarness;
 pub use outbox::OutboxHarness;
 pub use search_index::SearchIndexHarness;
@@ -272,6 +274,7 @@ macro_rules! checkpoint_store {
             of_each_hour_the_largest_checkpoint_stays,
             a_checkpoint_over_a_change_of_keys_is_never_dropped,
             a_declaration_is_one_control_entry_and_a_change_of_keys,
+            an_epoch_begins_right_behind_the_head_that_it_names,
             a_declaration_under_a_taken_id_is_a_conflict,
             only_the_signer_declares,
             no_tenant_reads_anothers_checkpoints,
@@ -294,6 +297,21 @@ macro_rules! deployment_store {
             no_tenant_reads_anothers_opening,
             the_newest_deployment_checkpoint_is_the_largest_that_came_last,
             a_deployment_checkpoint_that_the_log_lacks_is_refused,
+        );
+    };
+}
+
+/// Expands to the tests of [`Guard`](audit_core::Guard) for a [`GuardHarness`].
+#[macro_export]
+macro_rules! guard {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, guard:
+            what_a_guard_was_told_it_remembers,
+            a_guard_lists_the_tenants_that_it_knows,
+            a_guard_never_goes_back,
+            what_a_guard_knows_already_changes_nothing,
+            of_several_who_know_the_same_one_advances,
         );
     };
 }

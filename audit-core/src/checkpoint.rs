@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use audit_tlog::checkpoint::{Checkpoint, FIRST_EPOCH, Origin};
+use audit_tlog::checkpoint::{Checkpoint, Origin};
 use audit_tlog::note::{SigningKey, VerifyingKey};
 use audit_tlog::{Hash, Timestamp};
 
@@ -69,6 +69,15 @@ pub struct KeyChange {
     pub new: String,
 }
 
+/// An entry of a log that says that it was continued after a restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochStart {
+    /// The entry's position.
+    pub seq: u64,
+    /// The epoch that begins with it.
+    pub epoch: u64,
+}
+
 /// That its bearer is the signer. A later signer's is larger, and makes earlier ones void.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fence(pub u64);
@@ -107,6 +116,10 @@ pub trait CheckpointStore: Debug + Send + Sync + 'static {
     /// The changes of the key that the log declares, oldest first, of entries that were pruned too.
     /// Needs `read`.
     async fn key_changes(&self, scope: &TenantScope) -> Result<Vec<KeyChange>>;
+
+    /// The epochs that the log declares, oldest first, of entries that were pruned too. None of a log in
+    /// its first epoch, which no entry begins. Needs `read`.
+    async fn epochs(&self, scope: &TenantScope) -> Result<Vec<EpochStart>>;
 }
 
 /// Who signs, and for how long: what a store keeps.
@@ -185,7 +198,7 @@ pub fn admit_checkpoint(
     Ok(())
 }
 
-/// Signs heads: one key pair under each tenant's name.
+/// Signs heads: one key pair under each tenant's name, which tells the log's epoch from its second on.
 #[derive(Debug)]
 pub struct Signer {
     origin: Origin,
@@ -218,31 +231,33 @@ impl Signer {
         &self.origin
     }
 
-    pub(crate) fn key(&self, tenant: TenantId) -> Result<SigningKey> {
-        named(&self.key, &self.origin, tenant)
+    pub(crate) fn key(&self, tenant: TenantId, epoch: u64) -> Result<SigningKey> {
+        named(&self.key, &self.origin, tenant, epoch)
     }
 
-    /// The keys that a tenant's checkpoints may be signed with, the present one first.
-    pub(crate) fn keys(&self, tenant: TenantId) -> Result<Vec<SigningKey>> {
+    /// The keys that a tenant's checkpoints of an epoch may be signed with, the present one first. They
+    /// come in the same order for every epoch.
+    pub(crate) fn keys(&self, tenant: TenantId, epoch: u64) -> Result<Vec<SigningKey>> {
         let earlier = self.earlier.iter();
-        let earlier = earlier.map(|(origin, key)| named(key, origin, tenant));
-        std::iter::once(self.key(tenant)).chain(earlier).collect()
+        let earlier = earlier.map(|(origin, key)| named(key, origin, tenant, epoch));
+        let present = self.key(tenant, epoch);
+        std::iter::once(present).chain(earlier).collect()
     }
 
-    /// The key that a tenant's checkpoints are verified with.
+    /// The key that a tenant's checkpoints of an epoch are verified with.
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] when the origin can't be a key's name.
-    pub fn verifying_key(&self, tenant: TenantId) -> Result<VerifyingKey> {
-        Ok(self.key(tenant)?.verifying_key().clone())
+    pub fn verifying_key(&self, tenant: TenantId, epoch: u64) -> Result<VerifyingKey> {
+        Ok(self.key(tenant, epoch)?.verifying_key().clone())
     }
 
-    /// Signs a head.
+    /// Signs a head of an epoch.
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] when the origin can't be a key's name.
-    pub fn sign(&self, head: &Head, now: Timestamp) -> Result<SignedCheckpoint> {
-        let key = self.key(head.tenant)?;
+    pub fn sign(&self, head: &Head, epoch: u64, now: Timestamp) -> Result<SignedCheckpoint> {
+        let key = self.key(head.tenant, epoch)?;
         sign(head.size(), head.tree.root(), &[&key], now)
     }
 
@@ -306,8 +321,8 @@ fn sign(size: u64, root: Hash, keys: &[&SigningKey], now: Timestamp) -> Result<S
     Ok(SignedCheckpoint::new(size, root, note.encode(), now))
 }
 
-fn named(key: &SigningKey, origin: &Origin, tenant: TenantId) -> Result<SigningKey> {
-    let name = origin.for_tenant(tenant.into_uuid(), FIRST_EPOCH);
+fn named(key: &SigningKey, origin: &Origin, tenant: TenantId, epoch: u64) -> Result<SigningKey> {
+    let name = origin.for_tenant(tenant.into_uuid(), epoch);
     key.renamed(&name).map_err(unsigned)
 }
 

@@ -7,6 +7,7 @@ use std::future::Future;
 
 use crate::entry::Receipt;
 use crate::error::Result;
+use crate::id::TenantId;
 use crate::prepare::Batch;
 use crate::store::LogStore;
 
@@ -26,6 +27,16 @@ pub(crate) trait Wraps: Send + Sync {
         }
     }
 
+    fn writing_around<T: Send, F: Future<Output = Result<T>> + Send>(
+        &self,
+        tenant: TenantId,
+        method: &'static str,
+        call: impl Fn() -> F + Send + Sync,
+    ) -> impl Future<Output = Result<T>> + Send {
+        let _ = tenant;
+        async move { self.around(method, call).await }
+    }
+
     fn around<T: Send, F: Future<Output = Result<T>> + Send>(
         &self,
         method: &'static str,
@@ -34,6 +45,16 @@ pub(crate) trait Wraps: Send + Sync {
         let _ = method;
         async move { call().await }
     }
+}
+
+/// [`Wraps::around`] of what adds entries to a tenant's log otherwise than by an append.
+macro_rules! writing {
+    ($self:ident, $scope:ident, $method:ident($argument:ident)) => {
+        crate::decorate::Wraps::writing_around($self, $scope.tenant(), stringify!($method), || {
+            crate::decorate::Wraps::wrapped($self).$method($scope, $argument)
+        })
+        .await
+    };
 }
 
 macro_rules! decorate_log_store {
@@ -123,7 +144,7 @@ macro_rules! decorate_log_store {
                 scope: &crate::TenantScope,
                 erasure: &crate::Erasure,
             ) -> crate::Result<crate::Erased> {
-                crate::decorate::Wraps::around(self, "erase", || crate::decorate::Wraps::wrapped(self).erase(scope, erasure)).await
+                crate::decorate::writing!(self, scope, erase(erasure))
             }
 
             async fn declare(
@@ -131,7 +152,7 @@ macro_rules! decorate_log_store {
                 scope: &crate::TenantScope,
                 declaration: &crate::Declaration,
             ) -> crate::Result<crate::Receipt> {
-                crate::decorate::Wraps::around(self, "declare", || crate::decorate::Wraps::wrapped(self).declare(scope, declaration)).await
+                crate::decorate::writing!(self, scope, declare(declaration))
             }
 
             async fn prune(
@@ -139,7 +160,7 @@ macro_rules! decorate_log_store {
                 scope: &crate::TenantScope,
                 prune: &crate::Prune,
             ) -> crate::Result<crate::Pruned> {
-                crate::decorate::Wraps::around(self, "prune", || crate::decorate::Wraps::wrapped(self).prune(scope, prune)).await
+                crate::decorate::writing!(self, scope, prune(prune))
             }
 
             async fn sweep(&self) -> crate::Result<bool> {
@@ -171,4 +192,4 @@ macro_rules! decorate_log_store {
     };
 }
 
-pub(crate) use decorate_log_store;
+pub(crate) use {decorate_log_store, writing};

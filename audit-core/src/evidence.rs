@@ -217,8 +217,8 @@ impl TiledLog {
     ///
     /// # Errors
     /// As there.
-    pub fn verifying_key(&self) -> Result<VerifyingKey> {
-        self.0.verifying_key()
+    pub async fn verifying_key(&self) -> Result<VerifyingKey> {
+        self.0.verifying_key().await
     }
 
     /// As [`TenantLog::checkpoint`].
@@ -258,12 +258,13 @@ impl TenantLog {
         self.log.inner.signing.as_deref().ok_or_else(not_signed)
     }
 
-    /// The key that verifies this log's checkpoints. Needs no permission: it is public.
+    /// The key that verifies this log's checkpoints, under the name of the epoch that it is in. Needs no
+    /// permission: it is public.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] without a signer.
-    pub fn verifying_key(&self) -> Result<VerifyingKey> {
-        self.signing()?.signer().verifying_key(self.scope.tenant())
+    /// [`ErrorKind::NotFound`] without a signer; what a closed tenant answers.
+    pub async fn verifying_key(&self) -> Result<VerifyingKey> {
+        self.signing()?.verifying_key(self.scope.tenant()).await
     }
 
     /// The largest signed checkpoint; none before the signer came to this log. Needs `read`.
@@ -372,9 +373,9 @@ impl TenantLog {
                 // Of one that an earlier key signed, the signer makes another.
                 (Some(known), fence)
                     if known.size == head.size()
-                        && (fence.is_none() || signing.is_ours(head.tenant, &known)?) =>
+                        && (fence.is_none() || signing.is_ours(head.tenant, &known).await?) =>
                 {
-                    signing.check(head, &known)?;
+                    signing.check(head, &known).await?;
                     return Ok((snapshot, known));
                 }
                 (_, Some(fence)) => {
@@ -424,11 +425,13 @@ impl TenantLog {
             filter,
             withheld,
         };
-        let vkey = self.verifying_key()?.encode();
+        let vkey = self.verifying_key().await?.encode();
         let handovers = handovers(signing, &reader, checkpoint.size).await?;
+        let epochs = signing.checkpoints().epochs(&reader).await?;
         Ok(Exported {
             manifest,
             handovers,
+            epochs: epochs.iter().map(|start| start.seq).collect(),
             checkpoint,
             vkey,
         })
@@ -445,6 +448,8 @@ pub(crate) struct Exported {
     pub(crate) manifest: Manifest,
     /// Changes of keys by position, with the first checkpoints over them.
     pub(crate) handovers: Vec<(u64, SignedCheckpoint)>,
+    /// The positions of the entries that epochs begin with.
+    epochs: Vec<u64>,
     pub(crate) checkpoint: SignedCheckpoint,
     vkey: String,
 }
@@ -587,12 +592,14 @@ impl Exported {
         let mut composer = begun.map_err(|fault| broken(&scope, fault))?;
         let below = snapshot.head().pruned_below;
         let keys = self.handovers.iter().map(|(seq, _)| *seq);
-        let keys: Vec<u64> = keys.filter(|seq| *seq < below).collect();
+        let told = keys.chain(self.epochs.iter().copied());
+        let mut told: Vec<u64> = told.filter(|seq| *seq < below).collect();
+        told.sort_unstable();
         let mut from = 0;
         for to in prunes(&*store, scope.tenant(), below).await? {
-            // Leaf data of changes of keys outlives every prune.
+            // Leaf data of changes of keys and of the epoch outlives every prune.
             let pruned = from..to;
-            for seq in keys.iter().filter(|seq| pruned.contains(*seq)) {
+            for seq in told.iter().filter(|seq| pruned.contains(*seq)) {
                 let data = store.leaves(&scope, *seq..seq + 1).await?.pop();
                 let Some((seq, leaf)) = data else { continue };
                 gap(&*store, &scope, &mut composer, from..seq, &mut text).await?;

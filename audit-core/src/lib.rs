@@ -24,6 +24,7 @@ pub mod evidence;
 pub mod filter;
 mod finite;
 pub mod group_commit;
+pub mod guard;
 pub mod id;
 mod ingest;
 pub mod json;
@@ -57,7 +58,7 @@ pub use audit_tlog::{Basis, Control, Group, Hash, Kind, Timestamp};
 
 pub use archive::{Archive, ArchiveStatus};
 pub use authorize::{AccessRequest, ByClaims, ByMembership, ByPolicy, Decision, TenantAuthorizer};
-pub use checkpoint::{CheckpointStore, Fence, KeyChange, SignedCheckpoint, Signer};
+pub use checkpoint::{CheckpointStore, EpochStart, Fence, KeyChange, SignedCheckpoint, Signer};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::Consumer;
 pub use credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
@@ -72,10 +73,13 @@ pub use event::{ActionType, ActorType, Event, Fields, Outcome, RelatedResource, 
 pub use evidence::{EvidenceRequest, TiledLog};
 pub use filter::{Filter, TimeRange};
 pub use group_commit::GroupCommit;
+pub use guard::{
+    FolderGuard, Guard, GuardAdvance, GuardedErasure, GuardedHead, Recovery, admit_advance,
+};
 pub use id::{ErasureId, EventId, NotAUuid, TenantId};
 pub use json::{Json, JsonFault};
 pub use log::{AuditLog, AuditLogBuilder, TenantLog, TenantRecorder};
-pub use memory::{MemoryArchive, MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
+pub use memory::{MemoryArchive, MemoryGuard, MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
 pub use observe::{Observed, Observer};
 pub use outbox::{Outbox, OutboxRow, ParkedRow};
 pub use page::{Order, Page, PageRequest, Position, Sort};

@@ -23,6 +23,7 @@ use crate::event::Event;
 use crate::evidence::TiledLog;
 use crate::filter::Filter;
 use crate::group_commit::GroupCommit;
+use crate::guard::{Guard, Guarded, Sentry};
 use crate::id::{ErasureId, EventId, TenantId};
 use crate::ingest::{Accepted, seal_message};
 use crate::outbox::Outbox;
@@ -93,6 +94,7 @@ pub(crate) struct Inner {
     pub(crate) bell: Bell,
     pub(crate) signing: Option<Arc<Signing>>,
     pub(crate) deployment: Option<Arc<Deployment>>,
+    pub(crate) sentry: Option<Arc<Sentry>>,
     pub(crate) retention: Arc<dyn RetentionStore>,
     pub(crate) retention_every: Duration,
     pub(crate) archive: Option<Archiver>,
@@ -124,6 +126,7 @@ pub struct AuditLogBuilder {
     deployment: Option<Arc<dyn DeploymentStore>>,
     witnesses: Vec<Arc<dyn Witness>>,
     deployment_every: Duration,
+    guard: Option<Arc<dyn Guard>>,
     retention: Arc<dyn RetentionStore>,
     retention_every: Duration,
     archive: Option<Arc<dyn Archive>>,
@@ -218,6 +221,17 @@ impl AuditLogBuilder {
         self
     }
 
+    /// What remembers outside the database what was signed. Where it knows more than a log, or nothing of
+    /// one that was signed, that log takes nothing more and is not signed until it was
+    /// [recovered](AuditLog::recover): calls that add to it fail with
+    /// [`Unavailable`](ErrorKind::Unavailable). Without a [`signer`](Self::signer) it is not asked. None
+    /// by default: then nothing notices that an old copy of the database was restored.
+    #[must_use]
+    pub fn guard(mut self, guard: Arc<dyn Guard>) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
     /// How often entries are looked for that are older than their tenant keeps them. An hour by
     /// default.
     #[must_use]
@@ -241,9 +255,17 @@ impl AuditLogBuilder {
     pub fn build(self) -> AuditLog {
         let holder = self.clock.event_id().to_string();
         let clock = Arc::clone(&self.clock);
-        let signing = self
-            .signing
-            .map(|(signer, kept)| Arc::new(Signing::new(signer, kept, holder, clock)));
+        let mut store: Arc<dyn LogStore> = Arc::new(GroupCommit::new(self.store));
+        let mut sentry = None;
+        if let (Some((_, kept)), Some(guard)) = (&self.signing, self.guard) {
+            let kept = Arc::clone(kept);
+            let own = Arc::new(Sentry::new(guard, kept, Arc::clone(&store)));
+            store = Arc::new(Guarded::new(Arc::clone(&own)));
+            sentry = Some(own);
+        }
+        let signing = self.signing.map(|(signer, kept)| {
+            Arc::new(Signing::new(signer, kept, holder, clock, sentry.clone()))
+        });
         let (witnesses, every) = (self.witnesses, self.deployment_every);
         let deployment = self.deployment.map(|store| {
             Arc::new(Deployment {
@@ -254,7 +276,7 @@ impl AuditLogBuilder {
         });
         AuditLog {
             inner: Arc::new(Inner {
-                store: Arc::new(GroupCommit::new(self.store)),
+                store,
                 tenants: self.tenants,
                 erasures: self.erasures,
                 queue: self.queue,
@@ -267,6 +289,7 @@ impl AuditLogBuilder {
                 bell: Bell::default(),
                 signing,
                 deployment,
+                sentry,
                 retention: self.retention,
                 retention_every: self.retention_every,
                 archive: self.archive.map(Archiver::new),
@@ -299,6 +322,7 @@ impl AuditLog {
             deployment: None,
             witnesses: Vec::new(),
             deployment_every: DEPLOYMENT_EVERY,
+            guard: None,
         }
     }
 
@@ -407,6 +431,13 @@ impl AuditLog {
         self.inner.archive.as_ref().map(Archiver::status)
     }
 
+    /// How many of the logs that this process has come to are stopped by the
+    /// [guard](AuditLogBuilder::guard).
+    pub fn stopped_by_guard(&self) -> usize {
+        let sentry = self.inner.sentry.as_ref();
+        sentry.map_or(0, |sentry| sentry.stopped())
+    }
+
     /// The queue.
     pub fn queue(&self) -> Option<&Arc<dyn EventQueue>> {
         self.inner.queue.as_ref()
@@ -492,6 +523,7 @@ impl AuditLog {
         if update == TenantUpdate::default() {
             return Ok(Tenant::clone(&*self.cached(id).await?));
         }
+        self.inner.admit(id).await?;
         let tenant = self
             .inner
             .tenants
@@ -577,6 +609,14 @@ impl Inner {
         }
         cache.insert(id, (Instant::now(), Arc::clone(&tenant)));
         Ok(tenant)
+    }
+
+    /// Refuses what would add to a log that the guard stops, otherwise than through the log store.
+    pub(crate) async fn admit(&self, tenant: TenantId) -> Result<()> {
+        match &self.sentry {
+            Some(sentry) => sentry.admit(tenant).await,
+            None => Ok(()),
+        }
     }
 
     pub(crate) async fn commit(&self, batches: &[Batch]) -> Result<Vec<Result<Vec<Receipt>>>> {

@@ -591,6 +591,7 @@ impl AuditLog {
         let event = Event::update("tenant", tenant.to_string())
             .after(&Json::from_stored(retention.to_json()));
         let event = self.admin_event(tenant, event, "log.retention", subject, reason)?;
+        self.inner.admit(tenant).await?;
         let store = &self.inner.retention;
         if store.set_retention(tenant, retention, &event).await? {
             self.inner.bell.ring(tenant);
@@ -687,6 +688,7 @@ impl AuditLog {
             .resource_name(name)
             .metadata(&serde_json::json!({"released": false}));
         let event = self.admin_event(tenant, event, "log.hold", subject, reason)?;
+        self.inner.admit(tenant).await?;
         let store = &self.inner.retention;
         store.place_hold(tenant, &hold, &event).await?;
         self.inner.bell.ring(tenant);
@@ -694,7 +696,8 @@ impl AuditLog {
     }
 
     /// Releases a hold and records that in the tenant's log, in one transaction. Releasing it again
-    /// changes and records nothing.
+    /// changes and records nothing. It works on a log that the guard stops, too: a hold that a restore
+    /// brought back would refuse its [recovery](Self::recover).
     ///
     /// # Errors
     /// As [`RetentionStore::release_hold`], and [`Invalid`](ErrorKind::Invalid) for a reason that is too

@@ -4,13 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use audit_tlog::checkpoint::Checkpoint;
-use audit_tlog::note::{Note, SigningKey};
-use audit_tlog::{Timestamp, merkle};
+use audit_tlog::note::{Note, SigningKey, VerifyingKey};
+use audit_tlog::{Basis, Timestamp, merkle};
 
-use crate::checkpoint::{CheckpointStore, Fence, KeyChange, SignedCheckpoint, Signer};
+use crate::checkpoint::{CheckpointStore, EpochStart, Fence, KeyChange, SignedCheckpoint, Signer};
 use crate::clock::Clock;
+use crate::entry::Receipt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::evidence::{root_of, roots_of};
+use crate::guard::{GuardedHead, Sentry, present_epoch};
 use crate::id::TenantId;
 use crate::prepare::Act;
 use crate::scope::TenantScope;
@@ -25,6 +27,7 @@ pub(crate) struct Signing {
     holder: String,
     clock: Arc<dyn Clock>,
     fence: Mutex<Option<Fence>>,
+    sentry: Option<Arc<Sentry>>,
 }
 
 impl Signing {
@@ -33,6 +36,7 @@ impl Signing {
         checkpoints: Arc<dyn CheckpointStore>,
         holder: String,
         clock: Arc<dyn Clock>,
+        sentry: Option<Arc<Sentry>>,
     ) -> Self {
         Self {
             signer,
@@ -40,6 +44,7 @@ impl Signing {
             holder,
             clock,
             fence: Mutex::new(None),
+            sentry,
         }
     }
 
@@ -66,12 +71,12 @@ impl Signing {
 
     /// Signs a head and keeps the checkpoint; one of this size that is there already is taken. Where the
     /// log has another key so far, that is changed first: then what is signed is the head behind the
-    /// entry that says so.
+    /// entry that says so. The guard, where there is one, learns of it first.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] when the head is no continuation of the newest checkpoint, or that one is
-    /// not what was signed; [`ErrorKind::Unavailable`] when the log's key is not known here, and for a
-    /// head below a change of keys.
+    /// not what was signed; [`ErrorKind::Unavailable`] when the guard stops the log or can't be told, when
+    /// the log's key is not known here, and for a head below a change of keys or of the epoch.
     pub(crate) async fn publish(
         &self,
         store: &dyn LogStore,
@@ -81,14 +86,23 @@ impl Signing {
     ) -> Result<SignedCheckpoint> {
         let scope = TenantScope::trusted(head.tenant, "signer");
         let latest = self.checkpoints.latest(&scope).await?;
-        let mut changes = self.checkpoints.key_changes(&scope).await?;
+        let mut course = self.course(&scope).await?;
         if let Some(latest) = &latest {
             continues(store, &scope, head, latest).await?;
         }
-        let mut standing = self.standing(head.tenant, &changes, latest.as_ref())?;
+        let mut guarded = None;
+        if let Some(sentry) = &self.sentry {
+            guarded = sentry
+                .pass(&scope, head, latest.as_ref(), &course.epochs)
+                .await?;
+        }
+        let mut standing = self.standing(head.tenant, &course, latest.as_ref())?;
         if let Standing::Earlier(old) = &standing {
-            changes.push(self.change_key(store, &scope, fence, old).await?);
-            standing = self.standing(head.tenant, &changes, latest.as_ref())?;
+            let change = self
+                .change_key(store, &scope, fence, old, course.epoch())
+                .await?;
+            course.changes.push(change);
+            standing = self.standing(head.tenant, &course, latest.as_ref())?;
         }
         let checkpoint = match standing {
             Standing::HandsOver { at, keys } => {
@@ -100,18 +114,58 @@ impl Signing {
             }
             Standing::Ours => match latest {
                 Some(latest) if latest.size == head.size() => return Ok(latest),
-                _ if changes.last().is_some_and(|last| head.size() <= last.seq) => {
-                    let message = "the key has changed behind this head";
+                _ if course.last().is_some_and(|last| head.size() <= last) => {
+                    let message = "the key or the epoch has changed behind this head";
                     return Err(Error::new(ErrorKind::Unavailable, message)
                         .with_retry_after(Duration::ZERO));
                 }
-                _ => self.signer.sign(head, now)?,
+                _ => self.signer.sign(head, course.epoch(), now)?,
             },
         };
+        if let Some(sentry) = &self.sentry {
+            let signed = GuardedHead {
+                epoch: course.epoch(),
+                size: checkpoint.size,
+                root: checkpoint.root,
+            };
+            sentry.advance(&scope, guarded, signed).await?;
+        }
         self.checkpoints
             .publish(fence, head.tenant, &checkpoint)
             .await?;
         Ok(checkpoint)
+    }
+
+    /// What a log says of its keys and epochs.
+    async fn course(&self, scope: &TenantScope) -> Result<Course> {
+        Ok(Course {
+            changes: self.checkpoints.key_changes(scope).await?,
+            epochs: self.checkpoints.epochs(scope).await?,
+        })
+    }
+
+    /// The key that verifies the checkpoints of a log as it is now.
+    pub(crate) async fn verifying_key(&self, tenant: TenantId) -> Result<VerifyingKey> {
+        let scope = TenantScope::trusted(tenant, "signer");
+        let epoch = self.course(&scope).await?.epoch();
+        self.signer.verifying_key(tenant, epoch)
+    }
+
+    /// Writes the entry that says that a log is continued after a restore, from this head.
+    pub(crate) async fn begin_epoch(
+        &self,
+        store: &dyn LogStore,
+        scope: &TenantScope,
+        fence: Fence,
+        epoch: u64,
+        head: &Head,
+    ) -> Result<Receipt> {
+        let act = Act::new(scope, None, Arc::clone(&self.clock))?.by_system();
+        let basis = Basis::parse("restore")
+            .map_err(|fault| Error::new(ErrorKind::Internal, "no basis").with_source(fault))?;
+        let id = self.clock.event_id();
+        let declaration = Declaration::epoch(fence, id, epoch, head, basis, act)?;
+        store.declare(scope, &declaration).await
     }
 
     /// Writes the entry that says that the key changes to the present one.
@@ -121,10 +175,11 @@ impl Signing {
         scope: &TenantScope,
         fence: Fence,
         old: &SigningKey,
+        epoch: u64,
     ) -> Result<KeyChange> {
         let act = Act::new(scope, None, Arc::clone(&self.clock))?.by_system();
         let old = old.verifying_key().encode();
-        let new = self.signer.verifying_key(scope.tenant())?.encode();
+        let new = self.signer.verifying_key(scope.tenant(), epoch)?.encode();
         let id = self.clock.event_id();
         let declaration = Declaration::key(fence, id, old.clone(), new.clone(), act)?;
         let seq = store.declare(scope, &declaration).await?.seq;
@@ -135,53 +190,70 @@ impl Signing {
     fn standing(
         &self,
         tenant: TenantId,
-        changes: &[KeyChange],
+        course: &Course,
         latest: Option<&SignedCheckpoint>,
     ) -> Result<Standing> {
-        let keys = self.signer.keys(tenant)?;
-        let named = |vkey: &str| {
-            let found = keys.iter().find(|k| k.verifying_key().encode() == vkey);
-            found.cloned().ok_or_else(|| {
-                let message = format!("the log's key is {vkey}, which is not known here");
-                Error::new(ErrorKind::Unavailable, message).with_tenant(tenant)
-            })
-        };
-        if let Some(last) = changes.last() {
-            let new = named(&last.new)?;
+        let keys_at = |epoch| self.signer.keys(tenant, epoch);
+        // The place among the keys is the same in each epoch, their names are not.
+        let present = keys_at(course.epoch())?;
+        if let Some(last) = course.changes.last() {
+            let keys = keys_at(course.epoch_at(last.seq))?;
+            let place_of = |vkey: &str| {
+                let mut keys = keys.iter();
+                keys.position(|key| key.verifying_key().encode() == vkey)
+                    .ok_or_else(|| {
+                        let message = format!("the log's key is {vkey}, which is not known here");
+                        Error::new(ErrorKind::Unavailable, message).with_tenant(tenant)
+                    })
+            };
+            let new = place_of(&last.new)?;
             return match latest.filter(|latest| latest.size > last.seq) {
-                Some(over) if is_signed(over, &new) => self.standing_of(tenant, new),
+                Some(over) if is_signed(over, &keys_at(course.epoch_at(over.size))?[new]) => {
+                    self.standing_of(tenant, course, present[new].clone())
+                }
                 Some(over) => Err(Error::corrupt(tenant, over.size)),
-                None => Ok(Standing::HandsOver {
-                    at: last.seq,
-                    keys: Box::new((named(&last.old)?, new)),
-                }),
+                None => {
+                    let old = present[place_of(&last.old)?].clone();
+                    Ok(Standing::HandsOver {
+                        // Under the name of an epoch that has ended nothing is signed any more.
+                        at: course.last().unwrap_or(last.seq),
+                        keys: Box::new((old, present[new].clone())),
+                    })
+                }
             };
         }
         let Some(latest) = latest else {
             return Ok(Standing::Ours);
         };
-        match keys.into_iter().find(|key| is_signed(latest, key)) {
-            Some(key) => self.standing_of(tenant, key),
-            None => Err(self.not_ours(tenant)?),
+        let keys = keys_at(course.epoch_at(latest.size))?;
+        match keys.iter().position(|key| is_signed(latest, key)) {
+            Some(place) => self.standing_of(tenant, course, present[place].clone()),
+            None => Err(self.not_ours(tenant, course.epoch_at(latest.size))?),
         }
     }
 
-    fn not_ours(&self, tenant: TenantId) -> Result<Error> {
-        let key = self.signer.verifying_key(tenant)?;
+    fn not_ours(&self, tenant: TenantId, epoch: u64) -> Result<Error> {
+        let key = self.signer.verifying_key(tenant, epoch)?;
         let message = format!("the log's checkpoints are signed by another key than {key}");
         Ok(Error::new(ErrorKind::Unavailable, message).with_tenant(tenant))
     }
 
-    fn standing_of(&self, tenant: TenantId, key: SigningKey) -> Result<Standing> {
-        match *key.verifying_key() == self.signer.verifying_key(tenant)? {
+    fn standing_of(&self, tenant: TenantId, course: &Course, key: SigningKey) -> Result<Standing> {
+        match *key.verifying_key() == self.signer.verifying_key(tenant, course.epoch())? {
             true => Ok(Standing::Ours),
             false => Ok(Standing::Earlier(Box::new(key))),
         }
     }
 
     /// Whether the present key signed a checkpoint, and just this one.
-    pub(crate) fn is_ours(&self, tenant: TenantId, checkpoint: &SignedCheckpoint) -> Result<bool> {
-        Ok(is_signed(checkpoint, &self.signer.key(tenant)?))
+    pub(crate) async fn is_ours(
+        &self,
+        tenant: TenantId,
+        checkpoint: &SignedCheckpoint,
+    ) -> Result<bool> {
+        let scope = TenantScope::trusted(tenant, "signer");
+        let epoch = self.course(&scope).await?.epoch_at(checkpoint.size);
+        Ok(is_signed(checkpoint, &self.signer.key(tenant, epoch)?))
     }
 
     /// Checks that a checkpoint of the log was signed by this key and, where it is of the head's size,
@@ -189,14 +261,41 @@ impl Signing {
     ///
     /// # Errors
     /// See [`publish`](Self::publish).
-    pub(crate) fn check(&self, head: &Head, latest: &SignedCheckpoint) -> Result<()> {
+    pub(crate) async fn check(&self, head: &Head, latest: &SignedCheckpoint) -> Result<()> {
         if latest.size == head.size() && latest.root != head.tree.root() {
             return Err(Error::corrupt(head.tenant, head.size()));
         }
-        match self.is_ours(head.tenant, latest)? {
-            true => Ok(()),
-            false => Err(self.not_ours(head.tenant)?),
+        if self.is_ours(head.tenant, latest).await? {
+            return Ok(());
         }
+        let scope = TenantScope::trusted(head.tenant, "signer");
+        let epoch = self.course(&scope).await?.epoch_at(latest.size);
+        Err(self.not_ours(head.tenant, epoch)?)
+    }
+}
+
+/// What a log's own entries say of its keys and its epochs, each oldest first.
+struct Course {
+    changes: Vec<KeyChange>,
+    epochs: Vec<EpochStart>,
+}
+
+impl Course {
+    /// The epoch that the log is in.
+    fn epoch(&self) -> u64 {
+        present_epoch(&self.epochs)
+    }
+
+    /// The epoch in which the log had this size, and the entry at this position stands.
+    fn epoch_at(&self, size: u64) -> u64 {
+        let begun = self.epochs.partition_point(|start| start.seq < size);
+        present_epoch(&self.epochs[..begun])
+    }
+
+    /// The position of the last of these entries.
+    fn last(&self) -> Option<u64> {
+        let change = self.changes.last().map(|change| change.seq);
+        change.max(self.epochs.last().map(|start| start.seq))
     }
 }
 
@@ -206,7 +305,8 @@ enum Standing {
     Ours,
     /// An earlier key's, which has to be changed.
     Earlier(Box<SigningKey>),
-    /// An entry says that the key changed, and no checkpoint covers it yet.
+    /// An entry says that the key changed, and no checkpoint covers it yet: the first one lies right
+    /// behind the entry at this position.
     HandsOver {
         at: u64,
         keys: Box<(SigningKey, SigningKey)>,

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use audit_tlog::{Basis, Control, Group, Hash, Timestamp};
 use futures_util::stream::BoxStream;
 
-use crate::checkpoint::{Fence, KeyChange, admit_signer};
+use crate::checkpoint::{EpochStart, Fence, KeyChange, admit_signer};
 use crate::decorate::{Wraps, decorate_log_store};
 use crate::entry::{Entry, Evidence, Receipt, StoredEntry};
 use crate::erasure::ErasureStep;
@@ -169,10 +169,12 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// Writes a control entry that says something of the log itself, for its signer. Needs `cleanup`.
     /// An entry of the declaration's id that is there already is the same one, as with
     /// [`append`](Self::append). A change of the key is one of the
-    /// [`key_changes`](crate::CheckpointStore::key_changes) from then on.
+    /// [`key_changes`](crate::CheckpointStore::key_changes) from then on, an epoch one of the
+    /// [`epochs`](crate::CheckpointStore::epochs).
     ///
     /// # Errors
-    /// [`Refused`](ErrorKind::Refused) when another signer has taken over;
+    /// [`Refused`](ErrorKind::Refused) when another signer has taken over, and for an epoch when the log
+    /// has another size than the entry says; nothing is stored then.
     /// [`Conflict`](ErrorKind::Conflict) when the id is taken by an entry with other content.
     async fn declare(&self, scope: &TenantScope, declaration: &Declaration) -> Result<Receipt>;
 
@@ -451,6 +453,56 @@ impl Declaration {
         })
     }
 
+    /// That the log is continued after a restore, from this head: the entry comes to stand right behind
+    /// it, and later heads are signed under the name of the epoch.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for an epoch below 2, which is the first that an entry begins.
+    pub fn epoch(
+        fence: Fence,
+        id: EventId,
+        epoch: u64,
+        head: &Head,
+        basis: Basis,
+        act: Act,
+    ) -> Result<Self> {
+        let control = Control::Epoch {
+            epoch,
+            size: head.size(),
+            root: head.tree.root(),
+            basis,
+        };
+        control
+            .check()
+            .map_err(|fault| Error::field("epoch", fault.to_string()))?;
+        Ok(Self {
+            fence,
+            id,
+            control,
+            act,
+        })
+    }
+
+    /// The entry's id.
+    pub fn id(&self) -> EventId {
+        self.id
+    }
+
+    /// Refuses an epoch at another position than the head that it continues has, as every store does
+    /// with an entry that is new, before it is kept.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`].
+    pub fn admit_at(&self, seq: u64) -> Result<()> {
+        match &self.control {
+            Control::Epoch { size, .. } if *size != seq => Err(Error::new(
+                ErrorKind::Refused,
+                format!("the log has {seq} entries, and not {size}, which were to be continued"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses a signer that another one took over from, as every store does in the transaction that
     /// declares. `signer` is the present fence.
     ///
@@ -468,6 +520,14 @@ impl Declaration {
                 old: old.clone(),
                 new: new.clone(),
             }),
+            _ => None,
+        }
+    }
+
+    /// What is kept beside the log of an entry at a position.
+    pub fn epoch_start(&self, seq: u64) -> Option<EpochStart> {
+        match &self.control {
+            Control::Epoch { epoch, .. } => Some(EpochStart { seq, epoch: *epoch }),
             _ => None,
         }
     }

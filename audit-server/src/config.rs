@@ -84,6 +84,7 @@ struct Raw {
     tlog_old_origin: Option<String>,
     witnesses: Option<String>,
     deployment_every: Option<u64>,
+    tlog_guard: Option<String>,
     jwt_secret: Option<Secret>,
     jwt_public_key: Option<String>,
     jwks_url: Option<String>,
@@ -192,6 +193,11 @@ const VARIABLES: &[(&str, &str, &str)] = &[
         "deployment_every",
         "3600",
         "seconds between two heads of the deployment log",
+    ),
+    (
+        "tlog_guard",
+        "tlog.guard in the data folder",
+        "the folder that remembers what was signed, on another disk than the log",
     ),
     (
         "jwt_secret",
@@ -444,6 +450,8 @@ pub struct Settings {
     pub witnesses: Vec<WitnessAddress>,
     /// How often the deployment log takes in what has grown and is signed.
     pub deployment_every: Duration,
+    /// The folder of the guard; none for the data folder's.
+    pub tlog_guard: Option<PathBuf>,
     /// The shared secret of tokens.
     pub jwt_secret: Option<Secret>,
     /// The public key of tokens, PEM, or the path of a file with it.
@@ -547,6 +555,7 @@ impl Settings {
             })
         }
         let (store, queue, search) = (store(&raw)?, queue(&raw)?, search(&raw)?);
+        let tlog_guard = guard(&raw, &store)?;
         let roles = match raw.roles {
             None => Roles {
                 api: true,
@@ -598,6 +607,7 @@ impl Settings {
                 .map(|text| witness(text))
                 .collect::<Result<_, _>>()?,
             deployment_every: seconds("AUDIT_DEPLOYMENT_EVERY", raw.deployment_every, 3600)?,
+            tlog_guard,
             jwt_issuer: raw.jwt_issuer,
             jwt_audience: raw.jwt_audience,
             jwt_across_tenants: raw.jwt_across_tenants,
@@ -687,6 +697,21 @@ fn store(raw: &Raw) -> Result<StoreUrl, ConfigError> {
     ];
     refuse_idle(&idle, "postgres:// in AUDIT_STORE_URL")?;
     Ok(store)
+}
+
+fn guard(raw: &Raw, store: &StoreUrl) -> Result<Option<PathBuf>, ConfigError> {
+    match raw.tlog_guard.as_deref() {
+        None => Ok(None),
+        Some(folder) if folder.is_empty() || folder.contains("://") => Err(refuse(
+            "AUDIT_TLOG_GUARD",
+            "the path of a folder is expected",
+        )),
+        Some(_) if *store == StoreUrl::Memory => Err(refuse(
+            "AUDIT_TLOG_GUARD",
+            "a store in memory has nothing to restore",
+        )),
+        Some(folder) => Ok(Some(PathBuf::from(folder))),
+    }
 }
 
 /// What is set for nothing is refused: it looks like a set-up that isn't.
@@ -896,6 +921,7 @@ mod tests {
             ("AUDIT_DEPLOYMENT_EVERY", "0"),
             ("AUDIT_ARCHIVE_URL", "/var/archive"),
             ("AUDIT_ARCHIVE_URL", "s3://key:secret@bucket"),
+            ("AUDIT_TLOG_GUARD", "s3://bucket/guard"),
             ("AUDIT_ROLES", "cook"),
             ("AUDIT_RATE_LIMIT", "0"),
             ("AUDIT_TRUSTED_PROXIES", "10.0.0.0/33"),

@@ -22,6 +22,7 @@ mod limits;
 mod metrics;
 pub mod problem;
 mod query;
+pub mod recovery;
 mod routes;
 pub mod server;
 pub mod signing;

@@ -9,6 +9,7 @@ use audit_server::auth::jwt::{self, Demands, Verifiers};
 use audit_server::config::{self, LogFormat, Settings, StoreUrl};
 use audit_server::docs;
 use audit_server::first_start::{self, LocalToken};
+use audit_server::recovery;
 use audit_server::server::{Bound, Listening};
 use audit_server::signing;
 use audit_server::storage::{self, Storage};
@@ -55,7 +56,7 @@ enum Command {
     /// A server on SQLite has to be stopped for it. On PostgreSQL those who read or append wait for a
     /// table while it is written anew. What it can't reach is in the operations guide.
     Vacuum,
-    /// The keys that sign the logs' heads.
+    /// The keys that sign the logs' heads, and what to do after a restore.
     Tlog {
         #[command(subcommand)]
         command: TlogCommand,
@@ -71,6 +72,18 @@ enum TlogCommand {
     /// The next start writes an entry that says so into every log, and signs the first checkpoint over it
     /// with both keys. The old key stays in the folder until you remove it.
     Rotate,
+    /// Let the logs go on that the guard stops, after an old copy of the database was restored.
+    ///
+    /// Erases again what was erased since, as far as the guard knows it, and begins a new epoch in each
+    /// such log. Prints what was lost. No server may sign meanwhile; it is safe to repeat.
+    Recover {
+        /// Only this tenant's log.
+        #[arg(long)]
+        tenant: Option<TenantId>,
+        /// Print what would be done, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -175,6 +188,9 @@ async fn run(cli: Cli) -> Result<(), Exit> {
                     let path =
                         signing::rotate(&load(cli.config.as_deref())?).map_err(Exit::failure)?;
                     format!("{} is new: restart the server", path.display())
+                }
+                TlogCommand::Recover { tenant, dry_run } => {
+                    recover(&load(cli.config.as_deref())?, tenant, dry_run).await?
                 }
             };
             print(&format!("{done}\n"))
@@ -293,6 +309,33 @@ async fn open(settings: &Settings) -> Result<Storage, Exit> {
             with_cause(&error)
         ))
     })
+}
+
+/// Lets the logs go on that the guard stops. Returns the last line.
+async fn recover(
+    settings: &Settings,
+    tenant: Option<TenantId>,
+    dry_run: bool,
+) -> Result<String, Exit> {
+    start_log(settings)?;
+    let storage = open(settings).await?;
+    let mut printed = Ok(());
+    let outcome = recovery::recover(&storage, tenant, dry_run, |line| {
+        // What is done is done, whether or not somebody reads of it.
+        let line = print(&format!("{line}\n"));
+        printed = std::mem::replace(&mut printed, Ok(())).and(line);
+    })
+    .await
+    .map_err(|error| Exit::failure(with_cause(&error)))?;
+    printed?;
+    match (outcome.failed, outcome.logs) {
+        (0, 0) => Ok("the guard stops no log".to_owned()),
+        (0, logs) if dry_run => Ok(format!("{logs} logs would go on")),
+        (0, logs) => Ok(format!("{logs} logs go on")),
+        (failed, logs) => Err(Exit::failure(format!(
+            "{failed} logs don't go on, {logs} do: the lines above say why"
+        ))),
+    }
 }
 
 /// The keys that tokens may be signed with.

@@ -125,6 +125,10 @@ fn describe() {
         "audit_archive_failures_total",
         "Prunes that were given up because archiving failed."
     );
+    describe_gauge!(
+        "audit_guard_stopped",
+        "Logs that take nothing and are not signed, because the guard knows more than they hold."
+    );
     describe_gauge!("audit_queue_messages", "Messages in the queue by state.");
 }
 
@@ -198,6 +202,12 @@ pub(crate) fn archive(status: ArchiveStatus) {
     counter!("audit_archive_entries_total").absolute(status.entries);
     counter!("audit_archive_bytes_total").absolute(status.bytes);
     counter!("audit_archive_failures_total").absolute(status.failures);
+}
+
+/// Sets the gauge of the guard.
+#[allow(clippy::cast_precision_loss)] // gauges are floats
+pub(crate) fn guard(stopped: usize) {
+    gauge!("audit_guard_stopped").set(stopped as f64);
 }
 
 /// Sets the gauges of the queue.

@@ -309,8 +309,9 @@ async fn keep_up(app: Arc<App>) {
     }
 }
 
-/// Sets what tells of the workers and of the archive.
+/// Sets what tells of the workers, of the guard and of the archive.
 fn show_work(app: &App) {
+    metrics::guard(app.log().stopped_by_guard());
     if let Some(workers) = app.workers() {
         metrics::workers(&workers.status());
     }

@@ -1,10 +1,11 @@
 //! The key that heads are signed with, and the name that they are signed under.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use audit_core::tlog::checkpoint::Origin;
 use audit_core::tlog::note::SigningKey;
-use audit_core::{Clock as _, Signer, SystemClock};
+use audit_core::{Clock as _, FolderGuard, Guard, Signer, SystemClock};
 
 use crate::config::{Settings, StoreUrl};
 use crate::first_start::{self, FolderFault};
@@ -13,6 +14,8 @@ use crate::first_start::{self, FolderFault};
 pub const KEY_FILE: &str = "tlog.key";
 /// The file of the data folder with the keys that signed before, one in a line.
 pub const OLD_KEYS_FILE: &str = "tlog.old.keys";
+/// The folder of the data folder that remembers what was signed, made when there is none.
+pub const GUARD_FOLDER: &str = "tlog.guard";
 /// The origin of a server that only this machine reaches.
 pub const LOCAL_ORIGIN: &str = "localhost/audit";
 /// What a key in the settings begins with; anything else is the path of a file.
@@ -189,6 +192,29 @@ pub fn signer(settings: &Settings) -> Result<Option<Signer>, SigningFault> {
         }
     }
     Ok(Some(signer))
+}
+
+/// What remembers the heads that were signed, outside the database. By default in the data folder; none
+/// where a database is shared and the key is in the settings, since a folder of one server would know
+/// nothing of what another one signed; none in memory.
+///
+/// # Errors
+/// A folder that can't be made.
+pub fn guard(settings: &Settings) -> audit_core::Result<Option<Arc<dyn Guard>>> {
+    let shared = matches!(settings.store, StoreUrl::Postgres(_)) && settings.tlog_key.is_some();
+    let folder = match (&settings.tlog_guard, settings.store.folder()) {
+        (Some(folder), _) => folder.clone(),
+        (None, Some(folder)) if !shared => folder.join(GUARD_FOLDER),
+        (None, _) => {
+            if shared {
+                tracing::warn!(
+                    "nothing notices that an old copy of the log was restored: AUDIT_TLOG_GUARD is not set"
+                );
+            }
+            return Ok(None);
+        }
+    };
+    Ok(Some(Arc::new(FolderGuard::open(folder)?)))
 }
 
 /// What a setting holds, or the file that it names.

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use audit_archive::ObjectArchive;
 use audit_core::{
     Archive, AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, DeploymentStore, Error,
-    ErrorKind, EventQueue, MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex, Signer,
-    TenantFilter, TenantScope, Vacuum, WorkerStatus, Workers,
+    ErrorKind, EventQueue, Guard, MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex,
+    Signer, TenantFilter, TenantScope, Vacuum, WorkerStatus, Workers,
 };
 use audit_store_postgres::{PostgresOptions, PostgresStore};
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 
 use crate::config::{Postgres, QueueUrl, SearchUrl, Settings, StoreUrl};
+use crate::signing;
 use crate::witness::HttpWitness;
 
 /// The log and the credentials beside it.
@@ -23,13 +24,15 @@ pub struct Storage {
     pub log: AuditLog,
     /// API keys and tickets.
     pub credentials: Arc<dyn CredentialStore>,
+    /// What remembers what was signed; none where nothing is.
+    pub guard: Option<Arc<dyn Guard>>,
     /// What keeps things on disk.
     pub engines: Vec<Arc<dyn Vacuum>>,
 }
 
 impl Storage {
-    /// Opens what the settings name; `signer` signs the heads, once the workers run, and has the
-    /// settings' witnesses cosign. SQLite's files are made where there are none; a database has to be
+    /// Opens what the settings name; `signer` signs the heads, once the workers run, has the settings'
+    /// witnesses cosign, and their guard watches over it. SQLite's files are made where there are none; a database has to be
     /// [migrated](migrate) before.
     ///
     /// # Errors
@@ -49,6 +52,7 @@ impl Storage {
                     .queue(queue.unwrap_or_else(|| Arc::new(MemoryQueue::new())))
                     .search(search.unwrap_or_else(|| Arc::new(MemoryIndex::new())));
                 Ok(Self {
+                    guard: proving.guard.clone(),
                     log: proving.of(log, &store).build(),
                     credentials: store,
                     engines,
@@ -74,6 +78,7 @@ impl Storage {
                     .outbox(Arc::new(store.outbox()));
                 engines.push(store.clone());
                 Ok(Self {
+                    guard: proving.guard.clone(),
                     log: proving.of(log, &store).build(),
                     credentials: store,
                     engines,
@@ -98,6 +103,7 @@ impl Storage {
             .queue(queue)
             .search(search.unwrap_or_else(|| store.search_index()));
         Ok(Self {
+            guard: proving.guard.clone(),
             log: proving.of(log, &store).build(),
             engines: vec![store.clone()],
             credentials: store,
@@ -105,19 +111,25 @@ impl Storage {
     }
 }
 
-/// Who signs and who cosigns, and where entries go before they are pruned.
+/// Who signs and who cosigns, what watches over it, and where entries go before they are pruned.
 struct Proving {
     signer: Option<Signer>,
     witnesses: Vec<HttpWitness>,
     every: Duration,
+    guard: Option<Arc<dyn Guard>>,
     archive: Option<Arc<dyn Archive>>,
 }
 
 impl Proving {
     fn new(settings: &Settings, signer: Option<Signer>) -> Result<Self> {
         let witnesses = settings.witnesses.iter().map(HttpWitness::new);
+        let guard = match &signer {
+            Some(_) => signing::guard(settings)?,
+            None => None,
+        };
         Ok(Self {
             signer,
+            guard,
             witnesses: witnesses.collect::<Result<_>>()?,
             every: settings.deployment_every,
             archive: archive(settings)?,
@@ -136,6 +148,9 @@ impl Proving {
         let Some(signer) = self.signer else {
             return log;
         };
+        if let Some(guard) = self.guard {
+            log = log.guard(guard);
+        }
         let log = log
             .signer(signer, Arc::clone(store) as Arc<dyn CheckpointStore>)
             .deployment(Arc::clone(store) as Arc<dyn DeploymentStore>)

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use audit_core::checkpoint::{Lease, admit_checkpoint};
 use audit_core::tlog::Hash;
 use audit_core::{
-    CheckpointStore, Fence, KeyChange, Permission, Result, SignedCheckpoint, TenantId, TenantScope,
+    CheckpointStore, EpochStart, Fence, KeyChange, Permission, Result, SignedCheckpoint, TenantId,
+    TenantScope,
 };
 use chrono::{DateTime, Utc};
 use sqlx_core::query::query;
@@ -182,6 +183,21 @@ impl CheckpointStore for PostgresStore {
                 seq: row::position(r, 0)?,
                 old: row::get(r, 1)?,
                 new: row::get(r, 2)?,
+            })
+        };
+        found.iter().map(decode).collect()
+    }
+
+    async fn epochs(&self, scope: &TenantScope) -> Result<Vec<EpochStart>> {
+        let (mut tx, _) = self.begin_read(scope, Permission::Read).await?;
+        let found = query("SELECT seq, epoch FROM audit.tenant_epochs ORDER BY seq")
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let decode = |r: &PgRow| {
+            Ok(EpochStart {
+                seq: row::position(r, 0)?,
+                epoch: row::position(r, 1)?,
             })
         };
         found.iter().map(decode).collect()

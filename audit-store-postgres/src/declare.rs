@@ -35,6 +35,18 @@ impl PostgresStore {
         let sealed = self.seal_all(&mut tx, &[(head, vec![&control])]).await?;
         let months = sealed.months.clone();
         let receipt = only_receipt(sealed.into_receipts()?)?;
+        if !receipt.duplicate {
+            declaration.admit_at(receipt.seq)?;
+        }
+        if let Some(start) = declaration.epoch_start(receipt.seq) {
+            query("INSERT INTO audit.epochs VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
+                .bind(tenant.into_uuid())
+                .bind(row::signed(start.seq))
+                .bind(row::signed(start.epoch))
+                .execute(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+        }
         if let Some(change) = declaration.key_change(receipt.seq) {
             query("INSERT INTO audit.key_changes VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING")
                 .bind(tenant.into_uuid())

@@ -12,7 +12,7 @@ use crate::fault::{at_start, from_sqlx};
 use crate::pool::{check_version, connect_options};
 
 /// What has to be run, once each and in this order.
-const MIGRATIONS: [&str; 12] = [
+const MIGRATIONS: [&str; 13] = [
     include_str!("../migrations/0001_log.sql"),
     include_str!("../migrations/0002_outbox.sql"),
     include_str!("../migrations/0003_queue.sql"),
@@ -24,6 +24,7 @@ const MIGRATIONS: [&str; 12] = [
     include_str!("../migrations/0009_retention.sql"),
     include_str!("../migrations/0010_erasures.sql"),
     include_str!("../migrations/0011_deployment.sql"),
+    include_str!("../migrations/0012_epochs.sql"),
     include_str!("../migrations/0013_public_logs.sql"),
 ];
 

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use audit_core::checkpoint::{Lease, admit_checkpoint};
 use audit_core::tlog::{Hash, Timestamp};
 use audit_core::{
-    CheckpointStore, Clock as _, Fence, KeyChange, Permission, Result, SignedCheckpoint,
-    SystemClock, TenantId, TenantScope,
+    CheckpointStore, Clock as _, EpochStart, Fence, KeyChange, Permission, Result,
+    SignedCheckpoint, SystemClock, TenantId, TenantScope,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -180,6 +180,27 @@ impl CheckpointStore for SqliteStore {
                 changes.collect()
             })
             .map_err(from_sqlite)
+        })
+        .await
+    }
+
+    async fn epochs(&self, scope: &TenantScope) -> Result<Vec<EpochStart>> {
+        scope.require(Permission::Read)?;
+        let tenant = scope.tenant();
+        self.read(move |reader| {
+            let conn = reader.conn.transaction().map_err(from_sqlite)?;
+            let no = readable_tenant(&conn, tenant)?;
+            conn.prepare_cached("SELECT seq, epoch FROM epochs WHERE tenant = ?1 ORDER BY seq")
+                .and_then(|mut statement| {
+                    let epochs = statement.query_map([no], |r| {
+                        Ok(EpochStart {
+                            seq: row::position(r, 0)?,
+                            epoch: row::position(r, 1)?,
+                        })
+                    })?;
+                    epochs.collect()
+                })
+                .map_err(from_sqlite)
         })
         .await
     }

@@ -24,6 +24,16 @@ impl Writer {
             let no = sealer.no;
             declaration.admit(signer(conn)?.map(|lease| lease.fence))?;
             let receipt = only_receipt(ledger.seal_own(conn, &control)?)?;
+            if !receipt.duplicate {
+                declaration.admit_at(receipt.seq)?;
+            }
+            if let Some(start) = declaration.epoch_start(receipt.seq) {
+                conn.prepare_cached("INSERT OR IGNORE INTO epochs VALUES (?1, ?2, ?3)")
+                    .and_then(|mut statement| {
+                        statement.execute(params![no, start.seq as i64, start.epoch as i64])
+                    })
+                    .map_err(from_sqlite)?;
+            }
             if let Some(change) = declaration.key_change(receipt.seq) {
                 conn.prepare_cached("INSERT OR IGNORE INTO key_changes VALUES (?1, ?2, ?3, ?4)")
                     .and_then(|mut statement| {

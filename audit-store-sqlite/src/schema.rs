@@ -272,18 +272,29 @@ CREATE TABLE deployment_checkpoints (
 CREATE INDEX deployment_checkpoints_size ON deployment_checkpoints (size, n);
 ";
 
-/// What version 7 added: whether everyone may read a tenant's checkpoints, key and tiles.
+/// What version 7 added: epochs.
+const EPOCHS: &str = "
+CREATE TABLE epochs (
+    tenant INTEGER NOT NULL,
+    seq    INTEGER NOT NULL,
+    epoch  INTEGER NOT NULL,
+    PRIMARY KEY (tenant, seq)
+) STRICT, WITHOUT ROWID;
+";
+
+/// What version 8 added: whether everyone may read a tenant's checkpoints, key and tiles.
 const PUBLIC_LOGS: &str = "
 ALTER TABLE tenants ADD COLUMN public_log INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// What has to be run after [`TABLES`], which are of version 1, once each and in this order.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     CHECKPOINTS,
     HANDOVERS,
     RETENTION,
     ERASURES,
     DEPLOYMENT,
+    EPOCHS,
     PUBLIC_LOGS,
 ];
 

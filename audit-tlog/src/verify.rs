@@ -36,7 +36,9 @@ use std::collections::HashSet;
 pub use check::Checked;
 pub use monitor::{Candidate, Handover, Monitor, StateFault};
 pub use pipeline::{Progress, verify_blocks};
-pub use report::{Code, Cosigned, EntryCounts, Explanation, Finding, GroupCounts, Hole, Report};
+pub use report::{
+    Code, Cosigned, EntryCounts, Epoch, Explanation, Finding, GroupCounts, Hole, Report,
+};
 
 use crate::checkpoint::Checkpoint;
 use crate::control::Control;
@@ -198,6 +200,7 @@ pub struct Verifier {
     /// Position, `below` and root of each prune.
     prunes: Vec<(u64, u64, Hash)>,
     changes: Vec<(u64, Change)>,
+    epochs: Vec<Epoch>,
     /// The `epoch` entries that continue from another root than the entries before them lead to.
     astray: Vec<u64>,
 }
@@ -245,6 +248,7 @@ impl Verifier {
             erases: Vec::new(),
             prunes: Vec::new(),
             changes: Vec::new(),
+            epochs: Vec::new(),
             astray: Vec::new(),
         }
     }
@@ -483,12 +487,16 @@ impl Verifier {
                 self.changes.push((seq, Change::Key { old, new }));
             }
             Some(Control::Epoch {
-                epoch, size, root, ..
+                epoch,
+                size,
+                root,
+                basis,
             }) => {
                 if size == seq && !self.broken && self.tree.root() != root {
                     self.astray.push(seq);
                 }
                 self.changes.push((seq, Change::Epoch { epoch }));
+                self.epochs.push(Epoch { epoch, seq, basis });
             }
         }
     }
@@ -551,6 +559,7 @@ impl Verifier {
             absent: EntryCounts::default(),
             groups: GroupCounts::default(),
             erased_by: Vec::new(),
+            epochs: std::mem::take(&mut self.epochs),
             holes: Vec::new(),
             holes_total: 0,
             partial: self.options.partial,
@@ -811,7 +820,14 @@ impl Verifier {
                 }
             };
             let at = known.size();
-            if at > manifest.size {
+            let left = chain.left(known.origin(), at);
+            if let Some(from) = left {
+                let detail = format!(
+                    "the known checkpoint of size {at} is of an earlier epoch: the log was continued \
+                     after a restore from size {from}, and what that one had behind it is gone"
+                );
+                late.span(Code::Rollback, (from, at - 1), detail);
+            } else if at > manifest.size {
                 let detail = format!(
                     "the log had {at} entries when the known checkpoint was signed, and has {} here",
                     manifest.size

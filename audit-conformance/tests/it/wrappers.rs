@@ -2,8 +2,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_conformance::LogStoreHarness;
+use audit_core::tlog::checkpoint::Origin;
+use audit_core::tlog::note::SigningKey;
 use audit_core::{
-    ErrorKind, GroupCommit, LogStore, ManualClock, MemoryStore, Observed, Observer, Retry,
+    AuditLog, ErrorKind, GroupCommit, LogStore, ManualClock, MemoryGuard, MemoryStore, Observed,
+    Observer, Retry, Signer,
 };
 
 #[derive(Debug)]
@@ -71,4 +74,13 @@ wrapped!(retry, Retry, |store| Retry::new(store));
 wrapped!(stacked, Observed, |store| {
     let retried = Arc::new(Retry::new(store));
     Observed::new(Arc::new(GroupCommit::new(retried)), Arc::new(Deaf))
+});
+wrapped!(guarded, Arc<dyn LogStore>, |store| {
+    let origin = Origin::parse("audit.example/log").unwrap();
+    let key = SigningKey::from_seed("audit", &[7; 32]).unwrap();
+    let log = AuditLog::builder(store.clone())
+        .signer(Signer::new(origin, key), store)
+        .guard(Arc::new(MemoryGuard::new()))
+        .build();
+    log.log_store().clone()
 });

@@ -110,7 +110,7 @@ impl Archiver {
             let demands = Demands {
                 name,
                 manifest: manifest_of(&files),
-                key: log.verifying_key()?,
+                key: log.verifying_key().await?,
                 root,
                 length,
             };

@@ -11,7 +11,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use uuid::Uuid;
 
 use crate::checkpoint::{
-    CheckpointStore, Fence, KeyChange, Lease, SignedCheckpoint, admit_checkpoint,
+    CheckpointStore, EpochStart, Fence, KeyChange, Lease, SignedCheckpoint, admit_checkpoint,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::credential::{ApiKey, CredentialStore, KeyPlace, SecretHash, Ticket};
@@ -52,7 +52,7 @@ pub struct MemoryStore {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct State {
     logs: BTreeMap<TenantId, Log>,
     /// Counts appends over all tenants.
@@ -64,7 +64,7 @@ struct State {
 }
 
 /// The log over all tenants' heads.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct DeploymentLog {
     openings: Vec<HeadOpening>,
     /// By level, the hashes of complete subtrees of 256^level leaves.
@@ -91,7 +91,7 @@ fn within<'a, T>(all: &'a [T], range: &Range<u64>) -> &'a [T] {
 }
 
 /// One tenant with its log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Log {
     tenant: Tenant,
     head: Head,
@@ -102,6 +102,7 @@ struct Log {
     kept: BTreeMap<u64, (Kind, String)>,
     checkpoints: BTreeMap<u64, SignedCheckpoint>,
     key_changes: Vec<KeyChange>,
+    epochs: Vec<EpochStart>,
     ids: HashMap<EventId, Known>,
     counters: BTreeMap<(i32, ActionType, Severity, Outcome), u64>,
     cursors: HashMap<String, Cursor>,
@@ -115,7 +116,7 @@ struct Log {
     grown_at: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Cursor {
     position: u64,
     required: bool,
@@ -138,6 +139,16 @@ impl MemoryStore {
         Self {
             clock,
             state: Mutex::default(),
+        }
+    }
+
+    /// A store with what this one has now, as a backup of it would have: nothing that happens to one
+    /// shows in the other. They share the clock.
+    #[must_use]
+    pub fn backup(&self) -> Self {
+        Self {
+            clock: Arc::clone(&self.clock),
+            state: Mutex::new(self.lock().clone()),
         }
     }
 
@@ -187,6 +198,7 @@ impl Log {
             kept: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             key_changes: Vec::new(),
+            epochs: Vec::new(),
             ids: HashMap::new(),
             counters: BTreeMap::new(),
             cursors: HashMap::new(),
@@ -597,10 +609,14 @@ impl LogStore for MemoryStore {
         let log = state.log_mut(tenant)?;
         log.tenant.status.admit_read(tenant)?;
         declaration.admit(signer)?;
+        if !log.ids.contains_key(&declaration.id()) {
+            declaration.admit_at(log.head.size())?;
+        }
         let control = Batch::new(scope.clone(), vec![declaration.prepare(tenant)]);
         let receipt = only_receipt(log.append_own(&control, now, mark)?)?;
         if !receipt.duplicate {
             log.key_changes.extend(declaration.key_change(receipt.seq));
+            log.epochs.extend(declaration.epoch_start(receipt.seq));
         }
         Ok(receipt)
     }
@@ -901,6 +917,11 @@ impl CheckpointStore for MemoryStore {
     async fn key_changes(&self, scope: &TenantScope) -> Result<Vec<KeyChange>> {
         let state = self.lock();
         Ok(state.open(scope, Permission::Read)?.key_changes.clone())
+    }
+
+    async fn epochs(&self, scope: &TenantScope) -> Result<Vec<EpochStart>> {
+        let state = self.lock();
+        Ok(state.open(scope, Permission::Read)?.epochs.clone())
     }
 }
 

@@ -286,7 +286,7 @@ async fn a_thousand_idle_tenants_add_no_leaf() {
         record(&quiet, tenant(n), 1).await;
         let scope = TenantScope::trusted(tenant(n), "test");
         let head = store.head(&scope).await.unwrap();
-        let signed = signer().sign(&head, quiet.clock().now()).unwrap();
+        let signed = signer().sign(&head, 1, quiet.clock().now()).unwrap();
         store.publish(fence, tenant(n), &signed).await.unwrap();
     }
     store.lease_ends().await;

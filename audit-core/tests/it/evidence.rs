@@ -280,7 +280,7 @@ async fn a_proof_holds_under_a_signed_checkpoint() {
         })
         .await;
         let leaf = reader.get(ids[seq]).await.unwrap().leaf_hash;
-        let keys = [reader.verifying_key().unwrap()];
+        let keys = [reader.verifying_key().await.unwrap()];
         let opened = proof.verify(&leaf, &keys).unwrap();
         assert_eq!(opened.checkpoint.size(), 300);
         let other = leaf_hash(b"other");
@@ -306,7 +306,7 @@ async fn a_log_that_grows_stays_consistent_with_its_checkpoints() {
         })
         .await;
         let note = Note::parse(&checkpoint.note).unwrap();
-        let opened = Checkpoint::open(&note, &[reader.verifying_key().unwrap()]).unwrap();
+        let opened = Checkpoint::open(&note, &[reader.verifying_key().await.unwrap()]).unwrap();
         heads.push(opened.checkpoint);
     }
     for old in &heads {

@@ -11,10 +11,10 @@ use async_trait::async_trait;
 use audit_core::memory::MemoryStore;
 use audit_core::tlog::HeadOpening;
 use audit_core::{
-    Batch, CheckpointStore, Counter, Declaration, DeploymentStore, Entry, Erased, Erasure, Error,
-    ErrorKind, EventId, Fence, Filter, Grown, Hash, Head, KeyChange, LogStore, Lookup, Mark, Page,
-    PageRequest, Prune, Pruned, Receipt, Result, SignedCheckpoint, Snapshot, TenantId, TenantScope,
-    Uncommitted,
+    Batch, CheckpointStore, Counter, Declaration, DeploymentStore, Entry, EpochStart, Erased,
+    Erasure, Error, ErrorKind, EventId, Fence, Filter, Grown, Hash, Head, KeyChange, LogStore,
+    Lookup, Mark, Page, PageRequest, Prune, Pruned, Receipt, Result, SignedCheckpoint, Snapshot,
+    TenantId, TenantScope, Uncommitted,
 };
 
 /// Fails an append as a whole when it holds a poisonous event, or so many times with a retryable
@@ -49,8 +49,12 @@ pub(crate) struct Faulty {
 
 impl Faulty {
     pub(crate) fn new() -> Self {
+        Self::around(MemoryStore::new())
+    }
+
+    pub(crate) fn around(store: MemoryStore) -> Self {
         Self {
-            inner: Arc::new(MemoryStore::new()),
+            inner: Arc::new(store),
             poison: Mutex::default(),
             unavailable: AtomicU64::new(0),
             lost_answers: AtomicU64::new(0),
@@ -137,6 +141,10 @@ impl CheckpointStore for Faulty {
 
     async fn key_changes(&self, scope: &TenantScope) -> Result<Vec<KeyChange>> {
         self.inner.key_changes(scope).await
+    }
+
+    async fn epochs(&self, scope: &TenantScope) -> Result<Vec<EpochStart>> {
+        self.inner.epochs(scope).await
     }
 }
 

@@ -7,6 +7,7 @@ mod erasures;
 mod evidence;
 mod faulty;
 mod group_commit;
+mod guard;
 mod retention;
 mod sealing;
 mod signer;

@@ -17,25 +17,30 @@ use uuid::Uuid;
 
 use crate::faulty::Faulty;
 
-fn tenant() -> TenantId {
+pub(crate) fn tenant() -> TenantId {
     TenantId::new(Uuid::from_u128(9))
 }
 
-fn scope() -> TenantScope {
+pub(crate) fn scope() -> TenantScope {
     TenantScope::trusted(tenant(), "test")
 }
 
-fn origin(name: &str) -> Origin {
+pub(crate) fn origin(name: &str) -> Origin {
     Origin::parse(name).unwrap()
 }
 
-fn key(seed: u8) -> SigningKey {
+pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_seed("audit", &[seed; 32]).unwrap()
 }
 
-/// The key of the tenant's log.
+/// The key of the tenant's log in its first epoch.
 fn vkey(seed: u8, name: &str) -> VerifyingKey {
-    let name = origin(name).for_tenant(tenant().into_uuid(), 1);
+    vkey_in(seed, name, 1)
+}
+
+/// The key of the tenant's log in an epoch.
+pub(crate) fn vkey_in(seed: u8, name: &str, epoch: u64) -> VerifyingKey {
+    let name = origin(name).for_tenant(tenant().into_uuid(), epoch);
     key(seed).renamed(&name).unwrap().verifying_key().clone()
 }
 
@@ -49,7 +54,7 @@ fn process(store: &Arc<Faulty>, signer: Signer) -> (AuditLog, TenantLog, Workers
     (log, reader, workers)
 }
 
-async fn record(log: &AuditLog, n: usize) {
+pub(crate) async fn record(log: &AuditLog, n: usize) {
     let event = |n: usize| Event::update("invoice", format!("inv-{n}")).user("ann");
     let recorder = log.recorder(tenant());
     recorder
@@ -58,7 +63,7 @@ async fn record(log: &AuditLog, n: usize) {
         .unwrap();
 }
 
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let looking = async {
         loop {
             if let Some(found) = look().await {
@@ -72,7 +77,7 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
 }
 
 /// Waits for the newest head's checkpoint, by this key.
-async fn signed(store: &Faulty, key: &VerifyingKey) {
+pub(crate) async fn signed(store: &Faulty, key: &VerifyingKey) {
     until("the head is signed", async || {
         let latest = store.latest(&scope()).await.unwrap()?;
         let head = store.head(&scope()).await.unwrap();
@@ -83,7 +88,7 @@ async fn signed(store: &Faulty, key: &VerifyingKey) {
     .await;
 }
 
-async fn exported(reader: &TenantLog) -> String {
+pub(crate) async fn exported(reader: &TenantLog) -> String {
     let stream = until("the export", async || {
         match reader.evidence(EvidenceRequest::new()).await {
             Ok(stream) => Some(stream),
@@ -115,7 +120,7 @@ async fn changes(store: &Faulty) -> Vec<(String, String)> {
     keys.collect()
 }
 
-const FIRST: &str = "audit.example/log";
+pub(crate) const FIRST: &str = "audit.example/log";
 const SECOND: &str = "audit.example/moved";
 
 #[tokio::test]

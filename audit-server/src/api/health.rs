@@ -36,8 +36,8 @@ pub(crate) enum LiveAnswer {
 
 #[derive(ApiResponse)]
 pub(crate) enum ReadyAnswer {
-    /// Events are recorded and entries read. `degraded` when the queue or the index is away, which
-    /// `missing` then names.
+    /// Events are recorded and entries read. `degraded` when the queue or the index is away, or the
+    /// guard stops a log, which `missing` then names.
     #[oai(status = 200)]
     Ready(JsonBody<schema::Health>),
     /// The store or a worker is away; `missing` names what.
@@ -146,7 +146,8 @@ impl HealthApi {
     /// Whether everything is there
     ///
     /// Asks the store, the queue and the index, and looks at the workers. What the queue and the index
-    /// answer counts for a second.
+    /// answer counts for a second. `guard` is missing while a log takes nothing because an old copy of
+    /// it was restored; everything can be read.
     #[oai(
         path = "/health/ready",
         method = "get",
@@ -157,6 +158,9 @@ impl HealthApi {
         let (mut missing, degraded) = futures_util::join!(self.missing(), self.degraded());
         let is_ready = missing.is_empty();
         missing.extend(degraded);
+        if self.0.log().stopped_by_guard() > 0 {
+            missing.push("guard".to_owned());
+        }
         let status = match (is_ready, missing.is_empty()) {
             (true, true) => "ok",
             (true, false) => "degraded",

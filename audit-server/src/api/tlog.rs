@@ -201,7 +201,7 @@ impl Tlog {
         tenant_id: Path<PathId>,
     ) -> Result<TextAnswer, Refused<Reading>> {
         let log = self.enter(&visitor, &tenant_id.0).await?;
-        let text = format!("{}\n", log.verifying_key()?.encode());
+        let text = format!("{}\n", log.verifying_key().await?.encode());
         Ok(TextAnswer::Text(Text { text, cache: NEVER }))
     }
 

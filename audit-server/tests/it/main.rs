@@ -12,6 +12,7 @@ mod erasures;
 mod evidence;
 mod exports;
 mod gateway;
+mod guard;
 mod index_faults;
 mod input;
 mod matrix;

@@ -1,7 +1,7 @@
 //! The program: what it prints, how it starts and ends.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,19 @@ fn program(folder: &Path) -> Command {
 
 fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap()
+}
+
+/// The files in a folder and its subfolders.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push(path),
+        }
+    }
+    found
 }
 
 /// A server that was started, and what it printed.
@@ -200,8 +213,7 @@ fn vacuum_leaves_nothing_of_what_was_erased_and_wants_the_server_stopped() {
     let done = run(program(folder.path()).env("AUDIT_LOG", "off").arg("vacuum"));
     assert!(done.status.success());
     assert!(done.stderr.is_empty());
-    for file in std::fs::read_dir(&data).unwrap() {
-        let path = file.unwrap().path();
+    for path in files(&data) {
         let bytes = std::fs::read(&path).unwrap();
         let is_there = bytes.windows(person.len()).any(|w| w == person.as_bytes());
         assert!(!is_there, "{}", path.display());
@@ -313,18 +325,17 @@ fn every_file_of_the_data_folder_is_its_owners_only() {
             .args(["-c", command])
             .current_dir(folder.path()));
     }
-    let modes: Vec<(String, u32)> = std::fs::read_dir(&data)
-        .unwrap()
-        .map(|file| file.unwrap())
-        .map(|file| {
-            let mode = file.metadata().unwrap().permissions().mode() & 0o777;
-            (file.file_name().into_string().unwrap(), mode)
-        })
+    let mode = |path: &Path| Some(std::fs::metadata(path).ok()?.permissions().mode() & 0o777);
+    let modes: Vec<(PathBuf, u32)> = files(&data)
+        .into_iter()
+        // One that was being written may have its name by now.
+        .filter_map(|path| Some((path.clone(), mode(&path)?)))
         .collect();
     started.stop();
     // The log, its index and its queue, each with its write-ahead log, the lock, secret and token.
     assert!(modes.len() >= 8, "{modes:?}");
     assert!(modes.iter().all(|(_, mode)| *mode == 0o600), "{modes:?}");
+    assert_eq!(mode(&data.join("tlog.guard")), Some(0o700));
 }
 
 #[test]

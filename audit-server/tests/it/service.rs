@@ -148,6 +148,7 @@ impl Service {
         let storage = Storage {
             log: AuditLog::builder(Arc::clone(&store)).build(),
             credentials: store,
+            guard: None,
             engines: Vec::new(),
         };
         let settings = Settings::read(None, |name| {
@@ -178,6 +179,7 @@ impl Service {
         let storage = Storage {
             log: build(Arc::clone(&store)),
             credentials: store,
+            guard: None,
             engines: Vec::new(),
         };
         let settings = Settings::read(None, |name| {

@@ -50,15 +50,42 @@ pub(crate) struct Bare {
 
 impl Bare {
     pub(crate) async fn create() -> Self {
-        static MADE: AtomicUsize = AtomicUsize::new(0);
-        let n = MADE.fetch_add(1, Ordering::Relaxed);
-        let this = Self::of(format!("audit_it_{}_{n}", std::process::id()));
+        let this = Self::unmade();
         let mut admin = admin().await;
         admin
             .execute(&*format!("CREATE DATABASE {} OWNER {LOGIN}", this.name))
             .await
             .unwrap();
         this
+    }
+
+    /// A copy of what it holds now. Whoever is connected to it is cut off.
+    pub(crate) async fn backup(&self) -> Self {
+        let copy = Self::unmade();
+        let mut admin = admin().await;
+        let cut = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'",
+            self.name
+        );
+        let create = format!(
+            "CREATE DATABASE {} TEMPLATE {} OWNER {LOGIN}",
+            copy.name, self.name
+        );
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            admin.execute(&*cut).await.unwrap();
+            match admin.execute(&*create).await {
+                Ok(_) => return copy,
+                // Somebody who was cut off is still ending.
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        }
+    }
+
+    fn unmade() -> Self {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let n = MADE.fetch_add(1, Ordering::Relaxed);
+        Self::of(format!("audit_it_{}_{n}", std::process::id()))
     }
 
     fn of(name: String) -> Self {

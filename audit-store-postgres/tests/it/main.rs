@@ -10,6 +10,7 @@ mod decorated;
 mod engine;
 mod faults;
 mod fixture;
+mod guard;
 mod index;
 mod migrate;
 mod outbox;

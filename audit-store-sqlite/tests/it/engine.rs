@@ -60,6 +60,7 @@ async fn a_file_of_an_earlier_schema_is_brought_up_step_by_step() {
     // What each version added, the last one first.
     let added = [
         "ALTER TABLE tenants DROP COLUMN public_log;",
+        "DROP TABLE epochs;",
         "DROP TABLE deployment_leaves; DROP TABLE deployment_hashes;
          DROP TABLE deployment_checkpoints;",
         "DROP TABLE erasures; DROP TABLE erasure_marks;",
@@ -86,6 +87,7 @@ async fn a_file_of_an_earlier_schema_is_brought_up_step_by_step() {
         assert!(store.retention(tenant).await.unwrap().is_empty());
         assert_eq!(store.latest(&scope(1)).await.unwrap(), None);
         assert_eq!(store.latest_deployment().await.unwrap(), None);
+        assert_eq!(store.epochs(&scope(1)).await.unwrap(), []);
         assert_eq!(store.open_erasures(None, 10).await.unwrap(), []);
         assert!(!store.tenant(tenant).await.unwrap().unwrap().public_log);
         assert_eq!(store.head(&scope(1)).await.unwrap().size(), 3);

@@ -94,9 +94,10 @@ impl Chain {
     fn follow(&mut self, changes: &[(u64, Change)], findings: &mut Findings) {
         for (seq, change) in changes {
             let (name, key) = match change {
+                // Numbers may be missing: a restore can take back the entries of epochs that were signed in.
                 Change::Epoch { epoch: next } => {
                     let epoch = self.epoch;
-                    if *next != epoch + 1 {
+                    if *next <= epoch {
                         let detail = format!("epoch {next} after epoch {epoch}");
                         findings.at(Code::EpochEntry, *seq, detail);
                     }
@@ -193,6 +194,17 @@ impl Chain {
     /// The log's name at a size.
     pub(super) fn name(&self, size: u64) -> &str {
         &self.at(size).name
+    }
+
+    /// The size, below `size`, at which an epoch ended in which the log had this name: from there on its
+    /// heads have the name of a later one.
+    pub(super) fn left(&self, name: &str, size: u64) -> Option<u64> {
+        let named = self.states.iter().rposition(|state| state.name == name)?;
+        let (_, rest) = self.states.split_at(named + 1);
+        let next = rest.iter().find(|state| state.from <= size)?;
+        let epoch = |name: &str| Origin::of_tenant(name).map(|(_, _, epoch)| epoch);
+        // The entry itself is the first that the earlier history doesn't have.
+        (epoch(&next.name) > epoch(name)).then_some(next.from - 1)
     }
 
     /// The log's key at a size, if it is known.

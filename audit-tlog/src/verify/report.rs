@@ -6,6 +6,7 @@ use std::ops::Range;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::control::Basis;
 use crate::leaf::{Group, Hash};
 use crate::time::Timestamp;
 
@@ -94,7 +95,8 @@ codes! {
     Unexplained = "unexplained",
     /// The log is not a continuation of a known checkpoint's.
     Known = "known",
-    /// The log is smaller than a known checkpoint's: its tail was cut off, or it was rolled back.
+    /// The log is smaller than a known checkpoint's: its tail was cut off, or it was rolled back, by a
+    /// restore that its own `epoch` entry tells of perhaps.
     Rollback = "rollback",
     /// The witness didn't cosign the checkpoint.
     Witness = "witness",
@@ -244,6 +246,17 @@ pub struct EntryCounts {
     pub unexplained: u64,
 }
 
+/// From an `epoch` entry on the log was continued after a restore, under another name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Epoch {
+    /// Its number, larger than those before.
+    pub epoch: u64,
+    /// The entry's position, which is the size that was continued from.
+    pub seq: u64,
+    /// Why.
+    pub basis: Basis,
+}
+
 /// A cosignature that was asked for and holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cosigned {
@@ -278,6 +291,8 @@ pub struct Report {
     pub groups: GroupCounts,
     /// For each `erase` entry that explains anything, how many groups.
     pub erased_by: Vec<(u64, u64)>,
+    /// Where the log was continued after a restore, oldest first.
+    pub epochs: Vec<Epoch>,
     /// What is absent, in the order of positions; as many as were asked for.
     pub holes: Vec<Hole>,
     /// How many holes there are in all.
@@ -378,6 +393,15 @@ impl Report {
                 .erased_by
                 .iter()
                 .map(|(seq, groups)| json!({"seq": seq, "groups": groups}))
+                .collect::<Vec<_>>(),
+            "epochs": self
+                .epochs
+                .iter()
+                .map(|one| json!({
+                    "epoch": one.epoch,
+                    "seq": one.seq,
+                    "basis": one.basis.as_str(),
+                }))
                 .collect::<Vec<_>>(),
             "holes": holes.collect::<Vec<_>>(),
             "holes_total": self.holes_total,

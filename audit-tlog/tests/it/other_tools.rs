@@ -39,11 +39,13 @@ fn check(folder: &Path) -> (Option<i32>, String) {
     (output.status.code(), text)
 }
 
-/// A log of 3,000 entries with a checkpoint at each of the sizes, the last two by two keys, and
-/// proofs.
+/// A log of 3,000 entries with a checkpoint at each of the sizes, and proofs. Below 2,999 the first key
+/// signs, at 2,999 both do, and the last head is one of a second epoch.
 fn written() -> (TempDir, Log) {
     let log = Log::of(3000);
     let (old, new) = (key(ORIGIN, 1), key(ORIGIN, 2));
+    let (origin, tenant, _) = Origin::of_tenant(ORIGIN).unwrap();
+    let again = new.renamed(&origin.for_tenant(tenant, 2)).unwrap();
     let witness = Cosigner::from(key("witness.example.com/w1", 3));
     let folder = tempfile::tempdir().unwrap();
     let write = |path: &str, bytes: &[u8]| {
@@ -52,7 +54,8 @@ fn written() -> (TempDir, Log) {
         fs::write(path, bytes).unwrap();
     };
     let vkey = |key: &SigningKey| format!("{}\n", key.verifying_key());
-    write("keys", format!("{}{}", vkey(&old), vkey(&new)).as_bytes());
+    let keys = [&old, &new, &again].map(vkey).concat();
+    write("keys", keys.as_bytes());
     write(
         "witnesses",
         format!("{}\n", witness.verifying_key()).as_bytes(),
@@ -66,7 +69,7 @@ fn written() -> (TempDir, Log) {
     }
     for size in SIZES {
         let keys: &[&SigningKey] = match size {
-            3000 => &[&new],
+            3000 => &[&again],
             2999 => &[&old, &new],
             _ => &[&old],
         };

@@ -1,0 +1,181 @@
+//! An old copy of the log's file: the server stops that log, and `tlog recover` lets it go on.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use audit_core::tlog::checkpoint::Checkpoint;
+use audit_core::tlog::note::Note;
+use audit_core::tlog::verify::{Code, Options, Report, verify_lines};
+use serde_json::{Value, json};
+
+use crate::child::{Server, free_port, recompute_root, settings};
+
+async fn post(server: &Server, path: &str, body: &Value) -> reqwest::Response {
+    let request = server.client().post(format!("{}{path}", server.url));
+    let request = request.header("content-type", "application/json");
+    request.body(body.to_string()).send().await.unwrap()
+}
+
+async fn read(answer: reqwest::Response) -> Value {
+    serde_json::from_str(&answer.text().await.unwrap()).unwrap()
+}
+
+async fn record(server: &Server, n: u64) -> reqwest::Response {
+    let event = json!({
+        "action_type": "UPDATE",
+        "resource_type": "invoice",
+        "resource_id": format!("inv-{n}"),
+        "user_id": "ann",
+    });
+    post(server, "/api/v1/logs", &event).await
+}
+
+async fn recorded(server: &Server, n: u64) -> Vec<Value> {
+    let mut entries = Vec::new();
+    for n in 0..n {
+        let answer = record(server, n).await;
+        assert_eq!(answer.status(), 201);
+        entries.push(read(answer).await);
+    }
+    entries
+}
+
+async fn get(server: &Server, path: &str) -> (u16, String) {
+    let url = format!("{}{path}", server.url);
+    let answer = server.client().get(url).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+/// Waits for the checkpoint of so many entries.
+async fn checkpoint(server: &Server, tenant: &str, size: u64) -> Note {
+    tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            let (status, text) = get(server, &format!("/api/v1/tlog/{tenant}/checkpoint")).await;
+            if status == 200 {
+                let note = Note::parse(&text).unwrap();
+                if Checkpoint::parse(note.text()).unwrap().size() >= size {
+                    return note;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in ["audit.db", "audit.db-wal", "audit.db-shm"] {
+        // What a stopped server left of them.
+        drop(std::fs::remove_file(to.join(file)));
+        if from.join(file).exists() {
+            std::fs::copy(from.join(file), to.join(file)).unwrap();
+        }
+    }
+}
+
+fn recover(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_audit-server"));
+    settings(&mut command, folder, free_port());
+    command.stdout(std::process::Stdio::piped());
+    command.args(["tlog", "recover"]).args(args);
+    command.output().unwrap()
+}
+
+fn judged(text: &str, known: &Note) -> Report {
+    let options = Options {
+        known: vec![known.clone()],
+        ..Options::default()
+    };
+    verify_lines(text.lines(), options)
+}
+
+#[tokio::test]
+async fn an_old_copy_of_the_file_is_stopped_and_recovered() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, backup) = (parent.path().join("data"), parent.path().join("backup"));
+    std::fs::create_dir(&folder).unwrap();
+    let server = Server::start(&folder).await;
+    let entries = recorded(&server, 20).await;
+    let tenant = entries[0]["tenant_id"].as_str().unwrap().to_owned();
+    let then = checkpoint(&server, &tenant, 20).await;
+    server.stop();
+    copy(&folder, &backup);
+
+    let server = Server::start(&folder).await;
+    recorded(&server, 10).await;
+    let id = entries[3]["id"].as_str().unwrap();
+    let erasure = json!({"ids": [id], "basis": "gdpr-17"});
+    let asked = post(&server, "/api/v1/erasures", &erasure).await;
+    assert_eq!(asked.status(), 202);
+    let lost = checkpoint(&server, &tenant, 31).await;
+    server.stop();
+    copy(&backup, &folder);
+
+    let server = Server::start(&folder).await;
+    let refused = record(&server, 99).await;
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    let problem = read(refused).await;
+    let detail = problem["detail"].as_str().unwrap();
+    for named in ["tlog.guard", "31 entries", "audit-server tlog recover"] {
+        assert!(detail.contains(named), "{detail}");
+    }
+    let (status, entry) = get(&server, &format!("/api/v1/logs/{id}")).await;
+    assert_eq!(status, 200);
+    assert!(
+        entry.contains("\"user_id\":\"ann\""),
+        "it came back: {entry}"
+    );
+    let (status, ready) = get(&server, "/health/ready").await;
+    assert_eq!(status, 200);
+    let ready: Value = serde_json::from_str(&ready).unwrap();
+    assert_eq!(ready, json!({"status": "degraded", "missing": ["guard"]}));
+    let (_, metrics) = get(&server, "/metrics").await;
+    assert!(metrics.contains("\naudit_guard_stopped 1\n"), "{metrics}");
+    let signed = checkpoint(&server, &tenant, 0).await;
+    assert_eq!(signed.text(), then.text());
+    server.stop();
+
+    for (args, expected) in [
+        (
+            vec!["--dry-run"],
+            "11 entries are lost, positions 20 to 30; 1 entries to be erased again; epoch 2 would begin\n",
+        ),
+        (
+            vec!["--tenant", &tenant],
+            "11 entries are lost, positions 20 to 30; 1 entries erased again; epoch 2 begins at position 21\n",
+        ),
+        (vec![], "the guard stops no log\n"),
+    ] {
+        let output = recover(&folder, &args);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}{errors}");
+        assert!(text.contains(expected), "{text}{errors}");
+    }
+
+    let server = Server::start(&folder).await;
+    let entries = recorded(&server, 20).await;
+    assert_eq!(entries[0]["seq"], 22);
+    let (_, entry) = get(&server, &format!("/api/v1/logs/{id}")).await;
+    assert!(!entry.contains("ann"), "{entry}");
+    let head = checkpoint(&server, &tenant, 42).await;
+    let head = Checkpoint::parse(head.text()).unwrap();
+    assert_eq!(head.origin(), format!("localhost/audit/e2/{tenant}"));
+    let (status, key) = get(&server, &format!("/api/v1/tlog/{tenant}/key")).await;
+    assert_eq!(status, 200);
+    assert!(key.starts_with(&format!("{}+", head.origin())), "{key}");
+    let (status, text) = get(&server, "/api/v1/logs/export?format=evidence").await;
+    assert_eq!(status, 200);
+    let report = judged(&text, &then);
+    assert!(report.is_verified(), "{:#?}", report.findings);
+    assert_eq!((report.epochs.len(), report.epochs[0].seq), (1, 21));
+    let report = judged(&text, &lost);
+    let codes: Vec<_> = report.findings.iter().map(|one| one.code).collect();
+    assert_eq!(codes, [Code::Rollback]);
+    server.stop();
+    recompute_root(&folder);
+}
