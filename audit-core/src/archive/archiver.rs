@@ -253,14 +253,14 @@ async fn erased_since(log: &TenantLog, size: u64, positions: &Range<u64>) -> Res
     Ok(is_erased)
 }
 
-fn manifest_of(files: &Files) -> Vec<u8> {
+fn manifest_of(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     files
         .last()
         .map(|(_, bytes)| bytes.clone())
         .unwrap_or_default()
 }
 
-fn own_checkpoint(files: &Files, size: u64) -> Option<Previous> {
+fn own_checkpoint(files: &[(String, Vec<u8>)], size: u64) -> Option<Previous> {
     let (_, bytes) = files.iter().find(|(name, _)| name == CHECKPOINT)?;
     let note = String::from_utf8(bytes.clone()).ok()?;
     Some(Previous { size, note })

@@ -15,9 +15,9 @@ use audit_core::tlog::folder::{self, LOG_ZST, MANIFEST, SegmentName};
 use audit_core::tlog::note::SigningKey;
 use audit_core::tlog::verify::{Options, Report, verify_lines};
 use audit_core::{
-    Archive, AuditLog, Basis, Clock as _, Error, ErrorKind, Event, EventId, Group, LogStore as _,
-    ManualClock, Recorder as _, Result, Signer, TenantId, TenantLog, TenantScope, Timestamp,
-    Workers,
+    Archive, AuditLog, Basis, CheckpointStore as _, Clock as _, Error, ErrorKind, Event, EventId,
+    Group, LogStore as _, ManualClock, Recorder as _, Result, Signer, TenantId, TenantLog,
+    TenantScope, Timestamp, Workers,
 };
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -486,6 +486,36 @@ async fn a_log_that_doesnt_continue_its_archive_is_neither_archived_nor_pruned()
         // What was archived of the lost one is still there.
         stage.assert_archived(300).await;
     }
+}
+
+#[tokio::test]
+async fn retention_leaves_archiving_to_the_process_that_signs() {
+    let stage = Stage::new();
+    stage.record(5).await;
+    let kept = Retention::forever().keep_days(30);
+    let set = stage.log.set_retention(tenant(), &kept, "admin", None);
+    set.await.unwrap();
+    stage.clock.advance_micros(31 * DAY);
+    let month = Duration::from_secs(30 * 86_400);
+    stage.store.lease("another process", month).await.unwrap();
+    let workers = stage.log.start();
+    let retention = || {
+        let status = workers.status();
+        status
+            .into_iter()
+            .find(|one| one.name == "retention")
+            .unwrap()
+    };
+    eventually(async || retention().retention?.last_run).await;
+    assert_eq!(stage.pruned_below().await, 0);
+    assert_eq!(retention().last_error, None);
+    stage.clock.advance_micros(30 * DAY);
+    let below = eventually(async || match stage.pruned_below().await {
+        0 => None,
+        below => Some(below),
+    });
+    assert_eq!(below.await, 6);
+    stage.assert_archived(6).await;
 }
 
 #[tokio::test]

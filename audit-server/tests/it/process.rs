@@ -131,7 +131,10 @@ fn what_prevents_a_start_is_one_clear_line() {
     let address = taken.local_addr().unwrap().to_string();
     std::fs::write(folder.path().join("file"), "").unwrap();
     std::fs::write(folder.path().join("bad.toml"), "bnid = \"x\"\n").unwrap();
-    let cases: [(&str, &str, &[&str], i32, &str); 10] = [
+    let unsigned = "store_url = \"postgres://audit@127.0.0.1:1/audit\"\n\
+        jwt_secret = \"0123456789abcdef0123456789abcdef\"\narchive_url = \"file:///nowhere\"\n";
+    std::fs::write(folder.path().join("unsigned.toml"), unsigned).unwrap();
+    let cases: [(&str, &str, &[&str], i32, &str); 11] = [
         ("AUDIT_BIND", &address, &[], 1, "AUDIT_BIND: "),
         (
             "AUDIT_METRICS_BIND",
@@ -166,6 +169,13 @@ fn what_prevents_a_start_is_one_clear_line() {
             "AUDIT_TLOG_KEY: not a",
         ),
         ("AUDIT_LOG", "off", &["--config", "bad.toml"], 2, "bnid"),
+        (
+            "AUDIT_LOG",
+            "off",
+            &["--config", "unsigned.toml"],
+            2,
+            "AUDIT_ARCHIVE_URL: what is archived is signed",
+        ),
     ];
     for (name, value, args, code, part) in cases {
         let output = run(program(folder.path())
