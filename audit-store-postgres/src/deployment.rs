@@ -151,7 +151,7 @@ impl DeploymentStore for PostgresStore {
              ) c ON true
              LEFT JOIN LATERAL (
                  SELECT size FROM audit.deployment_leaves WHERE tenant_id = t.id
-                 ORDER BY idx DESC LIMIT 1
+                 ORDER BY size DESC LIMIT 1
              ) l ON true
              ORDER BY t.id",
         )
@@ -222,7 +222,7 @@ impl DeploymentStore for PostgresStore {
         let (mut tx, _) = self.begin_read(scope, Permission::Read).await?;
         let found = query(
             "SELECT idx, size, root, salt FROM audit.tenant_deployment_leaves
-             WHERE idx < $1 ORDER BY idx DESC LIMIT 1",
+             WHERE idx < $1 ORDER BY size DESC, idx DESC LIMIT 1",
         )
         .bind(row::signed(below))
         .fetch_optional(&mut *tx)
