@@ -74,7 +74,8 @@ pub trait DeploymentStore: Debug + Send + Sync + 'static {
     -> Result<Uncommitted>;
 
     /// Appends a leaf for each opening, in this order, to the log of `size` leaves: all of them or none.
-    /// Whether the heads are the tenants' is for the caller to know. No openings are no change.
+    /// That the heads are the tenants', and none smaller than one that was committed to, is for the caller
+    /// to see to. No openings are no change.
     ///
     /// # Errors
     /// [`Refused`](ErrorKind::Refused) when another signer has taken over;

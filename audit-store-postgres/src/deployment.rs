@@ -64,7 +64,7 @@ impl PostgresStore {
         let tenants: Vec<Uuid> = openings.iter().map(|opening| opening.tenant).collect();
         let unknown: Option<(Uuid,)> = query_as(
             "SELECT u.id FROM unnest($1::uuid[]) AS u (id)
-             WHERE NOT EXISTS (SELECT FROM audit.tenants t WHERE t.id = u.id) LIMIT 1",
+             WHERE NOT EXISTS (SELECT FROM audit.tenants t WHERE t.tenant_id = u.id) LIMIT 1",
         )
         .bind(&tenants)
         .fetch_optional(&mut *tx)
@@ -141,19 +141,20 @@ impl DeploymentStore for PostgresStore {
     ) -> Result<Uncommitted> {
         let mut tx = self.pools().begin(Role::Writer, None).await?;
         let found = query(
-            "SELECT t.id, c.size, c.root, l.size
+            "SELECT t.tenant_id, c.size, c.root, l.size
              FROM (
-                 SELECT id FROM audit.tenants WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2
+                 SELECT tenant_id FROM audit.tenants WHERE $1::uuid IS NULL OR tenant_id > $1
+                 ORDER BY tenant_id LIMIT $2
              ) t
              LEFT JOIN LATERAL (
-                 SELECT size, root FROM audit.checkpoints WHERE tenant_id = t.id
+                 SELECT size, root FROM audit.checkpoints WHERE tenant_id = t.tenant_id
                  ORDER BY size DESC LIMIT 1
              ) c ON true
              LEFT JOIN LATERAL (
-                 SELECT size FROM audit.deployment_leaves WHERE tenant_id = t.id
-                 ORDER BY idx DESC LIMIT 1
+                 SELECT size FROM audit.deployment_leaves WHERE tenant_id = t.tenant_id
+                 ORDER BY size DESC LIMIT 1
              ) l ON true
-             ORDER BY t.id",
+             ORDER BY t.tenant_id",
         )
         .bind(after.map(TenantId::into_uuid))
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
@@ -222,7 +223,7 @@ impl DeploymentStore for PostgresStore {
         let (mut tx, _) = self.begin_read(scope, Permission::Read).await?;
         let found = query(
             "SELECT idx, size, root, salt FROM audit.tenant_deployment_leaves
-             WHERE idx < $1 ORDER BY idx DESC LIMIT 1",
+             WHERE idx < $1 ORDER BY size DESC, idx DESC LIMIT 1",
         )
         .bind(row::signed(below))
         .fetch_optional(&mut *tx)
