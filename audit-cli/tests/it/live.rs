@@ -273,12 +273,17 @@ fn a_change_of_the_key_counts_when_the_log_and_both_keys_say_so() {
     record(&server, 5);
     let old = world.follow(&server, 5)["key"].as_str().unwrap().to_owned();
     drop(server);
+    let before = world.state.path().join("before");
+    fs::create_dir(&before).unwrap();
+    copy(Path::new(&world.state()), &before);
     signing::rotate(&settings(world.data.path())).unwrap();
     let server = world.server();
     record(&server, 5);
     // The entry that says so is one more.
     let changed = world.follow(&server, 11);
-    assert_eq!(changed["key_changed"], true, "{changed}");
+    let (code, at_once) = look(&server, before.to_str().unwrap(), &[]);
+    assert_eq!((code, &at_once["key_changed"]), (0, &true.into()));
+    assert_eq!(at_once["key"], changed["key"]);
     let new = changed["key"].as_str().unwrap();
     assert_ne!(new, old);
     for key in [old.as_str(), new] {
