@@ -17,5 +17,6 @@ mod plans;
 mod prune;
 mod queue;
 mod roles;
+mod tampering;
 mod vacuum;
 mod workers;
