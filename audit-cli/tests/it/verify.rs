@@ -25,32 +25,52 @@ struct Log {
 
 impl Log {
     fn new(size: u64) -> Self {
+        Self::restored(size, None)
+    }
+
+    /// One that was continued in a second epoch, whose entry stands at a position.
+    fn restored(size: u64, epoch_at: Option<u64>) -> Self {
         let tenant = Uuid::from_u128(7);
         let origin = Origin::parse("logs.example.com").unwrap();
-        let key = SigningKey::from_seed(&origin.for_tenant(tenant, 1), &[1; 32]).unwrap();
+        let mut key = SigningKey::from_seed(&origin.for_tenant(tenant, 1), &[1; 32]).unwrap();
         let mut tree = Tree::new();
         let mut notes = Vec::new();
         let mut entries = Vec::new();
         for seq in 0..size {
             let salt = Salt([seq as u8; 16]);
             let actor = format!("{{\"user_id\":\"user-{seq}\"}}");
-            let erase = Control::Erase {
+            let erase = (seq == 2).then(|| Control::Erase {
                 groups: vec![Group::Actor],
                 entries: vec![(0, 0)],
                 basis: Basis::parse("gdpr-17").unwrap(),
+            });
+            let epoch = (Some(seq) == epoch_at).then(|| Control::Epoch {
+                epoch: 2,
+                size: seq,
+                root: tree.root(),
+                basis: Basis::parse("restore").unwrap(),
+            });
+            if epoch.is_some() {
+                key = key.renamed(&origin.for_tenant(tenant, 2)).unwrap();
+            }
+            let control = erase.or(epoch);
+            let kind = control.as_ref().map_or(Kind::Event, Control::kind);
+            let ctl = control.as_ref().map(Control::to_json);
+            let action = match kind {
+                Kind::Event => "page.view".to_owned(),
+                kind => format!("log.{kind}"),
             };
-            let ctl = (seq == 2).then(|| erase.to_json());
             let mut digests = [None; 7];
             digests[0] = Some(disclosure_digest(&salt, Group::Actor, &actor));
             let at = Timestamp::from_micros(1_764_000_000_000_000 + seq as i64).unwrap();
             let leaf = Leaf {
-                kind: if seq == 2 { Kind::Erase } else { Kind::Event },
+                kind,
                 tenant_id: tenant,
                 id: Uuid::from_u128(seq.into()),
                 created_at: at,
                 occurred_at: at,
-                action_type: if seq == 2 { "OTHER" } else { "VIEW" },
-                action: if seq == 2 { "log.erase" } else { "page.view" },
+                action_type: if ctl.is_some() { "OTHER" } else { "VIEW" },
+                action: &action,
                 outcome: "success",
                 severity: "INFO",
                 ctl: ctl.as_deref(),
@@ -172,6 +192,33 @@ fn an_untouched_bundle_is_0_and_says_up_to_where_it_reaches() {
     }
     let mut piped = audit(&["verify", "-"]);
     piped.write_stdin(log.stream()).assert().code(0);
+}
+
+#[test]
+fn an_epoch_is_named_and_what_it_took_from_a_known_checkpoint_is_a_finding() {
+    let log = Log::restored(6, Some(4));
+    let within = log.folder();
+    let known = |name: &str, note: &Note| {
+        std::fs::write(within.path().join(name), note.encode()).unwrap();
+    };
+    known("kept", &log.notes[3]);
+    // Of the entries that the restore took.
+    known("lost", Log::new(9).notes.last().unwrap());
+    let output = verify(&within, &["--known", "kept", "bundle"], 0);
+    let report = text(&output.stdout);
+    for line in [
+        "Epoch 2 since position 4, where the log was continued (restore)",
+        "Continues the known checkpoint of size 4",
+    ] {
+        assert!(report.contains(line), "{report}");
+    }
+    let output = verify(&within, &["--json", "--known", "lost", "bundle"], 1);
+    let report = &json_lines(&output)[0];
+    assert_eq!(report["epochs"][0]["seq"], 4);
+    let finding = &report["findings"][0];
+    assert_eq!(finding["code"], "rollback");
+    let positions = (finding["from"].as_u64(), finding["to"].as_u64());
+    assert_eq!(positions, (Some(4), Some(8)));
 }
 
 #[test]
