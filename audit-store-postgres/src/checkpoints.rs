@@ -141,8 +141,7 @@ impl PostgresStore {
             .fetch_optional(&mut *tx)
             .await
             .map_err(from_sqlx)?;
-        let found = found.as_ref().map(decode).transpose();
-        found.map_err(|e| e.with_tenant(scope.tenant()))
+        found.as_ref().map(decode).transpose()
     }
 }
 
@@ -186,8 +185,7 @@ impl CheckpointStore for PostgresStore {
                 new: row::get(r, 2)?,
             })
         };
-        let found: Result<_> = found.iter().map(decode).collect();
-        found.map_err(|e| e.with_tenant(scope.tenant()))
+        found.iter().map(decode).collect()
     }
 
     async fn epochs(&self, scope: &TenantScope) -> Result<Vec<EpochStart>> {

@@ -18,6 +18,5 @@ mod plans;
 mod prune;
 mod queue;
 mod roles;
-mod tampering;
 mod vacuum;
 mod workers;

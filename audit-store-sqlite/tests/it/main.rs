@@ -17,5 +17,4 @@ mod queue;
 mod reconcile;
 mod search;
 mod snapshot;
-mod tampering;
 mod vacuum;
