@@ -106,7 +106,7 @@ struct Follower<'a> {
     client: &'a Client,
     tenant: TenantId,
     folder: StateFolder,
-    /// None before the first round.
+    /// What a look may begin with, whatever the one before came to. None before the first round.
     monitor: Option<Monitor>,
     /// What the caller trusts.
     given: &'a [VerifyingKey],
@@ -196,9 +196,8 @@ impl Follower<'_> {
             Some(monitor) => monitor,
             None => self.begin().await?,
         };
-        let outcome = self.look(&mut monitor, note).await;
-        self.monitor = Some(monitor);
-        outcome
+        self.monitor = Some(monitor.clone());
+        self.look(&mut monitor, note).await
     }
 
     /// What it means that there is no checkpoint: nothing when there never was one.
@@ -232,7 +231,11 @@ impl Follower<'_> {
         })
     }
 
-    async fn look(&self, monitor: &mut Monitor, note: audit_tlog::Note) -> Result<Verified, Stop> {
+    async fn look(
+        &mut self,
+        monitor: &mut Monitor,
+        note: audit_tlog::Note,
+    ) -> Result<Verified, Stop> {
         let trusted = |monitor: &Monitor| {
             self.given.is_empty() || self.given.iter().any(|key| monitor.keys().contains(key))
         };
@@ -249,7 +252,11 @@ impl Follower<'_> {
         monitor.accept(&candidate, root, &proof)?;
         let before = monitor.position();
         while monitor.position() < size {
-            self.save(monitor)?;
+            // Under a head of nobody's nothing counts until all of it does.
+            if candidate.is_signed() {
+                self.folder.save(monitor)?;
+                self.monitor = Some(monitor.clone());
+            }
             self.take(monitor, &candidate, &mut tree).await?;
         }
         let mut handovers = Vec::new();
@@ -262,7 +269,9 @@ impl Follower<'_> {
             handovers.push(Handover { note, proof });
         }
         monitor.settle(&candidate, &handovers)?;
-        self.save(monitor)?;
+        self.folder.save(monitor)?;
+        self.monitor = Some(monitor.clone());
+        self.folder.save_verified(candidate.note())?;
         let now = monitor.keys().last();
         Ok(Verified {
             size,
@@ -273,14 +282,6 @@ impl Follower<'_> {
             key: now.map(VerifyingKey::encode).unwrap_or_default(),
             unexplained: monitor.unexplained(),
         })
-    }
-
-    /// Keeps what is known, if all of it lies under a head that is.
-    fn save(&self, monitor: &Monitor) -> Result<(), Failure> {
-        if monitor.note().is_some() && monitor.position() <= monitor.size() {
-            self.folder.save(monitor)?;
-        }
-        Ok(())
     }
 
     /// Takes the positions up to the end of the bundle that the next one is in.

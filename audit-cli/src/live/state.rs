@@ -12,7 +12,8 @@ use crate::failure::Failure;
 
 /// What is known; replaced as a whole.
 const STATE: &str = "state.json";
-/// The last verified checkpoint, for `audit verify --known`. A copy: nothing reads it here.
+/// The last checkpoint that was verified with all entries below it, for `audit verify --known`. A copy:
+/// nothing reads it here.
 const CHECKPOINT: &str = "checkpoint";
 /// Locked while a process uses the folder.
 const LOCK: &str = "lock";
@@ -72,11 +73,12 @@ impl StateFolder {
 
     /// Replaces what is known.
     pub(crate) fn save(&self, monitor: &Monitor) -> Result<(), Failure> {
-        self.replace(STATE, &monitor.encode())?;
-        match monitor.note().map(Note::encode) {
-            Some(note) => self.replace(CHECKPOINT, &note),
-            None => Ok(()),
-        }
+        self.replace(STATE, &monitor.encode())
+    }
+
+    /// Replaces the copy of the head below which every entry was verified.
+    pub(crate) fn save_verified(&self, head: &Note) -> Result<(), Failure> {
+        self.replace(CHECKPOINT, &head.encode())
     }
 
     /// Replaces a file with a text, at once and durably; killed in between, it is the one before.

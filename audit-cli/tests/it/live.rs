@@ -112,14 +112,25 @@ fn record(server: &Server, count: usize) {
     server.run(&["import", "--format", "ndjson", events]);
 }
 
-/// Copies the files of a folder, in place of those that are there.
+/// Copies what is in a folder, in place of what is there.
 fn copy(from: &Path, to: &Path) {
     for file in fs::read_dir(to).unwrap() {
-        fs::remove_file(file.unwrap().path()).unwrap();
+        let file = file.unwrap();
+        if file.file_type().unwrap().is_dir() {
+            fs::remove_dir_all(file.path()).unwrap();
+        } else {
+            fs::remove_file(file.path()).unwrap();
+        }
     }
     for file in fs::read_dir(from).unwrap() {
         let file = file.unwrap();
-        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        let to = to.join(file.file_name());
+        if file.file_type().unwrap().is_dir() {
+            fs::create_dir(&to).unwrap();
+            copy(&file.path(), &to);
+        } else {
+            fs::copy(file.path(), to).unwrap();
+        }
     }
 }
 
@@ -179,9 +190,14 @@ fn a_look_at_a_large_log_that_is_killed_goes_on_where_it_was() {
     child.kill().unwrap();
     child.wait().unwrap();
     let kept = position().unwrap();
+    // What is given to others is a head whose entries were all read.
+    let checkpoint = format!("{state}/checkpoint");
+    let read_all = kept == whole["size"].as_u64().unwrap();
+    assert!(read_all || !Path::new(&checkpoint).exists());
     let (code, line) = look(&server, &state, &[]);
     assert_eq!((code, &line["root"]), (0, &whole["root"]), "{line}");
     assert_eq!(line["new"], whole["size"].as_u64().unwrap() - kept);
+    assert!(Path::new(&checkpoint).exists());
 }
 
 #[test]

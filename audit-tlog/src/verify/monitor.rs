@@ -23,6 +23,10 @@ const VERSION: u64 = 1;
 /// How many findings of one step are listed.
 const LISTED: usize = 100;
 
+/// How far behind what is known the entry may stand that leads to a key that isn't known yet. Whoever has
+/// no key can make a monitor read no more than that.
+const MAX_UNSIGNED: u64 = 1 << 20;
+
 /// Why a text is not a monitor's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -48,6 +52,9 @@ pub enum StateFault {
 /// nothing when it has findings, so that what is found is found again. In between, [`encode`](Self::encode)
 /// gives what has to be kept to go on from there; that is of a fixed size but for the keys and for changes
 /// of them that are not settled.
+///
+/// What is taken under a head that [no known key signed](Candidate::is_signed) may be anybody's: when such a
+/// look ends before it is settled, go on with the monitor as it was before.
 ///
 /// That ids don't repeat, and what disclosures hold, is for a [`Verifier`](super::Verifier) to judge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +104,18 @@ impl Candidate {
     #[must_use]
     pub const fn checkpoint(&self) -> &Checkpoint {
         &self.head.checkpoint
+    }
+
+    /// As the server shows it.
+    #[must_use]
+    pub const fn note(&self) -> &Note {
+        &self.head.note
+    }
+
+    /// Whether a known key signed it, in the name that the key is known by.
+    #[must_use]
+    pub const fn is_signed(&self) -> bool {
+        self.signer.is_some()
     }
 }
 
@@ -185,7 +204,8 @@ impl Monitor {
     ///
     /// [`Code::Checkpoint`] for what is no checkpoint of this tenant's log, [`Code::Rollback`] for one that
     /// is smaller than what is known, [`Code::Known`] for another root at the same size,
-    /// [`Code::Signature`] for a signature in the key's name that isn't its.
+    /// [`Code::Signature`] for a signature in the key's name that isn't its, and for a head that none of the
+    /// known key pairs signed and that is more than 2^20 entries ahead of what is known.
     pub fn meet(&self, note: Note) -> Result<Candidate, Finding> {
         let checkpoint = Checkpoint::parse(note.text())
             .map_err(|fault| finding(Code::Checkpoint, None, fault.to_string()))?;
@@ -206,11 +226,11 @@ impl Monitor {
             let detail = format!("another root at size {size} than the last head had");
             return Err(finding(Code::Known, None, detail));
         }
-        let mut candidates = match (&self.head, self.keys.split_last()) {
+        let present = match (&self.head, self.keys.split_last()) {
             (Some(_), Some((last, _))) => std::slice::from_ref(last),
             _ => &self.keys[..],
-        }
-        .iter();
+        };
+        let mut candidates = present.iter();
         let signer = loop {
             let Some(key) = candidates.next() else {
                 break None;
@@ -224,6 +244,14 @@ impl Monitor {
                 _ => {}
             }
         };
+        let paired = || present.iter().any(|key| signs_as(key, origin, &note));
+        if size - known > MAX_UNSIGNED && signer.is_none() && !paired() {
+            let detail = format!(
+                "no known key signed the head of size {size}, and an entry that leads to its key is looked \
+                 for no further than {MAX_UNSIGNED} entries ahead"
+            );
+            return Err(finding(Code::Signature, None, detail));
+        }
         Ok(Candidate {
             head: Head { note, checkpoint },
             signer,
@@ -236,7 +264,8 @@ impl Monitor {
     ///
     /// # Errors
     ///
-    /// [`Code::Root`] for another root than the head's, [`Code::Known`] for no continuation.
+    /// [`Code::Root`] for another root than the head's, also of the positions that were taken where these
+    /// are all; [`Code::Known`] for no continuation.
     pub fn accept(
         &mut self,
         candidate: &Candidate,
@@ -250,6 +279,7 @@ impl Monitor {
             let positions = (size > 0).then(|| (0, size - 1));
             return Err(finding(Code::Root, positions, detail));
         }
+        self.rooted(new)?;
         if let Some(Head { checkpoint, .. }) = &self.head {
             let (old, old_root) = (checkpoint.size(), checkpoint.root());
             merkle::verify_consistency(old, &old_root, size, &root, proof).map_err(|_| {
@@ -269,6 +299,17 @@ impl Monitor {
             self.head = Some(candidate.head.clone());
         }
         Ok(())
+    }
+
+    /// That what was taken has the root of a head of the same size.
+    fn rooted(&self, head: &Checkpoint) -> Result<(), Finding> {
+        let size = head.size();
+        if self.position() != size || self.tree.root() == head.root() {
+            return Ok(());
+        }
+        let detail = format!("the positions that were taken have another root at size {size}");
+        let positions = (size > 0).then(|| (0, size - 1));
+        Err(finding(Code::Root, positions, detail))
     }
 
     /// Takes the next positions: their leaf hashes as the tiles have them, the leaf data of each, or `None`
@@ -389,13 +430,33 @@ impl Monitor {
             .iter()
             .enumerate()
             .find_map(|(i, (_, change))| {
-                let Change::Key { old, .. } = change else {
-                    return None;
+                let mut keys = self.keys.iter();
+                let key = match change {
+                    Change::Key { old, .. } => keys.find(|key| key.encode() == *old),
+                    Change::Epoch { epoch } => keys.find(|key| {
+                        Origin::of_tenant(key.name()).is_some_and(|(_, _, at)| at < *epoch)
+                            && Self::keeps(key, &self.changes[i..], candidate)
+                    }),
                 };
-                let key = self.keys.iter().find(|key| key.encode() == *old)?;
-                Some((Some(key), &self.changes[i..]))
+                Some((Some(key?), &self.changes[i..]))
             });
         begins.unwrap_or((candidate.signer.as_ref(), &[]))
+    }
+
+    /// Whether the log has this key pair, under the names that epochs give it, until the next `key` entry
+    /// or the candidate.
+    fn keeps(key: &VerifyingKey, changes: &[(u64, Change)], candidate: &Candidate) -> bool {
+        let next = changes.iter().find_map(|(_, change)| match change {
+            Change::Key { old, .. } => Some(VerifyingKey::parse(old)),
+            Change::Epoch { .. } => None,
+        });
+        match next {
+            Some(old) => old.is_ok_and(|old| key.renamed(old.name()).as_ref() == Ok(&old)),
+            None => {
+                let head = &candidate.head;
+                signs_as(key, head.checkpoint.origin(), &head.note)
+            }
+        }
     }
 
     /// Judges a candidate once all positions below its size are taken: that it is signed by the key that
@@ -405,7 +466,7 @@ impl Monitor {
     ///
     /// [`Code::ForeignKey`] when no given key is the log's, [`Code::Signature`], [`Code::KeyUnsigned`],
     /// [`Code::KeyEntry`], [`Code::EpochEntry`], [`Code::Checkpoint`]; [`Code::Missing`] when positions are
-    /// not taken yet; [`Code::Unexplained`] when leaf data was gone at a smaller head and no `prune` entry
+    /// not taken yet; [`Code::Root`] when those that were have another root; [`Code::Unexplained`] when leaf data was gone at a smaller head and no `prune` entry
     /// says why.
     pub fn settle(
         &mut self,
@@ -418,6 +479,8 @@ impl Monitor {
             let detail = "not taken yet".into();
             findings.span(Code::Missing, (self.position(), size.max(1) - 1), detail);
         }
+        self.rooted(candidate.checkpoint())
+            .map_err(|finding| vec![finding])?;
         let (key, changes) = self.basis(candidate);
         let first = key.cloned();
         let chain = key.and_then(|key| Chain::resume(key.clone(), changes, &mut findings));
@@ -597,7 +660,10 @@ impl Monitor {
             Some(Gone {
                 from: number(&gone["from"])?,
                 to: number(&gone["to"])?,
-                at: number(&gone["at"]),
+                at: match gone.get("at")? {
+                    Value::Null => None,
+                    at => Some(number(at)?),
+                },
             })
         });
         monitor.gone = gone.collect::<Option<_>>()?;
@@ -627,6 +693,12 @@ impl Monitor {
         let rooted = self.position() != checkpoint.size() || self.tree.root() == checkpoint.root();
         signed && rooted && self.position() <= checkpoint.size()
     }
+}
+
+/// Whether a key pair signed a note under this name.
+fn signs_as(key: &VerifyingKey, name: &str, note: &Note) -> bool {
+    key.renamed(name)
+        .is_ok_and(|key| note.verify(std::slice::from_ref(&key)).is_ok())
 }
 
 fn digest(text: &str) -> Hash {

@@ -2,7 +2,8 @@
 
 use audit_tlog::leaf::leaf_hash;
 use audit_tlog::verify::{Code, Finding, Handover, Monitor, StateFault};
-use audit_tlog::{Basis, Control, Kind, Leaf, Note, SigningKey, Timestamp};
+use audit_tlog::{Basis, Checkpoint, Control, Kind, Leaf, Note, SigningKey, Timestamp};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::log::{Log, ORIGIN, key};
@@ -80,7 +81,7 @@ fn look(
         monitor.take(&candidate, &log.leaves[run], leaves, &proof)?;
     }
     let handovers = handovers.iter().map(|note| {
-        let size_of = audit_tlog::Checkpoint::parse(note.text()).unwrap().size();
+        let size_of = Checkpoint::parse(note.text()).unwrap().size();
         Handover {
             note: note.clone(),
             proof: log.consistency(size_of, size),
@@ -249,6 +250,124 @@ fn an_epoch_that_continues_this_head_renames_the_log() {
 }
 
 #[test]
+fn a_key_of_an_earlier_epoch_is_led_to_its_present_name() {
+    let (old, new) = (key(ORIGIN, 1), key(ORIGIN, 2));
+    let (origin, tenant) = ORIGIN.rsplit_once('/').unwrap();
+    let named = |key: &SigningKey, epoch| key.renamed(&format!("{origin}/e{epoch}/{tenant}"));
+    let (second, third) = (named(&old, 2).unwrap(), named(&old, 3).unwrap());
+    let mut log = log(6);
+    for (seq, epoch) in [(6, 2), (7, 3)] {
+        let epoch = Control::Epoch {
+            epoch,
+            size: seq,
+            root: log.root(seq),
+            basis: Basis::parse("restore").unwrap(),
+        };
+        push(&mut log, seq as i64, Some(&epoch));
+    }
+    let head = log.checkpoint(8, &[&third]);
+    for known in [&old, &second] {
+        let mut monitor = monitor(known);
+        look(&mut monitor, &log, &head, 0, &[]).unwrap();
+        assert_eq!(monitor.keys().first(), Some(known.verifying_key()));
+        assert_eq!(monitor.keys().last(), Some(third.verifying_key()));
+        assert_eq!(Monitor::parse(&monitor.encode()).unwrap(), monitor);
+    }
+    // A key with the log's name that isn't the log's, and one of the log's that didn't sign.
+    for (known, head) in [
+        (&new, &head),
+        (&old, &log.checkpoint(8, &[&named(&new, 3).unwrap()])),
+    ] {
+        let mut monitor = monitor(known);
+        let found = codes(look(&mut monitor, &log, head, 0, &[]));
+        assert_eq!(found, [Code::ForeignKey]);
+    }
+
+    // A change of keys behind them counts as any other does.
+    let newest = named(&new, 3).unwrap();
+    let change = Control::Key {
+        old: third.verifying_key().encode(),
+        new: newest.verifying_key().encode(),
+    };
+    push(&mut log, 8, Some(&change));
+    let head = log.checkpoint(9, &[&newest]);
+    for (signers, found) in [
+        (&[&third, &newest][..], vec![]),
+        (&[&newest], vec![Code::KeyUnsigned]),
+    ] {
+        let over = log.checkpoint(9, signers);
+        let mut monitor = monitor(&old);
+        let outcome = look(&mut monitor, &log, &head, 0, &[over]);
+        assert_eq!(codes(outcome), found);
+    }
+}
+
+#[test]
+fn what_was_taken_under_a_head_of_nobodys_is_not_taken_for_the_logs() {
+    let (key, stranger) = (key(ORIGIN, 1), key(ORIGIN, 2));
+    let real = log(256);
+    let mut forged = log(200);
+    (200..512).for_each(|n| push(&mut forged, n + 100, None));
+    let mut monitor = monitor(&key);
+    let known = real.checkpoint(200, &[&key]);
+    look(&mut monitor, &real, &known, 0, &[]).unwrap();
+    let before = monitor.clone();
+
+    let note = forged.checkpoint(512, &[&stranger]);
+    let candidate = monitor.meet(note).unwrap();
+    assert!(!candidate.is_signed());
+    let proof = forged.consistency(200, 512);
+    monitor
+        .accept(&candidate, forged.root(512), &proof)
+        .unwrap();
+    let entries: Vec<&[u8]> = forged.entries[200..256].iter().map(Vec::as_slice).collect();
+    let proof = forged.consistency(256, 512);
+    monitor
+        .take(&candidate, &forged.leaves[200..256], Some(&entries), &proof)
+        .unwrap();
+
+    // The look ends here, and the next one shows the log's own head.
+    let head = real.checkpoint(256, &[&key]);
+    let candidate = monitor.meet(head.clone()).unwrap();
+    assert!(candidate.is_signed());
+    let found = codes(monitor.settle(&candidate, &[]));
+    assert_eq!(found, [Code::Root]);
+    let proof = real.consistency(200, 256);
+    let finding = monitor.accept(&candidate, real.root(256), &proof);
+    assert_eq!(finding.unwrap_err().code, Code::Root);
+    assert_eq!(monitor.size(), 200);
+
+    let mut monitor = before;
+    look(&mut monitor, &real, &head, 0, &[]).unwrap();
+    assert_eq!(monitor.position(), 256);
+}
+
+#[test]
+fn a_head_of_nobodys_is_followed_only_so_far() {
+    let (key, stranger) = (key(ORIGIN, 1), key(ORIGIN, 2));
+    let (origin, tenant) = ORIGIN.rsplit_once('/').unwrap();
+    let renamed = key.renamed(&format!("{origin}/e2/{tenant}")).unwrap();
+    let log = log(6);
+    let fresh = monitor(&key);
+    let mut known = fresh.clone();
+    look(&mut known, &log, &log.checkpoint(6, &[&key]), 0, &[]).unwrap();
+    for (monitor, size) in [(&fresh, 0), (&known, 6)] {
+        for (signer, ahead, met) in [
+            (&stranger, 1 << 20, true),
+            (&stranger, (1 << 20) + 1, false),
+            (&stranger, 1 << 60, false),
+            (&renamed, 1 << 40, true),
+            (&key, 1 << 40, true),
+        ] {
+            let head = Checkpoint::new(signer.name(), size + ahead, log.root(6)).unwrap();
+            let outcome = monitor.meet(head.sign(&[signer]).unwrap());
+            let found = outcome.err().map(|finding| finding.code);
+            assert_eq!(found, (!met).then_some(Code::Signature), "{ahead}");
+        }
+    }
+}
+
+#[test]
 fn leaf_data_that_is_gone_is_explained_by_a_prune_or_found() {
     let key = key(ORIGIN, 1);
     let mut plain = log(8);
@@ -298,6 +417,33 @@ fn a_state_that_was_changed_is_refused() {
     }
     let changed = text.replacen("\"position\":5", "\"position\":4", 1);
     assert_eq!(Monitor::parse(&changed), Err(StateFault::Digest));
+}
+
+#[test]
+fn a_state_in_another_form_is_refused_whatever_its_digest() {
+    let key = key(ORIGIN, 1);
+    let log = log(8);
+    let mut monitor = monitor(&key);
+    let note = log.checkpoint(8, &[&key]);
+    look(&mut monitor, &log, &note, 8, &[]).unwrap();
+    let text = monitor.encode();
+    let with = |from: &str, to: &str| {
+        let (state, _) = text[r#"{"state":"#.len()..].rsplit_once(',').unwrap();
+        assert_eq!(state.matches(from).count(), 1, "{from}");
+        let state = state.replacen(from, to, 1);
+        let digest: String = Sha256::digest(&state)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Monitor::parse(&format!("{{\"state\":{state},\"sha256\":\"{digest}\"}}\n"))
+    };
+    let at = "\"at\":null,\"from\":0";
+    assert_eq!(with(at, at).unwrap(), monitor);
+    assert_ne!(with(at, "\"at\":9,\"from\":0").unwrap(), monitor);
+    for other in ["\"at\":\"8\",", "\"at\":-8,", "\"at\":8.5,", ""] {
+        let found = with(at, &format!("{other}\"from\":0"));
+        assert_eq!(found, Err(StateFault::Form), "{other}");
+    }
 }
 
 #[test]
