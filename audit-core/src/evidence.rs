@@ -431,7 +431,11 @@ impl TenantLog {
         Ok(Exported {
             manifest,
             handovers,
-            epochs: epochs.iter().map(|start| start.seq).collect(),
+            epochs: epochs
+                .iter()
+                .map(|start| start.seq)
+                .filter(|seq| *seq < checkpoint.size)
+                .collect(),
             checkpoint,
             vkey,
         })
@@ -449,7 +453,7 @@ pub(crate) struct Exported {
     /// Changes of keys by position, with the first checkpoints over them.
     pub(crate) handovers: Vec<(u64, SignedCheckpoint)>,
     /// The positions of the entries that epochs begin with.
-    epochs: Vec<u64>,
+    pub(crate) epochs: Vec<u64>,
     pub(crate) checkpoint: SignedCheckpoint,
     vkey: String,
 }

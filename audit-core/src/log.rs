@@ -1196,7 +1196,12 @@ impl TenantLog {
             .await
     }
 
-    pub(crate) async fn prune_by(&self, mut prune: Prune) -> Result<Pruned> {
+    pub(crate) async fn prune_by(&self, prune: Prune) -> Result<Pruned> {
+        Ok(self.prune_part(prune).await?.0)
+    }
+
+    /// Also tells whether archiving stopped short of what was due.
+    pub(crate) async fn prune_part(&self, mut prune: Prune) -> Result<(Pruned, bool)> {
         let inner = &self.log.inner;
         let tenant = self.scope.tenant();
         // A consumer that has not come to this tenant yet holds the prune up all the same.
@@ -1207,6 +1212,7 @@ impl TenantLog {
                 .advance(tenant, consumer.name(), true, position)
                 .await?;
         }
+        let mut due_below = 0;
         if let Some(archiver) = &inner.archive {
             let position = inner.store.cursor(tenant, CONSUMER).await?;
             inner
@@ -1217,7 +1223,7 @@ impl TenantLog {
             let due = prune.clone().but_for(CONSUMER);
             let due = inner.store.prune(&self.scope, &due).await?;
             if prune.dry_run || due.entries == 0 {
-                return Ok(due);
+                return Ok((due, false));
             }
             if inner.signing.is_none() {
                 return Err(Error::new(
@@ -1226,11 +1232,15 @@ impl TenantLog {
                 ));
             }
             let log = self.log.tenant(TenantScope::trusted(tenant, CONSUMER));
-            let looked = archiver.archive(&log, due.below).await?;
-            prune = prune.unless_erased_since(looked);
+            let archived = archiver.archive(&log, due.below).await?;
+            prune = prune
+                .unless_erased_since(archived.looked)
+                .below_at_most(archived.below);
+            due_below = due.below;
         }
         let pruned = inner.store.prune(&self.scope, &prune).await?;
         inner.bell.ring(tenant);
-        Ok(pruned)
+        let is_short = pruned.entries > 0 && pruned.below < due_below;
+        Ok((pruned, is_short))
     }
 }

@@ -576,6 +576,8 @@ pub struct Prune {
     pub but_for: Option<&'static str>,
     /// Prunes only when no `erase` entry stands at this position or behind it.
     pub unless_erased_since: Option<u64>,
+    /// Nothing at this position or behind it goes.
+    pub below_at_most: u64,
 }
 
 impl Prune {
@@ -598,6 +600,7 @@ impl Prune {
             under_other_settings: false,
             but_for: None,
             unless_erased_since: None,
+            below_at_most: u64::MAX,
         }
     }
 
@@ -621,6 +624,13 @@ impl Prune {
     #[must_use]
     pub fn unless_erased_since(mut self, position: u64) -> Self {
         self.unless_erased_since = Some(position);
+        self
+    }
+
+    /// Prunes nothing at this position or behind it.
+    #[must_use]
+    pub(crate) fn below_at_most(mut self, position: u64) -> Self {
+        self.below_at_most = position;
         self
     }
 

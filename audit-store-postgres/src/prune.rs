@@ -124,7 +124,8 @@ impl PostgresStore {
         let (protection, now) = self.protection(&mut tx).await?;
         let before = protection.admit_prune(tenant, prune, now)?;
         let was = head.pruned_below;
-        let bound = required_from(&mut tx, &head, prune.but_for).await?.max(was);
+        let required = required_from(&mut tx, &head, prune.but_for).await?;
+        let bound = required.min(prune.below_at_most).max(was);
         let first: Option<(i64,)> = query_as(
             "SELECT seq FROM audit.tenant_events
              WHERE created_at >= $1 AND seq >= $2 ORDER BY created_at, seq LIMIT 1",

@@ -119,7 +119,8 @@ fn plan(reader: &mut Reader, tenant: TenantId, prune: &Prune, now: Timestamp) ->
     let before = protection(&conn, no)?.admit_prune(tenant, prune, now)?;
     let head = head::head(&conn, no, tenant)?;
     let was = head.pruned_below;
-    let bound = required_from(&conn, no, head.size(), prune.but_for)?.max(was);
+    let required = required_from(&conn, no, head.size(), prune.but_for)?;
+    let bound = required.min(prune.below_at_most).max(was);
     let below = head::first_accepted_at(&conn, no, was..bound, before)?;
     let mut plan = Plan {
         was,

@@ -32,6 +32,15 @@ pub struct ArchiveStatus {
     pub failures: u64,
 }
 
+/// How far a log is archived.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Archived {
+    /// Entries below this position may be pruned.
+    pub(crate) below: u64,
+    /// No entry below this position says that one of them was erased meanwhile.
+    pub(crate) looked: u64,
+}
+
 /// Archives what is about to be pruned.
 #[derive(Debug)]
 pub(crate) struct Archiver {
@@ -59,18 +68,17 @@ impl Archiver {
     }
 
     /// Archives a log's entries below `end`, from the first one left on, or as many as one prune waits
-    /// for, and moves the consumer's cursor behind them. `log` may do anything in its tenant. Returns the
-    /// position up to which no entry says that one of them was erased meanwhile.
+    /// for, and moves the consumer's cursor behind them. `log` may do anything in its tenant.
     ///
-    /// What was archived before and is not pruned is archived once more: it may have been erased
-    /// since, or written by a process that was killed. The segments that are covered by the new ones
-    /// are then removed.
+    /// What was archived before and is not pruned is archived once more, behind `end` too: it may have
+    /// been erased since, or written by a process that was killed. The segments that are covered by the
+    /// new ones are then removed.
     ///
     /// # Errors
     /// What archive and store answer; [`ErrorKind::Corrupt`] when the log is not what it signed, or doesn't
     /// continue what was archived of it;
     /// [`ErrorKind::Unavailable`] when entries were erased, or the log pruned, meanwhile.
-    pub(crate) async fn archive(&self, log: &TenantLog, end: u64) -> Result<u64> {
+    pub(crate) async fn archive(&self, log: &TenantLog, end: u64) -> Result<Archived> {
         let _turn = self.turn.lock().await;
         let archived = self.archive_below(log, end).await;
         if archived.is_err() {
@@ -79,7 +87,7 @@ impl Archiver {
         archived.map_err(|error| error.with_tenant(log.scope().tenant()))
     }
 
-    async fn archive_below(&self, log: &TenantLog, end: u64) -> Result<u64> {
+    async fn archive_below(&self, log: &TenantLog, end: u64) -> Result<Archived> {
         let tenant = log.scope().tenant();
         let store = log.log.log_store();
         let (snapshot, checkpoint) = log.signed_snapshot().await?;
@@ -89,8 +97,14 @@ impl Archiver {
         let root = checkpoint.root;
         let size = checkpoint.size;
         let begun = log.begin(checkpoint, None, Vec::new()).await?;
-        let source = Source::open(&**store, log.scope(), &*snapshot, begun, &(start..end)).await?;
         let shelf = self.shelf(tenant, start).await?;
+        let known = store.cursor(tenant, CONSUMER).await?;
+        // What an earlier try left is archived anew, behind `end` too: it may have been erased since, and
+        // a segment that straddles what is pruned now would never be removed.
+        let left = shelf.leftovers.keys().map(|name| name.to).max();
+        let again = left.unwrap_or(0).max(known).min(head.size());
+        let positions = start..end.max(again);
+        let source = Source::open(&**store, log.scope(), &*snapshot, begun, &positions).await?;
         let mut previous = match shelf.previous {
             Some(name) => self.checkpoint(log, name, size).await?,
             None => None,
@@ -99,12 +113,13 @@ impl Archiver {
         for name in shelf.leftovers.keys() {
             self.checkpoint(log, *name, size).await?;
         }
-        let known = store.cursor(tenant, CONSUMER).await?;
-        let (mut at, mut segments) = (start, 0);
-        // A prune goes up to the cursor: what an earlier try left below it is archived anew, too.
-        while at < end && (segments < AT_ONCE || at < known) {
+        let mut at = start;
+        let mut written = Vec::new();
+        while (at < end && written.len() < AT_ONCE) || at < again {
+            // What is pruned ends with a segment.
+            let to = if at < end { end } else { again };
             let id = log.log.clock().event_id().into_uuid();
-            let (name, text) = source.compose(at, end, id, previous.as_ref()).await?;
+            let (name, text) = source.compose(at, to, id, previous.as_ref()).await?;
             let length = text.len();
             let files = blocking(move || pack(&text)).await??;
             let demands = Demands {
@@ -115,27 +130,28 @@ impl Archiver {
                 length,
             };
             previous = own_checkpoint(&files, size).or(previous);
+            written.push(name);
             self.store(tenant, demands, files).await?;
             if store.head(log.scope()).await?.pruned_below != start {
-                let paths = self.paths(tenant, name).await?;
-                self.discard(paths).await?;
+                self.discard_all(tenant, written).await?;
                 return Err(not_yet("the log was pruned while it was archived"));
             }
             at = name.to;
-            segments += 1;
-            store.advance(tenant, CONSUMER, true, at).await?;
+        }
+        let looked = store.head(log.scope()).await?.size();
+        // The cursor, which lets others prune, comes behind this, and so do older segments' removals.
+        if erased_since(log, size, &(start..at)).await? {
+            self.discard_all(tenant, written).await?;
+            return Err(not_yet("entries were erased while they were archived"));
         }
         for (name, paths) in shelf.leftovers {
-            if name.from >= start && name.to <= at {
+            if name.to <= at {
                 self.discard(paths).await?;
             }
         }
-        let archived = start..at;
-        let looked = store.head(log.scope()).await?.size();
-        if erased_since(log, size, &archived).await? {
-            return Err(not_yet("entries were erased while they were archived"));
-        }
-        Ok(looked)
+        let below = at.min(end);
+        store.advance(tenant, CONSUMER, true, below).await?;
+        Ok(Archived { below, looked })
     }
 
     /// Writes a segment, reads it back, and verifies that.
@@ -214,6 +230,16 @@ impl Archiver {
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
         Ok(Some(previous))
+    }
+
+    /// Removes segments that this call wrote. Nobody prunes for their sake before the cursor is behind
+    /// them.
+    async fn discard_all(&self, tenant: TenantId, written: Vec<SegmentName>) -> Result<()> {
+        for name in written {
+            let paths = self.paths(tenant, name).await?;
+            self.discard(paths).await?;
+        }
+        Ok(())
     }
 
     /// The paths of a segment's files.

@@ -48,7 +48,7 @@ pub(super) struct Source<'a> {
     snapshot: &'a dyn Snapshot,
     begun: Exported,
     /// Positions outside the archived ones whose entries belong into every segment: those that say
-    /// that the key changed, and the one that explains what is pruned.
+    /// that the key or the epoch changed, and the one that explains what is pruned.
     always: BTreeSet<u64>,
     /// What explains the holes in the archived ones.
     erases: Vec<Erase>,
@@ -65,7 +65,9 @@ impl<'a> Source<'a> {
     ) -> Result<Self> {
         let head = snapshot.head();
         let keys = begun.handovers.iter().map(|(seq, _)| *seq);
-        let always: BTreeSet<u64> = keys.chain(head.pruned_by).collect();
+        // Without the epochs a verifier doesn't know the checkpoint's name.
+        let epochs = begun.epochs.iter().copied();
+        let always: BTreeSet<u64> = keys.chain(epochs).chain(head.pruned_by).collect();
         let mut explained = always.clone();
         let mut erases = Vec::new();
         let filter = Filter::new().action("log.erase").to_seq(head.size());

@@ -631,6 +631,7 @@ impl LogStore for MemoryStore {
         let before = log.protection().admit_prune(scope.tenant(), prune, now)?;
         let was = log.head.pruned_below;
         let below = log.prunable_below(before, prune.but_for);
+        let below = below.min(prune.below_at_most).max(was);
         if below == was || prune.dry_run {
             return Ok(Pruned::new(below, below - was, None));
         }

@@ -68,8 +68,12 @@ struct Keeper {
 /// A tenant whose turn comes again.
 struct Turn {
     log: TenantLog,
+    /// As it was when the turns began.
+    retention: Retention,
     /// Until nothing is left to prune.
     keep_days: Option<u32>,
+    /// A prune stopped short.
+    goes_on: bool,
     rules: VecDeque<ActionRetention>,
     /// The store took less of the first rule's last batch than it was asked for.
     fell_short: bool,
@@ -130,7 +134,9 @@ impl Keeper {
             turns.push_back(Turn {
                 log: log.tenant(retention_scope(tenant)),
                 keep_days: retention.keep_days,
-                rules: retention.actions.into(),
+                goes_on: false,
+                rules: retention.actions.clone().into(),
+                retention,
                 fell_short: false,
             });
         }
@@ -193,7 +199,16 @@ impl Keeper {
         };
         let is_ready = self.may_archive();
         self.passed_over |= !is_ready;
-        if !is_ready || !self.prune(&turn.log, days).await? {
+        // What was set meanwhile counts from the next round on.
+        if turn.goes_on {
+            let tenant = turn.log.scope().tenant();
+            let now_set = self.worker.log.retention.retention(tenant).await?;
+            if now_set != turn.retention {
+                return Ok(false);
+            }
+        }
+        turn.goes_on = is_ready && self.prune(&turn.log, days).await?;
+        if !turn.goes_on {
             turn.keep_days = None;
         }
         Ok(true)
@@ -207,11 +222,12 @@ impl Keeper {
         log.archive.is_none() || signs()
     }
 
-    /// By the store's clock: one of this process that is ahead destroys nothing early. Whether there may
-    /// be more to prune: with an archive one prune takes no more than a request may wait for.
+    /// By the store's clock: one of this process that is ahead destroys nothing early. Whether more was
+    /// due: with an archive one prune takes no more than a request may wait for. What falls due
+    /// meanwhile waits for the next round.
     async fn prune(&self, log: &TenantLog, days: u32) -> Result<bool> {
         let prune = Prune::older_than_days(days, retention_basis()?, self.act(log)?);
-        let pruned = log.prune_by(prune).await?;
+        let (pruned, is_short) = log.prune_part(prune).await?;
         if pruned.entries > 0 {
             tracing::info!(tenant = %log.scope().tenant(), entries = pruned.entries,
                 below = pruned.below, "entries were older than they are kept");
@@ -219,7 +235,7 @@ impl Keeper {
         self.worker.desk.edit(&self.worker.name, |s| {
             s.retention.get_or_insert_default().pruned += pruned.entries;
         });
-        Ok(self.worker.log.archive.is_some() && pruned.entries > 0)
+        Ok(is_short)
     }
 
     fn act(&self, log: &TenantLog) -> Result<Act> {

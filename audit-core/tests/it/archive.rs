@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use audit_core::archive::CONSUMER;
-use audit_core::memory::{MemoryArchive, MemoryStore};
+use audit_core::memory::{MemoryArchive, MemoryGuard, MemoryStore};
 use audit_core::retention::Retention;
 use audit_core::tlog::checkpoint::Origin;
 use audit_core::tlog::evidence::FolderManifest;
@@ -461,6 +461,9 @@ async fn what_is_erased_while_it_is_archived_is_archived_anew() {
     let (refused, _) = tokio::join!(stage.try_prune(), erases);
     assert!(refused.unwrap_err().is_retryable());
     assert_eq!(stage.pruned_below().await, 0);
+    // What was erased isn't left in the archive, nor may others prune up to it.
+    assert_eq!(stage.segments().await.len(), 0);
+    assert_eq!(stage.store.cursor(tenant(), CONSUMER).await.unwrap(), 0);
     assert_eq!(stage.try_prune().await.unwrap(), 20);
     stage.assert_archived(20).await;
     assert_eq!(stage.segments().await[0].1.groups.erased, 4);
@@ -532,4 +535,67 @@ async fn retention_archives_what_it_prunes() {
     .await;
     assert_eq!(below, 51);
     stage.assert_archived(51).await;
+}
+
+#[tokio::test]
+async fn a_log_whose_epoch_changed_is_archived_and_pruned_on_both_sides_of_it() {
+    let (mut stage, _) = Stage::signed(20).await;
+    stage.prune().await;
+    stage.record(5).await;
+    let workers = stage._workers.take().unwrap();
+    assert!(workers.shutdown(Duration::from_secs(5)).await);
+    // A guard that knows nothing of a signed log stops it, until it is recovered in another epoch.
+    stage.clock.advance_micros(DAY);
+    stage.log = AuditLog::builder(stage.store.clone())
+        .clock(stage.clock.clone())
+        .signer(
+            Signer::new(Origin::parse(ORIGIN).unwrap(), key()),
+            stage.store.clone(),
+        )
+        .guard(Arc::new(MemoryGuard::default()))
+        .archive(stage.archive.clone())
+        .build();
+    let recovered = stage.log.recover(tenant(), false).await.unwrap().unwrap();
+    assert_eq!(recovered.epoch, 2);
+    let begun = recovered.receipt.unwrap().seq;
+    stage.clock.advance_micros(DAY);
+    stage._workers = Some(stage.log.start());
+    // The epoch's entry is above the first of these segments, and below the second.
+    let before = stage.clock.now().as_micros() - DAY - DAY / 2;
+    let before = Timestamp::from_micros(before).unwrap();
+    let pruned = stage.reader().prune(before, basis(), None, false).await;
+    assert_eq!(pruned.unwrap().below, begun);
+    stage.record(5).await;
+    assert!(stage.prune().await > begun + 1);
+    stage.record(5).await;
+    let below = stage.prune().await;
+    stage.assert_archived(below).await;
+}
+
+#[tokio::test]
+async fn a_segment_of_an_earlier_try_does_not_outlive_a_prune_that_ends_within_it() {
+    let (stage, _) = Stage::signed(10).await;
+    let between = stage.clock.now();
+    let ids = stage.record(20).await;
+    // The segment is whole, and its answer was lost.
+    stage.archive.next_fault(4, Mode::LosesItsAnswer);
+    stage.try_prune().await.unwrap_err();
+    assert_eq!(stage.segments().await.len(), 1);
+    let reader = stage.reader();
+    let pruned = reader.prune(between, basis(), None, false).await.unwrap();
+    assert_eq!(pruned.below, 10);
+    let names: Vec<_> = stage.segments().await.into_iter().map(|(n, _)| n).collect();
+    assert_eq!(
+        names.iter().map(|n| (n.from, n.to)).collect::<Vec<_>>(),
+        [(0, 10), (10, 30)]
+    );
+    let erased = reader.erase(vec![ids[3]], None, basis(), None).await;
+    erased.unwrap();
+    stage.clock.advance_micros(1_000_000);
+    let below = stage.prune().await;
+    // Once each, and without what was erased.
+    stage.assert_archived(below).await;
+    let segments = stage.segments().await;
+    let erased = segments.iter().map(|(_, report)| report.groups.erased);
+    assert_eq!(erased.max(), Some(4));
 }
