@@ -17,7 +17,7 @@ use poem::Server;
 use poem::listener::{Acceptor as _, Listener as _, TcpListener};
 use tokio::task::JoinHandle;
 
-use crate::service::{Service, send, tlog_key, token};
+use crate::service::{Service, send, tlog_key, token, until};
 use witness::Witness;
 
 const ORIGIN: &str = "localhost/audit/deployment";
@@ -184,24 +184,24 @@ async fn a_log_that_was_put_back_is_refused_by_the_witness_and_the_metrics_tell(
     let tenant = service.tenant("acme").await;
     service.record(tenant, Event::view("doc", "d1")).await;
     let refuses = "audit_witness_refuses{witness=\"witness.example.com/w1\"} 1";
-    let told = tokio::time::timeout(Duration::from_secs(30), async {
-        loop {
+    let signed = "audit_deployment_signed_timestamp_seconds ";
+    until(
+        "the refusal is told, and that the head is signed",
+        async || {
             let page = send(service.http.get(format!("{}/metrics", service.base))).await;
-            if page.text.lines().any(|line| line == refuses) {
-                return page.text;
-            }
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .unwrap();
-    assert!(
-        told.contains("audit_deployment_signed_timestamp_seconds"),
-        "{told}"
-    );
-    // The log's own head is served, without a cosignature.
+            let has = |start: &str| page.text.lines().any(|line| line.starts_with(start));
+            has(refuses) && has(signed)
+        },
+    )
+    .await;
+    // The log's own head is served, without a cosignature: published once the witness has answered.
     let auditor = token(Role::Auditor, tenant);
-    let note = send(service.get("/api/v1/tlog-deployment/checkpoint", &auditor)).await;
+    let path = "/api/v1/tlog-deployment/checkpoint";
+    until("the head is served", async || {
+        send(service.get(path, &auditor)).await.status == 200
+    })
+    .await;
+    let note = send(service.get(path, &auditor)).await;
     let opened = Checkpoint::open(&Note::parse(&note.text).unwrap(), &[log_key(), witness.key]);
     assert_eq!(opened.unwrap().cosigners().count(), 0);
     service.stop().await.unwrap();
