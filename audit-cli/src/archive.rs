@@ -62,16 +62,6 @@ impl Verdict {
     }
 }
 
-fn finding(code: Code, positions: Option<(u64, u64)>, detail: String) -> Finding {
-    Finding {
-        code,
-        positions,
-        line: None,
-        file: None,
-        detail,
-    }
-}
-
 /// Verifies the segments one after the other: each by itself, that it has all of its positions, and
 /// that it continues the one before.
 pub(crate) fn verify(
@@ -109,7 +99,7 @@ pub(crate) fn verify(
     }
     if whole.is_empty() {
         let detail = "none of its segments was written to the end".to_owned();
-        verdict.add("archive", finding(Code::Missing, None, detail));
+        verdict.add("archive", Finding::at(Code::Missing, None, detail));
     }
     let outcome = match verdict.findings_total {
         0 => Outcome::Complete,
@@ -185,18 +175,18 @@ fn segment(
     if manifest.filter.as_deref() != Some(filter.as_str()) {
         let told = manifest.filter.unwrap_or_else(|| "a whole log".to_owned());
         let detail = format!("its folder is named otherwise than its manifest tells, {told}");
-        verdict.add(name, finding(Code::Manifest, None, detail));
+        verdict.add(name, Finding::at(Code::Manifest, None, detail));
     } else if let Some(hole) = report.withheld_within(&name.positions()) {
         let positions = (hole.from.max(name.from), hole.to.min(name.to - 1));
         let detail = "not in the segment".to_owned();
-        verdict.add(name, finding(Code::Missing, Some(positions), detail));
+        verdict.add(name, Finding::at(Code::Missing, Some(positions), detail));
     }
     let named = folder.file_name().and_then(|name| name.to_str());
     let named = named.and_then(|name| Uuid::try_parse(name).ok());
     let others = verdict.last.as_ref().and_then(|last| last.tenant_id);
     if named.or(others).is_some_and(|id| id != manifest.tenant_id) {
         let detail = format!("of the tenant {}", manifest.tenant_id);
-        verdict.add(name, finding(Code::Tenant, None, detail));
+        verdict.add(name, Finding::at(Code::Tenant, None, detail));
     }
     follow(verdict, args.partial, name, Some(&report));
     if let Some(at) = before.and_then(size)
@@ -208,7 +198,7 @@ fn segment(
     }
     if previous.is_some() && before.is_none() {
         let detail = "it is of a shorter log than the segment before it".to_owned();
-        verdict.add(name, finding(Code::Rollback, None, detail));
+        verdict.add(name, Finding::at(Code::Rollback, None, detail));
     }
     verdict.compared.extend(&report.known);
     verdict.erased += report.groups.erased;
@@ -223,7 +213,7 @@ fn segment(
 /// A segment that can't be read has none of its positions; the next one's follow it all the same.
 fn unread(verdict: &mut Verdict, name: SegmentName, detail: String) {
     let positions = Some((name.from, name.to - 1));
-    verdict.add(name, finding(Code::File, positions, detail));
+    verdict.add(name, Finding::at(Code::File, positions, detail));
     follow(verdict, true, name, None);
 }
 
@@ -245,7 +235,7 @@ fn follow(verdict: &mut Verdict, is_partial: bool, name: SegmentName, report: Op
         if let Some(seq) = pruned {
             detail.push_str(&format!("; they were pruned by seq {seq}"));
         }
-        let gap = finding(Code::Missing, Some(positions), detail);
+        let gap = Finding::at(Code::Missing, Some(positions), detail);
         match is_partial {
             true => verdict.warnings.push(gap.to_string()),
             false => verdict.add("archive", gap),

@@ -208,23 +208,23 @@ impl Monitor {
     /// known key pairs signed and that is more than 2^20 entries ahead of what is known.
     pub fn meet(&self, note: Note) -> Result<Candidate, Finding> {
         let checkpoint = Checkpoint::parse(note.text())
-            .map_err(|fault| finding(Code::Checkpoint, None, fault.to_string()))?;
+            .map_err(|fault| Finding::at(Code::Checkpoint, None, fault.to_string()))?;
         let (size, origin) = (checkpoint.size(), checkpoint.origin());
         if Origin::of_tenant(origin).is_none_or(|(_, tenant, _)| tenant != self.tenant) {
             let detail = format!("{origin} is no name of the log of tenant {}", self.tenant);
-            return Err(finding(Code::Checkpoint, None, detail));
+            return Err(Finding::at(Code::Checkpoint, None, detail));
         }
         let known = self.size().max(self.position());
         if size < known {
             let detail = format!("the log had {known} entries, and its head is of size {size} now");
-            return Err(finding(Code::Rollback, Some((size, known - 1)), detail));
+            return Err(Finding::at(Code::Rollback, Some((size, known - 1)), detail));
         }
         if let Some(head) = &self.head
             && size == head.checkpoint.size()
             && checkpoint.root() != head.checkpoint.root()
         {
             let detail = format!("another root at size {size} than the last head had");
-            return Err(finding(Code::Known, None, detail));
+            return Err(Finding::at(Code::Known, None, detail));
         }
         let present = match (&self.head, self.keys.split_last()) {
             (Some(_), Some((last, _))) => std::slice::from_ref(last),
@@ -239,7 +239,7 @@ impl Monitor {
                 Ok(_) if key.name() == origin => break Some(key.clone()),
                 Err(NoteFault::BadSignature(_)) => {
                     let detail = format!("the head of size {size} is not signed by {key}");
-                    return Err(finding(Code::Signature, None, detail));
+                    return Err(Finding::at(Code::Signature, None, detail));
                 }
                 _ => {}
             }
@@ -250,7 +250,7 @@ impl Monitor {
                 "no known key signed the head of size {size}, and an entry that leads to its key is looked \
                  for no further than {MAX_UNSIGNED} entries ahead"
             );
-            return Err(finding(Code::Signature, None, detail));
+            return Err(Finding::at(Code::Signature, None, detail));
         }
         Ok(Candidate {
             head: Head { note, checkpoint },
@@ -277,14 +277,14 @@ impl Monitor {
         if root != new.root() {
             let detail = format!("the tiles lead to another root than was signed at size {size}");
             let positions = (size > 0).then(|| (0, size - 1));
-            return Err(finding(Code::Root, positions, detail));
+            return Err(Finding::at(Code::Root, positions, detail));
         }
         self.rooted(new)?;
         if let Some(Head { checkpoint, .. }) = &self.head {
             let (old, old_root) = (checkpoint.size(), checkpoint.root());
             merkle::verify_consistency(old, &old_root, size, &root, proof).map_err(|_| {
                 let detail = format!("the head of size {size} doesn't continue that of size {old}");
-                finding(Code::Known, None, detail)
+                Finding::at(Code::Known, None, detail)
             })?;
         }
         for gone in &mut self.gone {
@@ -309,7 +309,7 @@ impl Monitor {
         }
         let detail = format!("the positions that were taken have another root at size {size}");
         let positions = (size > 0).then(|| (0, size - 1));
-        Err(finding(Code::Root, positions, detail))
+        Err(Finding::at(Code::Root, positions, detail))
     }
 
     /// Takes the next positions: their leaf hashes as the tiles have them, the leaf data of each, or `None`
@@ -489,7 +489,7 @@ impl Monitor {
                 "the head of size {size} is signed by none of the given keys, and no entry that is served \
                  leads from one of them to its key"
             );
-            return Err(vec![finding(Code::ForeignKey, None, detail)]);
+            return Err(vec![Finding::at(Code::ForeignKey, None, detail)]);
         };
         let mut heads = Vec::new();
         for handover in handovers {
@@ -703,14 +703,4 @@ fn signs_as(key: &VerifyingKey, name: &str, note: &Note) -> bool {
 
 fn digest(text: &str) -> Hash {
     Hash(Sha256::digest(text).into())
-}
-
-fn finding(code: Code, positions: Option<(u64, u64)>, detail: String) -> Finding {
-    Finding {
-        code,
-        positions,
-        line: None,
-        file: None,
-        detail,
-    }
 }

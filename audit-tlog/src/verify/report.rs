@@ -125,6 +125,19 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// A finding about positions, from the first to the last, or about none in particular; of no line and
+    /// no file.
+    #[must_use]
+    pub const fn at(code: Code, positions: Option<(u64, u64)>, detail: String) -> Self {
+        Self {
+            code,
+            positions,
+            line: None,
+            file: None,
+            detail,
+        }
+    }
+
     /// The finding for scripts, one JSON object.
     #[must_use]
     pub fn to_json(&self) -> String {
