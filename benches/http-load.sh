@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole HTTP series against a server of its own in a new folder: what the HTTP framework does alone,
-# single writes, bulks, a steady rate, reads of a filled log, an export. Prints the machine and its fsync
-# time with the figures.
+# single writes, bulks, a steady rate, reads and proofs of a filled log, an export, and the evidence of
+# the whole log, exported and verified. Prints the machine and its fsync time with the figures.
 #   benches/http-load.sh            every part at its full size
 #   ENTRIES=100000 SECONDS_EACH=2 RUNS=1 benches/http-load.sh post bulk
 set -euo pipefail
@@ -13,9 +13,9 @@ runs=${RUNS:-3}
 steady=${STEADY_SECONDS:-60}
 port=${PORT:-18080}
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(echo post bulk sustain reads export)
+[ ${#parts[@]} -gt 0 ] || parts=(echo post bulk sustain reads export evidence)
 
-cargo build --release --locked --quiet -p audit-server -p benches
+cargo build --release --locked --quiet -p audit-server -p audit-cli -p benches
 data=$(mktemp -d "${TMPDIR:-/tmp}/audit-load.XXXXXX")
 server=
 cleanup() {
@@ -66,6 +66,23 @@ stop() {
 
 load() { target/release/http-load --address "127.0.0.1:$port" --folder "$data/run" "$@"; }
 
+audit() { AUDIT_URL=http://127.0.0.1:$port target/release/audit "$@"; }
+
+# Waits until a head over all entries is signed, exports their evidence, and verifies it from its folder.
+evidence() {
+    local began status=0
+    began=$(date +%s.%N)
+    audit export --evidence "$data/evidence"
+    echo "evidence: exported in $(since "$began") s, $(du -sm "$data/evidence" | cut -f1) MiB"
+    began=$(date +%s.%N)
+    target/release/audit verify "$data/evidence" >"$data/report" || status=$?
+    echo "audit verify: status $status in $(since "$began") s"
+    head -n 3 "$data/report"
+    rm -rf "$data/evidence"
+}
+
+since() { python3 -c 'import sys, time; print(round(time.time() - float(sys.argv[1]), 2))' "$1"; }
+
 echo "machine: $(nproc) x $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2- | sed 's/^ //'), $(uname -sr), $(date -u +%F)"
 for part in "${parts[@]}"; do
     echo "-- $part"
@@ -80,6 +97,7 @@ for part in "${parts[@]}"; do
         sustain) load sustain --seconds "$steady" ;;
         reads) load fill --entries "$entries" && load reads ;;
         export) load fill --entries "$entries" && load export ;;
+        evidence) load fill --entries "$entries" && evidence ;;
         *) echo "no such part: $part" >&2; exit 2 ;;
     esac
     stop

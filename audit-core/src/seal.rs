@@ -194,7 +194,7 @@ pub fn seal<'a>(
             }
             let occurred_at = event.occurred_at(created_at);
             leaf.clear();
-            Leaf {
+            let data = Leaf {
                 kind: event.kind(),
                 tenant_id: head.tenant.into_uuid(),
                 id: event.id().into_uuid(),
@@ -206,8 +206,14 @@ pub fn seal<'a>(
                 severity: event.fields().severity.as_str(),
                 ctl: event.ctl(),
                 digests: event.digests(),
+            };
+            #[cfg(audit_unhashed)]
+            let is_written = !audit_tlog::unhashed::is_on();
+            #[cfg(not(audit_unhashed))]
+            let is_written = true;
+            if is_written {
+                data.write(&mut leaf);
             }
-            .write(&mut leaf);
             let leaf_hash = leaf_hash(leaf.as_bytes());
             let seq = head.tree.size();
             head.tree.push(leaf_hash);

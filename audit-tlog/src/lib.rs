@@ -29,6 +29,8 @@ pub mod note;
 pub mod proof;
 pub mod tile;
 pub mod time;
+#[cfg(audit_unhashed)]
+pub mod unhashed;
 pub mod verify;
 pub mod witness;
 

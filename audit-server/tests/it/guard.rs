@@ -11,17 +11,17 @@ use serde_json::{Value, json};
 
 use crate::child::{Server, free_port, recompute_root, settings};
 
-async fn post(server: &Server, path: &str, body: &Value) -> reqwest::Response {
+pub(crate) async fn post(server: &Server, path: &str, body: &Value) -> reqwest::Response {
     let request = server.client().post(format!("{}{path}", server.url));
     let request = request.header("content-type", "application/json");
     request.body(body.to_string()).send().await.unwrap()
 }
 
-async fn read(answer: reqwest::Response) -> Value {
+pub(crate) async fn read(answer: reqwest::Response) -> Value {
     serde_json::from_str(&answer.text().await.unwrap()).unwrap()
 }
 
-async fn record(server: &Server, n: u64) -> reqwest::Response {
+pub(crate) async fn record(server: &Server, n: u64) -> reqwest::Response {
     let event = json!({
         "action_type": "UPDATE",
         "resource_type": "invoice",
@@ -31,7 +31,7 @@ async fn record(server: &Server, n: u64) -> reqwest::Response {
     post(server, "/api/v1/logs", &event).await
 }
 
-async fn recorded(server: &Server, n: u64) -> Vec<Value> {
+pub(crate) async fn recorded(server: &Server, n: u64) -> Vec<Value> {
     let mut entries = Vec::new();
     for n in 0..n {
         let answer = record(server, n).await;
@@ -41,14 +41,14 @@ async fn recorded(server: &Server, n: u64) -> Vec<Value> {
     entries
 }
 
-async fn get(server: &Server, path: &str) -> (u16, String) {
+pub(crate) async fn get(server: &Server, path: &str) -> (u16, String) {
     let url = format!("{}{path}", server.url);
     let answer = server.client().get(url).send().await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
 /// Waits for the checkpoint of so many entries.
-async fn checkpoint(server: &Server, tenant: &str, size: u64) -> Note {
+pub(crate) async fn checkpoint(server: &Server, tenant: &str, size: u64) -> Note {
     tokio::time::timeout(Duration::from_secs(30), async {
         loop {
             let (status, text) = get(server, &format!("/api/v1/tlog/{tenant}/checkpoint")).await;
@@ -65,7 +65,7 @@ async fn checkpoint(server: &Server, tenant: &str, size: u64) -> Note {
     .unwrap()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for file in ["audit.db", "audit.db-wal", "audit.db-shm"] {
         // What a stopped server left of them.
@@ -76,7 +76,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn recover(folder: &Path, args: &[&str]) -> Output {
+pub(crate) fn recover(folder: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_audit-server"));
     settings(&mut command, folder, free_port());
     command.stdout(std::process::Stdio::piped());

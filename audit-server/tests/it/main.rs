@@ -16,6 +16,7 @@ mod guard;
 mod index_faults;
 mod input;
 mod matrix;
+mod other_tools;
 mod process;
 mod queue_bulk;
 #[cfg(feature = "sqs")]

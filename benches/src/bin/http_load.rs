@@ -553,12 +553,16 @@ async fn reads(target: &Target, requests: usize) -> Result<(), Failure> {
     };
     let mut path = "/api/v1/logs?limit=1000".to_owned();
     let mut deep = String::new();
+    let mut proofs = Vec::new();
     for _ in 0..100 {
         connection.call("GET", &path, "").await?;
         let page: serde_json::Value = serde_json::from_slice(&connection.body)?;
         let Some(cursor) = page["next_cursor"].as_str() else {
             break;
         };
+        if let Some(id) = page["data"][0]["id"].as_str() {
+            proofs.push(format!("/api/v1/logs/{id}/proof"));
+        }
         deep = format!("/api/v1/logs?limit=50&cursor={cursor}");
         path = format!("/api/v1/logs?limit=1000&cursor={cursor}");
     }
@@ -590,12 +594,14 @@ async fn reads(target: &Target, requests: usize) -> Result<(), Failure> {
             format!("/api/v1/logs?q={COMMON_WORD}"),
         ),
         ("stats", "/api/v1/logs/stats".to_owned()),
-    ];
-    for (what, path) in series {
+    ]
+    .map(|(what, path)| (what, vec![path]));
+    let proofs = ("a proof, of 100 entries in turn", proofs);
+    for (what, paths) in series.into_iter().chain([proofs]) {
         let mut latency = Histogram::<u64>::new(3)?;
-        for _ in 0..requests {
+        for path in paths.iter().cycle().take(requests) {
             let sent = Instant::now();
-            let status = connection.call("GET", &path, "").await?;
+            let status = connection.call("GET", path, "").await?;
             latency.record(sent.elapsed().as_micros() as u64)?;
             if status != 200 {
                 let body = String::from_utf8_lossy(&connection.body).into_owned();
