@@ -583,12 +583,6 @@ impl AuditLog {
 }
 
 impl Inner {
-    /// What erasures have to reach, too. Without a signer nothing is archived.
-    pub(crate) fn archiver(&self) -> Option<&Archiver> {
-        self.signing.as_ref()?;
-        self.archive.as_ref()
-    }
-
     pub(crate) async fn cached_tenant(&self, id: TenantId) -> Result<Arc<Tenant>> {
         {
             let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
@@ -1168,7 +1162,7 @@ impl TenantLog {
                 (Wanted::Ids(pruned), 0..below)
             }
         };
-        if let Some(archiver) = self.log.inner.archiver() {
+        if let Some(archiver) = &self.log.inner.archive {
             let trusted = TenantScope::trusted(self.scope.tenant(), ERASURES);
             let (log, wanted) = (self.log.tenant(trusted), Arc::new(wanted));
             let mut at = pruned.start;
@@ -1189,11 +1183,12 @@ impl TenantLog {
     /// have left the archive; without an archive that is 0.
     ///
     /// # Errors
-    /// What store and archive answer; [`Refused`](ErrorKind::Refused) while a legal hold is open and
-    /// something would go. A repeat goes on where it failed.
+    /// What store and archive answer; [`Refused`](ErrorKind::Refused) while a legal hold is open, and
+    /// [`NotFound`](ErrorKind::NotFound) without a signer, when something would go. A repeat goes on where
+    /// it failed.
     pub async fn erase_in_archive(&self) -> Result<u64> {
         self.scope.require(Permission::Erase)?;
-        let Some(archiver) = self.log.inner.archiver() else {
+        let Some(archiver) = &self.log.inner.archive else {
             return Ok(0);
         };
         let scope = TenantScope::trusted(self.scope.tenant(), ERASURES);

@@ -351,8 +351,8 @@ pub async fn an_erasure_names_what_pruned_entries_lose_in_the_archive<H: LogStor
     ];
     let both = [Group::Actor, Group::Reason];
     let asked = erasure(tenant, vec![left[0].id]).groups(&both);
-    let erased = store.erase(&scope, &asked.archived(archived).pruned_below(4));
-    let erased = erased.await.expect("erased");
+    let asked = asked.archived(archived).pruned_below(4);
+    let erased = store.erase(&scope, &asked).await.expect("erased");
     assert_eq!((erased.entries, erased.receipts.len()), (4, 2));
     let seqs: Vec<u64> = erased.receipts.iter().map(|r| r.seq).collect();
     let entries = store.at(&scope, &seqs).await.expect("verified");

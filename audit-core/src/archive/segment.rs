@@ -534,3 +534,47 @@ pub(super) fn check(demands: &Demands, files: BTreeMap<String, Vec<u8>>) -> Resu
     let message = format!("what would be archived as {name} is not verified: {wrong}");
     Err(Error::new(ErrorKind::Corrupt, message))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(seq: u64) -> EvidenceLine<'static> {
+        EvidenceLine {
+            seq,
+            leaf: "".into(),
+            disclosures: [const { Some(std::borrow::Cow::Borrowed("d")) }; 7],
+        }
+    }
+
+    #[test]
+    fn a_line_loses_what_a_later_entry_names_and_nothing_else() {
+        let erase = |seq, groups: &[Group], ranges: &[(u64, u64)]| Erase {
+            seq,
+            groups: groups.to_vec(),
+            ranges: ranges.to_vec(),
+        };
+        let erases = [
+            // An entry says nothing of what is not below itself.
+            erase(14, &[Group::Reason], &[(3, 10), (13, 20)]),
+            erase(30, &[Group::Actor], &[(0, 3), (12, 12), (19, 40)]),
+        ];
+        let gone = Gone::of(&erases, &(10..20));
+        for seq in 0..40 {
+            let mut line = shown(seq);
+            let lost: &[Group] = match seq {
+                10 | 13 => &[Group::Reason],
+                12 | 19 => &[Group::Actor],
+                _ => &[],
+            };
+            assert_eq!(gone.take_from(&mut line), !lost.is_empty(), "{seq}");
+            for group in Group::ALL {
+                let is_shown = line.disclosures[group.index()].is_some();
+                assert_eq!(is_shown, !lost.contains(&group), "{seq} {group}");
+            }
+            assert!(!gone.take_from(&mut line), "{seq}: once");
+        }
+        let touched = erases.iter().map(|erase| erase.touches(&(11..13)));
+        assert_eq!(touched.collect::<Vec<_>>(), [false, true]);
+    }
+}

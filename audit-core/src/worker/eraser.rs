@@ -9,7 +9,7 @@ use audit_tlog::{Group, Timestamp};
 
 use super::followed::Paused;
 use super::{POLL, Worker, is_closed, pause_after};
-use crate::archive::{Archiver, ERASURES, Wanted};
+use crate::archive::{Archiver, CONSUMER, ERASURES, Wanted};
 use crate::erasure::{
     ErasureJob, ErasureMark, ErasureRequest, ErasureStep, ErasureStore, LATE_MICROS, Selection,
 };
@@ -137,7 +137,13 @@ async fn step(log: &Arc<Inner>, job: &ErasureJob) -> Result<bool> {
         && is_through
         && !shelved.archiver.has_followed(&shelved.log).await?
     {
-        return Ok(false);
+        return match &log.signing {
+            Some(_) => Ok(false),
+            None => {
+                let waits = "it waits for the process that signs to take it out of the archive";
+                Err(Error::new(ErrorKind::Unavailable, waits))
+            }
+        };
     }
     let share = match &job.selection {
         Some(Selection::Ids(ids)) => match &shelved {
@@ -194,9 +200,13 @@ struct Shelved<'a> {
 impl<'a> Shelved<'a> {
     /// None where nothing is archived.
     async fn of(log: &'a Arc<Inner>, job: &ErasureJob) -> Result<Option<Self>> {
-        let Some(archiver) = log.archiver() else {
+        let Some(archiver) = &log.archive else {
             return Ok(None);
         };
+        // What nobody signs isn't archived either, or was by another process.
+        if log.signing.is_none() && log.store.cursor(job.tenant, CONSUMER).await? == 0 {
+            return Ok(None);
+        }
         let trusted = TenantScope::trusted(job.tenant, ERASURES);
         let pruned_below = log.store.head(&trusted).await?.pruned_below;
         let inner = Arc::clone(log);

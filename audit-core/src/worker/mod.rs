@@ -154,7 +154,7 @@ impl Workers {
             let work = deployment::run(context, signing, deployment);
             workers.spawn("deployment".into(), work);
         }
-        if log.archiver().is_some() {
+        if log.archive.is_some() && log.signing.is_some() {
             let context = workers.context(&log, ERASURES.into());
             workers.spawn(context.name.clone(), archive::run(context));
         }
