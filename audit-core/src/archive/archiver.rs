@@ -250,9 +250,13 @@ impl Archiver {
         Ok(())
     }
 
-    /// Removes segments that this call wrote. Nobody prunes for their sake before the cursor is behind
+    /// Removes segments that the caller wrote. Nobody prunes for their sake before the cursor is behind
     /// them.
-    async fn discard_all(&self, tenant: TenantId, written: Vec<SegmentName>) -> Result<()> {
+    pub(super) async fn discard_all(
+        &self,
+        tenant: TenantId,
+        written: Vec<SegmentName>,
+    ) -> Result<()> {
         for name in written {
             let paths = self.archive.list(&format!("{tenant}/{name}"), "").await?;
             self.discard(&paths).await?;

@@ -213,7 +213,8 @@ impl Archiver {
         Ok(())
     }
 
-    /// Leaves one segment of these positions, and that one without what was erased.
+    /// Leaves one segment of these positions, and that one without what was erased. At each moment one that
+    /// was verified is there.
     async fn renew(
         &self,
         log: &TenantLog,
@@ -228,7 +229,7 @@ impl Archiver {
             return Ok(());
         }
         let kept = self.newest(log, &shelf, run, Some(source.size())).await?;
-        let mut left = kept.name;
+        let old = kept.name;
         let gone = source.gone(run);
         let (kept, is_shown) = blocking(move || {
             let is_shown = kept.lines().any(|mut line| gone.take_from(&mut line));
@@ -240,6 +241,11 @@ impl Archiver {
         }
         if let Some(refusal) = log.hold_refusal().await? {
             return Err(refusal);
+        }
+        // Older ones, and what a try before left, perhaps damaged.
+        for name in shelf.names().filter(|name| *name != old) {
+            self.discard(shelf.paths(name)).await?;
+            heads.remove(&name);
         }
         if is_shown {
             // It continues the old one and all that that one continues, the newest, and those beside it.
@@ -256,17 +262,21 @@ impl Archiver {
             let id = log.log.clock().event_id().into_uuid();
             let composed = source.renew(&kept, id, &earlier).await?;
             drop(kept);
-            left = composed.0;
-            let bytes = self.store(log, source.root(), composed).await?;
-            self.count(|status| status.renewed += 1);
+            let name = composed.0;
+            let bytes = match self.store(log, source.root(), composed).await {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    self.discard_all(tenant, vec![name]).await?;
+                    return Err(error);
+                }
+                stored => stored?,
+            };
+            self.discard(shelf.paths(old)).await?;
+            heads.remove(&old);
             let note = source.note().to_owned();
             let size = source.size();
-            heads.insert(left, Signed { size, note });
+            heads.insert(name, Signed { size, note });
+            self.count(|status| status.renewed += 1);
             tracing::info!(%tenant, from = run.start, to = run.end, bytes, "what was erased left the archive");
-        }
-        for name in shelf.names().filter(|name| *name != left) {
-            self.discard(shelf.paths(name)).await?;
-            heads.remove(&name);
         }
         Ok(())
     }
