@@ -1,11 +1,11 @@
 //! One tenant's part of an archive: segments, of which each is an evidence folder.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::thread::available_parallelism;
 
-use audit_tlog::folder::{MANIFEST, SegmentName};
+use audit_tlog::folder::{CHECKPOINTS, MANIFEST, SegmentName};
 use audit_tlog::verify::{Code, Explanation, Finding, Options, Report, verify_blocks};
 use audit_tlog::{Checkpoint, Note};
 use serde_json::json;
@@ -16,7 +16,7 @@ use crate::bundle::{self, unreadable};
 use crate::failure::{Failure, Outcome};
 use crate::present::Out;
 
-/// How many findings are listed; all are counted.
+/// How many findings, and entries that explain what is erased, are listed; all are counted.
 const LISTED: usize = 100;
 
 /// The folders of a tenant's part of an archive that are named as segments; none when it is no such
@@ -39,14 +39,22 @@ struct Verdict {
     segments: u64,
     entries: u64,
     erased: u64,
+    /// For each `erase` entry that explains anything, how many groups.
+    erased_by: BTreeMap<u64, u64>,
     /// The first position.
     from: u64,
     /// The position behind the last.
     to: u64,
-    last: Option<Report>,
+    tenant_id: Option<Uuid>,
+    /// What was found of the one with the newest head.
+    newest: Option<Report>,
     key_trusted: bool,
     /// The sizes of the checkpoints that a segment was compared with.
     compared: BTreeSet<u64>,
+    /// The segments that were read, and the sizes of their checkpoints.
+    sizes: Vec<(SegmentName, u64)>,
+    /// The sizes of checkpoints that a segment under a larger one continues.
+    continued: BTreeSet<u64>,
     /// Each with the segment's name, where it is about one.
     findings: Vec<(String, Finding)>,
     findings_total: u64,
@@ -62,8 +70,8 @@ impl Verdict {
     }
 }
 
-/// Verifies the segments one after the other: each by itself, that it has all of its positions, and
-/// that it continues the one before.
+/// Verifies the segments one after the other: each by itself, and that it has all of its positions; and
+/// that the log of each is continued by another, up to the one with the newest head.
 pub(crate) fn verify(
     mut out: Out,
     args: &VerifyArgs,
@@ -84,11 +92,19 @@ pub(crate) fn verify(
             )),
         }
     }
-    let mut previous: Option<Note> = None;
-    for (at, name) in whole.iter().enumerate() {
-        let is_last = at + 1 == whole.len();
-        previous = segment(&mut verdict, args, folder, known, *name, is_last, previous);
+    let heads: BTreeMap<SegmentName, Note> = whole
+        .iter()
+        .filter_map(|name| Some((*name, bundle::checkpoint(&folder.join(name.to_string()))?)))
+        .collect();
+    // Of equal ones the last.
+    let newest = whole
+        .iter()
+        .max_by_key(|name| heads.get(name).and_then(size));
+    for name in &whole {
+        let is_newest = Some(name) == newest;
+        segment(&mut verdict, args, folder, known, &heads, *name, is_newest);
     }
+    continues(&mut verdict);
     for size in known.iter().filter_map(size) {
         if !verdict.compared.contains(&size) {
             verdict.warnings.push(format!(
@@ -120,36 +136,55 @@ fn size(note: &Note) -> Option<u64> {
     Some(Checkpoint::parse(note.text()).ok()?.size())
 }
 
-/// Verifies the next segment. Returns the checkpoint that the one behind it has to continue.
+/// The checkpoints of other segments that one has to be compared with: those that it lists, which are
+/// of its size, or beside it.
+fn others<'a>(
+    heads: &'a BTreeMap<SegmentName, Note>,
+    path: &Path,
+    name: SegmentName,
+    size: u64,
+) -> impl Iterator<Item = &'a Note> {
+    let mut seen = BTreeSet::new();
+    let lists = |at: u64| path.join(CHECKPOINTS).join(at.to_string()).exists();
+    let others = heads.iter().filter(move |(other, _)| **other != name);
+    let others = others.filter_map(move |(other, note)| {
+        let at = self::size(note).filter(|at| *at <= size)?;
+        let is_beside = other.to == name.from || other.from == name.to;
+        (at == size || is_beside || lists(at)).then_some(note)
+    });
+    others.filter(move |note| seen.insert(note.text().to_owned()))
+}
+
+/// Verifies the next segment.
 fn segment(
     verdict: &mut Verdict,
     args: &VerifyArgs,
     folder: &Path,
     known: &[Note],
+    heads: &BTreeMap<SegmentName, Note>,
     name: SegmentName,
-    is_last: bool,
-    previous: Option<Note>,
-) -> Option<Note> {
+    is_newest: bool,
+) {
     let path = folder.join(name.to_string());
     let opened = match bundle::open(&path) {
         Ok(opened) => opened,
         Err(failure) => {
             unread(verdict, name, failure.to_string());
-            return previous;
+            return;
         }
     };
     let Some(manifest) = opened.manifest else {
         unread(verdict, name, "no evidence folder".to_owned());
-        return previous;
+        return;
     };
     let is_within = |note: &&Note| size(note).is_none_or(|size| size <= manifest.size);
-    let before = previous.as_ref().filter(is_within);
     let known = known.iter().filter(|note| is_within(note));
+    let others = others(heads, &path, name, manifest.size);
     let options = Options {
         partial: true,
-        known: before.into_iter().chain(known).cloned().collect(),
+        known: others.chain(known).cloned().collect(),
         keys: args.key.clone(),
-        witnesses: match is_last {
+        witnesses: match is_newest {
             true => args.witness.clone(),
             false => Vec::new(),
         },
@@ -163,7 +198,7 @@ fn segment(
         Ok(report) => report,
         Err(error) => {
             unread(verdict, name, format!("the log can't be read: {error}"));
-            return bundle::checkpoint(&path).or(previous);
+            return;
         }
     };
     for one in opened.findings.iter().chain(&report.findings) {
@@ -183,31 +218,48 @@ fn segment(
     }
     let named = folder.file_name().and_then(|name| name.to_str());
     let named = named.and_then(|name| Uuid::try_parse(name).ok());
-    let others = verdict.last.as_ref().and_then(|last| last.tenant_id);
-    if named.or(others).is_some_and(|id| id != manifest.tenant_id) {
+    let first = verdict.tenant_id;
+    if named.or(first).is_some_and(|id| id != manifest.tenant_id) {
         let detail = format!("of the tenant {}", manifest.tenant_id);
         verdict.add(name, Finding::at(Code::Tenant, None, detail));
     }
     follow(verdict, args.partial, name, Some(&report));
-    if let Some(at) = before.and_then(size)
-        && report.known_in_gap.contains(&at)
-    {
-        verdict.warnings.push(format!(
-            "{name}: that it continues the segment before it could not be shown"
-        ));
-    }
-    if previous.is_some() && before.is_none() {
-        let detail = "it is of a shorter log than the segment before it".to_owned();
-        verdict.add(name, Finding::at(Code::Rollback, None, detail));
-    }
+    verdict.sizes.push((name, manifest.size));
+    let earlier = report.known.iter().filter(|at| **at < manifest.size);
+    verdict.continued.extend(earlier);
     verdict.compared.extend(&report.known);
     verdict.erased += report.groups.erased;
+    for (seq, groups) in &report.erased_by {
+        *verdict.erased_by.entry(*seq).or_default() += groups;
+    }
     verdict.key_trusted &= report.key_trusted;
     verdict
         .warnings
         .extend(opened.warnings.iter().map(|text| format!("{name}: {text}")));
-    verdict.last = Some(report);
-    bundle::checkpoint(&path).or(previous)
+    verdict.tenant_id = verdict.tenant_id.or(report.tenant_id);
+    if is_newest {
+        verdict.newest = Some(report);
+    }
+}
+
+/// Whether the log of each segment is that of the one with the newest head. Where what was erased was
+/// taken from one, its head is newer than that of the next.
+fn continues(verdict: &mut Verdict) {
+    let newest = verdict.sizes.iter().map(|(_, size)| *size).max();
+    let mut before = 0;
+    for (name, size) in std::mem::take(&mut verdict.sizes) {
+        if Some(size) != newest && !verdict.continued.contains(&size) {
+            if size < before {
+                let detail = "it is of a shorter log than the segment before it".to_owned();
+                verdict.add(name, Finding::at(Code::Rollback, None, detail));
+            } else {
+                verdict.warnings.push(format!(
+                    "{name}: that another segment continues it could not be shown"
+                ));
+            }
+        }
+        before = size;
+    }
 }
 
 /// A segment that can't be read has none of its positions; the next one's follow it all the same.
@@ -254,7 +306,7 @@ fn follow(verdict: &mut Verdict, is_partial: bool, name: SegmentName, report: Op
 }
 
 fn to_json(verdict: &Verdict, is_partial: bool) -> String {
-    let last = verdict.last.as_ref();
+    let newest = verdict.newest.as_ref();
     let findings = verdict.findings.iter().map(|(segment, finding)| {
         json!({
             "segment": segment,
@@ -268,17 +320,22 @@ fn to_json(verdict: &Verdict, is_partial: bool) -> String {
     });
     json!({
         "verified": verdict.findings_total == 0,
-        "tenant_id": last.and_then(|last| last.tenant_id).map(|id| id.to_string()),
-        "origin": last.and_then(|last| last.origin.as_deref()),
+        "tenant_id": verdict.tenant_id.map(|id| id.to_string()),
+        "origin": newest.and_then(|newest| newest.origin.as_deref()),
         "from": verdict.from,
         "to": verdict.to,
         "segments": verdict.segments,
         "entries": verdict.entries,
         "groups_erased": verdict.erased,
-        "size": last.map(|last| last.size),
-        "root": last.and_then(|last| last.root).map(|root| root.to_base64()),
-        "signed_by": last.and_then(|last| last.signed_by.as_deref()),
-        "key_trusted": verdict.key_trusted && last.is_some(),
+        "erased_by": verdict
+            .erased_by
+            .iter()
+            .map(|(seq, groups)| json!({"seq": seq, "groups": groups}))
+            .collect::<Vec<_>>(),
+        "size": newest.map(|newest| newest.size),
+        "root": newest.and_then(|newest| newest.root).map(|root| root.to_base64()),
+        "signed_by": newest.and_then(|newest| newest.signed_by.as_deref()),
+        "key_trusted": verdict.key_trusted && newest.is_some(),
         "partial": is_partial,
         "compared": verdict.compared,
         "findings": findings.collect::<Vec<_>>(),
@@ -309,18 +366,18 @@ fn present(out: &mut Out, verdict: &Verdict, is_partial: bool) -> Result<(), Fai
         line.push_str("; a last segment that was removed can't be seen");
     }
     out.text(&line)?;
-    if let Some(last) = &verdict.last {
-        if let (Some(tenant), Some(origin)) = (last.tenant_id, &last.origin) {
+    if let Some(newest) = &verdict.newest {
+        if let (Some(tenant), Some(origin)) = (newest.tenant_id, &newest.origin) {
             out.text(&format!("Log {origin} of tenant {tenant}"))?;
         }
-        if let Some(root) = last.root {
+        if let Some(root) = newest.root {
             let root = root.to_base64();
             out.text(&format!(
-                "Root {root} at size {}, of the last segment",
-                last.size
+                "Root {root} at size {}, of the newest head",
+                newest.size
             ))?;
         }
-        if let Some(key) = &last.signed_by {
+        if let Some(key) = &newest.signed_by {
             out.text(&format!("Signed by {key}"))?;
         }
     }
@@ -328,6 +385,16 @@ fn present(out: &mut Out, verdict: &Verdict, is_partial: bool) -> Result<(), Fai
     let mut rows = vec![row("entries in the archive", verdict.entries)];
     if verdict.erased > 0 {
         rows.push(row("groups erased", verdict.erased));
+        for (seq, groups) in verdict.erased_by.iter().take(LISTED) {
+            rows.push(row(&format!("  erased by seq {seq}"), *groups));
+        }
+        let more = verdict.erased_by.len().saturating_sub(LISTED);
+        if more > 0 {
+            rows.push(row(
+                "  entries that erased, and are not listed",
+                more as u64,
+            ));
+        }
     }
     out.line("")?;
     out.table(&[], rows)?;

@@ -6,7 +6,7 @@ use audit_core::erasure::LATE_MICROS;
 use audit_core::{
     Clock as _, Erased, Erasure, ErasureId, ErasureJob, ErasureMark, ErasureRequest, ErasureState,
     ErasureStep, ErasureStore, ErrorKind, EventId, Filter, Group, Kind, LogStore, Permissions,
-    Selection, SystemClock, TenantId, TenantScope, TenantStatus, TenantStore, Timestamp,
+    Prune, Selection, SystemClock, TenantId, TenantScope, TenantStatus, TenantStore, Timestamp,
 };
 
 use crate::fixture::{
@@ -155,6 +155,33 @@ pub async fn a_step_that_erases_nothing_moves_on<H: ErasureStoreHarness>() {
         assert_eq!(find(store, &job).await.next, steps.1);
     }
     assert_eq!(size(store, tenant).await, 4, "one control entry");
+}
+
+/// What is named of the archive counts as what is erased in the log.
+pub async fn a_step_counts_what_pruned_entries_lose<H: ErasureStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let tenant = new_tenant(store).await;
+    let scope = trusted(tenant);
+    append(store, tenant, events(3)).await;
+    let prune = Prune::new(Timestamp::MAX, basis("retention"), act(tenant));
+    store.prune(&scope, &prune).await.expect("pruned");
+    let job = begin(store, &job_of(tenant, Selection::user("user-1"))).await;
+    let archived = [0, 2].map(|seq| (seq, vec![Group::Actor])).to_vec();
+    let taken = ErasureStep {
+        id: job.id,
+        from: 0,
+        next: 3,
+        done: false,
+    };
+    let erasure = Erasure::new(Vec::new(), job.basis.clone(), act(tenant));
+    let erasure = erasure.archived(archived).step(taken);
+    for entries in [2, 0] {
+        let erased = store.erase(&scope, &erasure).await.expect("an answer");
+        assert_eq!(erased.entries, entries);
+        let job = find(store, &job).await;
+        assert_eq!((job.next, job.entries), (3, 2));
+    }
 }
 
 /// Another worker was faster, or the job is done, or there is none.

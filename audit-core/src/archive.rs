@@ -6,8 +6,8 @@
 //!
 //! | path | what is in it |
 //! |---|---|
-//! | `<tenant_id>/<from>-<to>-<id>/log.ndjson.zst` | the entries at these positions, whole but for what was erased; hashes that stand for the rest of the log; the later entries that explain what is erased |
-//! | `…/checkpoint`, `…/checkpoints/<size>`, `…/keys` | the signed head that all this leads to, the one of the segment before, those over changes of keys, the key |
+//! | `<tenant_id>/<from>-<to>-<id>/log.ndjson.zst` | the entries at these positions, whole but for what was erased; hashes that stand for the rest of the log; the leaf data of the entries that explain what is erased |
+//! | `…/checkpoint`, `…/checkpoints/<size>`, `…/keys` | the signed head that all this leads to, earlier ones that other segments have, those over changes of keys, the key |
 //! | `…/manifest.json` | the files' digests. It is written last: without one it is no segment |
 //!
 //! A segment has at most [`MAX_ENTRIES`] entries and about [`MAX_TEXT`] bytes of text.
@@ -16,9 +16,15 @@
 //! it back, verifies it as an auditor would, and moves the cursor of the required consumer
 //! [`CONSUMER`], which no prune passes. Only then it prunes. Whatever fails or is killed on the way
 //! leaves the entries where they are.
+//!
+//! What is erased of an entry that is archived leaves the archive as well: the log's `erase` entry names
+//! its position, and the process that signs writes the segment anew without it, before the old one
+//! goes. The cursor of the required consumer [`ERASURES`] says how far that is.
 
 mod archiver;
+mod erasing;
 mod segment;
+mod shelf;
 
 use std::fmt::Debug;
 
@@ -28,6 +34,7 @@ use crate::error::Result;
 
 pub use archiver::ArchiveStatus;
 pub(crate) use archiver::Archiver;
+pub(crate) use erasing::Wanted;
 
 /// The most entries of a segment.
 pub const MAX_ENTRIES: u64 = 65_536;
@@ -37,6 +44,8 @@ pub const MAX_TEXT: usize = 32 << 20;
 pub const MAX_LISTED: usize = 1_000;
 /// The required consumer whose cursor says how far a log is archived.
 pub const CONSUMER: &str = "archive";
+/// The required consumer whose cursor says how far erasures have left a log's archive.
+pub const ERASURES: &str = "archive-erasures";
 
 /// A place for whole objects: a folder, a bucket.
 ///

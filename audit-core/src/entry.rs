@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use audit_tlog::leaf::{disclosure, disclosure_digest_with, leaf_hash, salts};
+use audit_tlog::evidence::{EvidenceLine, LeafData};
+use audit_tlog::leaf::{
+    disclosure, disclosure_digest_with, leaf_hash, open_disclosure_with, salts,
+};
 use audit_tlog::{Control, Group, Hash, Kind, Leaf, Salt, Seed, Timestamp, json as text};
 
 use crate::error::{Error, ErrorKind, FieldFault, Result};
@@ -544,6 +547,53 @@ impl StoredEntry {
     }
 }
 
+impl Entry {
+    /// The entry of an evidence line, as a reader is shown it: what
+    /// [`into_evidence`](StoredEntry::into_evidence) wrote, read back, and as little checked.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] for a line that no log of this format writes.
+    pub(crate) fn from_evidence(line: &EvidenceLine<'_>) -> Result<Self> {
+        let bad = || {
+            Error::new(ErrorKind::Corrupt, "a line of evidence can't be read")
+                .with_position(line.seq)
+        };
+        let leaf = LeafData::parse(&line.leaf).map_err(|fault| bad().with_source(fault))?;
+        let mut fields = Fields::new(leaf.action_type.parse().map_err(|_| bad())?);
+        leaf.action.clone_into(&mut fields.action);
+        fields.outcome = leaf.outcome.parse().map_err(|_| bad())?;
+        fields.severity = leaf.severity.parse().map_err(|_| bad())?;
+        let mut buffer = Vec::new();
+        let mut erased = Vec::new();
+        for group in Group::ALL {
+            match &line.disclosures[group.index()] {
+                Some(disclosed) => {
+                    let (_, named, value) =
+                        open_disclosure_with(&mut buffer, disclosed).ok_or_else(bad)?;
+                    if named != group {
+                        return Err(bad());
+                    }
+                    fields.set_group(group, value).ok_or_else(bad)?;
+                }
+                None if leaf.digests[group.index()].is_some() => erased.push(group),
+                None => {}
+            }
+        }
+        Ok(Self {
+            tenant_id: TenantId::new(leaf.tenant_id),
+            id: EventId::new(leaf.id),
+            seq: line.seq,
+            created_at: leaf.created_at,
+            occurred_at: leaf.occurred_at,
+            kind: leaf.kind,
+            ctl: leaf.control.as_ref().map(Control::to_json),
+            fields: Arc::new(fields),
+            leaf_hash: leaf_hash(line.leaf.as_bytes()),
+            erased,
+        })
+    }
+}
+
 pub(crate) fn leaf_data(entry: &Entry, digests: &[Option<Hash>; 7]) -> String {
     Leaf {
         kind: entry.kind,
@@ -559,4 +609,140 @@ pub(crate) fn leaf_data(entry: &Entry, digests: &[Option<Hash>; 7]) -> String {
         digests,
     }
     .encode()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use proptest::collection::vec;
+    use proptest::option::of;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::{ActionType, ActorType, Outcome, RelatedResource, Severity};
+
+    /// What a text may hold.
+    const ANY: &str = r"[^\x00]{0,8}";
+
+    fn related() -> impl Strategy<Value = RelatedResource> {
+        (ANY, ANY, of(ANY)).prop_map(|(kind, id, name)| RelatedResource { kind, id, name })
+    }
+
+    fn raw_json() -> impl Strategy<Value = Json> {
+        prop_oneof![
+            Just("{ \"a\" : [1e2, 9007199254740993] }"),
+            Just("[]"),
+            Just("\"\\u00e9\""),
+        ]
+        .prop_map(Json::from_stored)
+    }
+
+    fn address() -> impl Strategy<Value = IpAddr> {
+        prop_oneof![
+            any::<[u8; 4]>().prop_map(IpAddr::from),
+            any::<[u8; 16]>().prop_map(|octets| IpAddr::from(octets).to_canonical()),
+        ]
+    }
+
+    fn fields() -> impl Strategy<Value = Fields> {
+        let text = || of(ANY);
+        let actor = (text(), of(Just(ActorType::Service)), text(), text());
+        let resource = (text(), text(), text(), vec(related(), 0..3));
+        let context = (text(), text(), text(), text(), of(address()));
+        let rest = (text(), of(raw_json()), of(raw_json()), of(raw_json()));
+        (actor, resource, context, rest).prop_map(|(actor, resource, context, rest)| {
+            let mut fields = Fields::new(ActionType::Update);
+            fields.action = "invoice.approve".to_owned();
+            fields.outcome = Outcome::Denied;
+            fields.severity = Severity::Critical;
+            (
+                fields.user_id,
+                fields.actor_type,
+                fields.actor_name,
+                fields.on_behalf_of,
+            ) = actor;
+            (
+                fields.resource_type,
+                fields.resource_id,
+                fields.resource_name,
+                fields.related_resources,
+            ) = resource;
+            (
+                fields.session_id,
+                fields.request_id,
+                fields.trace_id,
+                fields.user_agent,
+                fields.ip_address,
+            ) = context;
+            (
+                fields.reason,
+                fields.before_state,
+                fields.after_state,
+                fields.metadata,
+            ) = rest;
+            fields
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_is_read_from_its_evidence_as_it_was(
+            fields in fields(),
+            seed in any::<[u8; 32]>(),
+            erased in any::<u8>(),
+            seq in 0_u64..1 << 53,
+        ) {
+            let tenant = TenantId::new(uuid::Uuid::from_u128(1));
+            let id = EventId::new(uuid::Uuid::from_u128(2));
+            let created_at = Timestamp::saturating_from_micros(1_767_225_600_123_456);
+            let mut entry = Entry::new(tenant, id, seq, created_at, fields);
+            entry.occurred_at = Timestamp::saturating_from_micros(7);
+            let opening = Opening::Seed(Seed::new(seed));
+            let mut stored = StoredEntry { entry, opening };
+            stored.entry.leaf_hash = leaf_hash(stored.leaf_data().as_bytes());
+            let gone = Group::ALL.into_iter().filter(|g| erased >> g.index() & 1 == 1);
+            stored.erase(&gone.collect::<Vec<_>>());
+            let evidence = stored.into_evidence();
+            let line = EvidenceLine {
+                seq,
+                leaf: evidence.leaf.into(),
+                disclosures: evidence.disclosures.map(|text| text.map(Into::into)),
+            };
+            prop_assert_eq!(Entry::from_evidence(&line).unwrap(), evidence.entry);
+        }
+    }
+
+    #[test]
+    fn a_control_entry_is_read_from_its_evidence_with_what_it_says() {
+        let control = Control::Erase {
+            groups: vec![Group::Actor],
+            entries: vec![(1, 2)],
+            basis: audit_tlog::Basis::parse("gdpr-17").unwrap(),
+        };
+        let mut fields = Fields::new(ActionType::Other);
+        fields.action = "log.erase".to_owned();
+        fields.reason = Some("request 7".to_owned());
+        let tenant = TenantId::new(uuid::Uuid::from_u128(1));
+        let id = EventId::new(uuid::Uuid::from_u128(2));
+        let mut entry = Entry::new(tenant, id, 3, Timestamp::saturating_from_micros(7), fields);
+        entry.kind = Kind::Erase;
+        entry.ctl = Some(control.to_json());
+        let opening = Opening::Seed(Seed::new([7; 32]));
+        let mut stored = StoredEntry { entry, opening };
+        stored.entry.leaf_hash = leaf_hash(stored.leaf_data().as_bytes());
+        let evidence = stored.into_evidence();
+        let mut line = EvidenceLine {
+            seq: 3,
+            leaf: evidence.leaf.into(),
+            disclosures: evidence.disclosures.map(|text| text.map(Into::into)),
+        };
+        let read = Entry::from_evidence(&line).unwrap();
+        assert_eq!(read, evidence.entry);
+        assert_eq!(read.control(), Some(control));
+        // A disclosure in another's place is none.
+        line.disclosures.swap(0, Group::Reason.index());
+        let refused = Entry::from_evidence(&line).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    }
 }

@@ -333,6 +333,50 @@ impl Fields {
         }
     }
 
+    /// Sets the fields of a group from its canonical value, as [`group_value`](Self::group_value) writes
+    /// it. None, and fields that are set in part, for any other text.
+    pub(crate) fn set_group(&mut self, group: Group, value: &str) -> Option<()> {
+        let string = |raw: &str| Some(text::string(raw).ok()?.into_owned());
+        match group {
+            Group::Reason => self.reason = Some(string(value)?),
+            Group::BeforeState => self.before_state = Some(Json::from_stored(value)),
+            Group::AfterState => self.after_state = Some(Json::from_stored(value)),
+            Group::Metadata => self.metadata = Some(Json::from_stored(value)),
+            Group::Actor | Group::Resource | Group::Context => {
+                for member in text::members(value).ok()? {
+                    let raw = member.raw;
+                    match (group, &*member.name) {
+                        (Group::Actor, "user_id") => self.user_id = Some(string(raw)?),
+                        (Group::Actor, "actor_type") => {
+                            self.actor_type = Some(string(raw)?.parse().ok()?);
+                        }
+                        (Group::Actor, "actor_name") => self.actor_name = Some(string(raw)?),
+                        (Group::Actor, "on_behalf_of") => self.on_behalf_of = Some(string(raw)?),
+                        (Group::Resource, "resource_type") => {
+                            self.resource_type = Some(string(raw)?);
+                        }
+                        (Group::Resource, "resource_id") => self.resource_id = Some(string(raw)?),
+                        (Group::Resource, "resource_name") => {
+                            self.resource_name = Some(string(raw)?);
+                        }
+                        (Group::Resource, "related_resources") => {
+                            self.related_resources = Self::parse_related(raw).ok()?;
+                        }
+                        (Group::Context, "session_id") => self.session_id = Some(string(raw)?),
+                        (Group::Context, "request_id") => self.request_id = Some(string(raw)?),
+                        (Group::Context, "trace_id") => self.trace_id = Some(string(raw)?),
+                        (Group::Context, "user_agent") => self.user_agent = Some(string(raw)?),
+                        (Group::Context, "ip_address") => {
+                            self.ip_address = Some(parse_ip(&string(raw)?)?);
+                        }
+                        _ => return None,
+                    }
+                }
+            }
+        }
+        Some(())
+    }
+
     /// Clears the fields of a group.
     pub fn clear(&mut self, group: Group) {
         match group {

@@ -558,11 +558,10 @@ async fn prunes(store: &dyn LogStore, tenant: TenantId, below: u64) -> Result<Ve
 }
 
 impl Exported {
-    /// Writes the lines before the first position, with another checkpoint if one is given: its size and
-    /// note.
+    /// Writes the lines before the first position, with these earlier checkpoints too: notes by size.
     pub(crate) fn write_head(
         &self,
-        other: Option<(u64, &str)>,
+        earlier: &BTreeMap<u64, String>,
         text: &mut String,
     ) -> Result<Composer, ComposeFault> {
         let mut composer = Composer::new(&self.manifest, text);
@@ -570,8 +569,8 @@ impl Exported {
         let mut notes: BTreeMap<u64, &str> = handovers
             .map(|first| (first.size, first.note.as_str()))
             .collect();
-        if let Some((size, note)) = other {
-            notes.entry(size).or_insert(note);
+        for (size, note) in earlier {
+            notes.entry(*size).or_insert(note);
         }
         // The export's own is there anyway.
         notes.retain(|size, _| *size < self.checkpoint.size);
@@ -592,7 +591,7 @@ impl Exported {
         snapshot: Box<dyn Snapshot>,
     ) -> Result<BoxStream<'static, Result<String>>> {
         let mut text = String::with_capacity(PIECE);
-        let begun = self.write_head(None, &mut text);
+        let begun = self.write_head(&BTreeMap::new(), &mut text);
         let mut composer = begun.map_err(|fault| broken(&scope, fault))?;
         let below = snapshot.head().pruned_below;
         let keys = self.handovers.iter().map(|(seq, _)| *seq);

@@ -1,6 +1,6 @@
 //! The facade: one handle to record, read and follow every tenant's log.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use audit_tlog::{Basis, Group, Timestamp};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 
-use crate::archive::{Archive, ArchiveStatus, Archiver, CONSUMER};
+use crate::archive::{Archive, ArchiveStatus, Archiver, CONSUMER, ERASURES, Wanted};
 use crate::authorize::{AccessRequest, ByClaims, Decision, TenantAuthorizer};
 use crate::checkpoint::{CheckpointStore, Signer};
 use crate::clock::{Clock, SystemClock};
@@ -37,9 +37,7 @@ use crate::seal::Head;
 use crate::search::{SearchIndex, SearchRequest};
 use crate::signing::Signing;
 use crate::stats::{Stats, StatsRequest};
-use crate::store::{
-    Erased, Erasure, LogStore, Lookup, Prune, PruneBound, Pruned, Snapshot, is_of_the_log, personal,
-};
+use crate::store::{Erased, Erasure, LogStore, Lookup, Prune, PruneBound, Pruned, Snapshot, loses};
 use crate::subscribe::{Bell, SubscribeRequest, Subscription, subscribe};
 use crate::tenant::{Tenant, TenantSecret, TenantStatus, TenantStore, TenantUpdate};
 use crate::worker::Workers;
@@ -1099,7 +1097,8 @@ impl TenantLog {
     }
 
     /// What an erasure would do, without doing it. Needs `erase`, and `read` too where entries are
-    /// selected by what they hold: the count tells that. Reads every entry that is selected.
+    /// selected by what they hold: the count tells that. Reads every entry that is selected, and of an
+    /// archive all segments that may have some.
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid) with the bad field, [`Refused`](ErrorKind::Refused) while a legal
@@ -1114,13 +1113,6 @@ impl TenantLog {
             return Err(refusal);
         }
         let store = &self.log.inner.store;
-        let of_the_log = personal(&request.groups);
-        let loses_something = |entry: &Entry| {
-            entry.fields.has_any_of(match is_of_the_log(entry) {
-                true => &of_the_log,
-                false => &request.groups,
-            })
-        };
         // Whoever may destroy may know how much.
         let scope = TenantScope::granted(
             self.scope.tenant(),
@@ -1132,20 +1124,29 @@ impl TenantLog {
             count.matching += 1;
             count.erasable += u64::from(erasable);
         };
-        match &request.selection {
+        let loses_something = |entry: &Entry| !loses(entry, &request.groups).is_empty();
+        let (wanted, pruned) = match &request.selection {
             Selection::Matching(filter) => {
-                let mut entries = store.snapshot(&scope).await?.scan(filter).await?;
+                let snapshot = store.snapshot(&scope).await?;
+                let mut entries = snapshot.scan(filter).await?;
                 while let Some(entry) = entries.next().await {
                     add(loses_something(&entry?));
                 }
+                let from = filter.from_seq.unwrap_or(0);
+                let below = snapshot.head().pruned_below;
+                let to = filter.to_seq.map_or(below, |to| to.min(below));
+                (Wanted::Matching((**filter).clone()), from..to)
             }
             Selection::Ids(ids) => {
+                let mut pruned = HashSet::new();
                 for id in ids {
                     match store.get(&scope, std::slice::from_ref(id)).await {
                         Ok(found) => {
                             for lookup in found {
-                                if let Lookup::Found(entry) = lookup {
-                                    add(loses_something(&entry));
+                                match lookup {
+                                    Lookup::Found(entry) => add(loses_something(&entry)),
+                                    Lookup::Pruned { .. } => drop(pruned.insert(*id)),
+                                    Lookup::Missing => {}
                                 }
                             }
                         }
@@ -1154,9 +1155,44 @@ impl TenantLog {
                         Err(error) => return Err(error),
                     }
                 }
+                let below = match pruned.is_empty() {
+                    true => 0,
+                    false => store.head(&scope).await?.pruned_below,
+                };
+                (Wanted::Ids(pruned), 0..below)
+            }
+        };
+        if let Some(archiver) = &self.log.inner.archive {
+            let trusted = TenantScope::trusted(self.scope.tenant(), ERASURES);
+            let (log, wanted) = (self.log.tenant(trusted), Arc::new(wanted));
+            let mut at = pruned.start;
+            while at < pruned.end {
+                let rest = at..pruned.end;
+                let (found, next) = archiver
+                    .search(&log, rest, &wanted, &request.groups)
+                    .await?;
+                found.iter().for_each(|(_, lost)| add(!lost.is_empty()));
+                at = next;
             }
         }
         Ok(count)
+    }
+
+    /// Takes from the archive what was erased of entries that are in it, which a worker of the process
+    /// that signs does by itself. Needs `erase`. Returns the position up to which the log's erasures
+    /// have left the archive; without an archive that is 0.
+    ///
+    /// # Errors
+    /// What store and archive answer; [`Refused`](ErrorKind::Refused) while a legal hold is open, and
+    /// [`NotFound`](ErrorKind::NotFound) without a signer, when something would go. A repeat goes on where
+    /// it failed.
+    pub async fn erase_in_archive(&self) -> Result<u64> {
+        self.scope.require(Permission::Erase)?;
+        let Some(archiver) = &self.log.inner.archive else {
+            return Ok(0);
+        };
+        let scope = TenantScope::trusted(self.scope.tenant(), ERASURES);
+        archiver.follow(&self.log.tenant(scope)).await
     }
 
     /// Prunes what was accepted before a time. Needs `cleanup`. Never goes past what a required
@@ -1166,7 +1202,8 @@ impl TenantLog {
     /// more is due, it prunes what is archived, and a repeat goes on from there.
     ///
     /// # Errors
-    /// What store and archive answer; nothing is pruned then. Of a log without a signer,
+    /// What store and archive answer, [`Unavailable`](ErrorKind::Unavailable) also while an erasure is
+    /// still being carried into the archive; nothing is pruned then. Of a log without a signer,
     /// [`Refused`](ErrorKind::Refused) with an archive.
     pub async fn prune(
         &self,
@@ -1214,11 +1251,19 @@ impl TenantLog {
         }
         let mut due_below = 0;
         if let Some(archiver) = &inner.archive {
-            let position = inner.store.cursor(tenant, CONSUMER).await?;
-            inner
-                .store
-                .advance(tenant, CONSUMER, true, position)
-                .await?;
+            let log = self.log.tenant(TenantScope::trusted(tenant, CONSUMER));
+            for consumer in [CONSUMER, ERASURES] {
+                let position = inner.store.cursor(tenant, consumer).await?;
+                inner
+                    .store
+                    .advance(tenant, consumer, true, position)
+                    .await?;
+            }
+            // An `erase` entry has to be there until the archive has followed it.
+            match archiver.follow_for_prune(&log).await {
+                Err(_) if prune.dry_run => {}
+                followed => followed?,
+            }
             // Refuses what a hold or a minimum protects before anything is archived.
             let due = prune.clone().but_for(CONSUMER);
             let due = inner.store.prune(&self.scope, &due).await?;
@@ -1231,7 +1276,6 @@ impl TenantLog {
                     "without a signer there is no evidence to archive, and nothing is pruned",
                 ));
             }
-            let log = self.log.tenant(TenantScope::trusted(tenant, CONSUMER));
             let archived = archiver.archive(&log, due.below).await?;
             prune = prune
                 .unless_erased_since(archived.looked)

@@ -139,6 +139,10 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// before, and what is younger than [`older_than_days`](Erasure::older_than_days) by the store's
     /// clock; with nothing left to erase nothing is written.
     ///
+    /// Of pruned entries it names the positions that [`archived`](Erasure::archived) tells, and passes
+    /// over what is not pruned: no row changes for them. Whoever keeps the archive follows the control
+    /// entries.
+    ///
     /// What the log says of itself outlives it: an event of an action that begins with `log.` loses
     /// actor, context and reason at most. Which hold was placed and what was set stays.
     ///
@@ -148,7 +152,9 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// worker was faster.
     ///
     /// # Errors
-    /// [`Refused`](ErrorKind::Refused) while a legal hold is open, whatever is asked for.
+    /// [`Refused`](ErrorKind::Refused) while a legal hold is open, whatever is asked for;
+    /// [`Unavailable`](ErrorKind::Unavailable) when the log is pruned below another position than
+    /// [`pruned_below`](Erasure::pruned_below).
     async fn erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased>;
 
     /// Prunes the prefix that was accepted before a time, and writes the control entry that says so.
@@ -299,8 +305,13 @@ pub struct Erasure {
     pub act: Act,
     /// The step of an [`ErasureJob`](crate::ErasureJob) that this is.
     pub step: Option<ErasureStep>,
-    /// Only what was accepted more than so many days ago, by the store's clock.
+    /// Only what was accepted more than so many days ago, by the store's clock. Says nothing of
+    /// [`archived`](Self::archived).
     pub older_than_days: Option<u32>,
+    /// Pruned positions, and which of the [`groups`](Self::groups) their archived copies lose.
+    pub archived: Vec<(u64, Vec<Group>)>,
+    /// Below which position the log was pruned when all this was selected.
+    pub pruned_below: Option<u64>,
 }
 
 impl Erasure {
@@ -313,6 +324,38 @@ impl Erasure {
             act,
             step: None,
             older_than_days: None,
+            archived: Vec::new(),
+            pruned_below: None,
+        }
+    }
+
+    /// Says of pruned positions that their archived copies lose these groups, too.
+    #[must_use]
+    pub fn archived(mut self, archived: Vec<(u64, Vec<Group>)>) -> Self {
+        self.archived = archived;
+        self
+    }
+
+    /// Erases only while the log is pruned below this position and no further: what is pruned later is
+    /// not passed over, but refused, to be selected again.
+    #[must_use]
+    pub fn pruned_below(mut self, position: u64) -> Self {
+        self.pruned_below = Some(position);
+        self
+    }
+
+    /// The refusal because of [`pruned_below`](Self::pruned_below), for every store, which knows under
+    /// the head's lock below which position the log is pruned.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable) when it is another one.
+    pub fn admit_pruned(&self, below: u64) -> Result<()> {
+        match self.pruned_below.is_some_and(|known| known != below) {
+            true => Err(Error::new(
+                ErrorKind::Unavailable,
+                "the log was pruned since the entries were selected",
+            )),
+            false => Ok(()),
         }
     }
 
@@ -342,7 +385,7 @@ impl Erasure {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Erased {
-    /// How many entries lost something.
+    /// How many entries lost something, archived copies of pruned ones among them.
     pub entries: u64,
     /// The control entries that say so.
     pub receipts: Vec<Receipt>,
@@ -360,8 +403,17 @@ impl Erased {
 pub struct ErasurePlan {
     /// The entries that lose something, changed.
     pub changed: Vec<StoredEntry>,
+    /// How many pruned ones are named, whose archived copies lose something.
+    pub archived: u64,
     /// The control entries that say so, one for each set of groups and each thousand ranges.
     pub controls: Vec<PreparedEvent>,
+}
+
+impl ErasurePlan {
+    /// How many entries lose something.
+    pub fn entries(&self) -> u64 {
+        self.changed.len() as u64 + self.archived
+    }
 }
 
 /// Whether an entry is an event that the log says of itself: that a tenant, its retention or a hold
@@ -377,13 +429,24 @@ pub(crate) fn personal(groups: &[Group]) -> Vec<Group> {
     personal.collect()
 }
 
+/// Those of the groups that an entry would lose.
+pub(crate) fn loses(entry: &Entry, groups: &[Group]) -> Vec<Group> {
+    let mut groups = match is_of_the_log(entry) {
+        true => personal(groups),
+        false => groups.to_vec(),
+    };
+    groups.retain(|group| entry.fields.has_any_of(&[*group]));
+    groups
+}
+
 /// Works an erasure out: every store does this under the head lock and writes the outcome in the
 /// same transaction. `targets` are the entries that were asked for, in any order; `now` is the
-/// store's time.
+/// store's time, and the log is pruned below `pruned_below`.
 pub fn plan_erasure(
     tenant: TenantId,
     targets: Vec<StoredEntry>,
     erasure: &Erasure,
+    pruned_below: u64,
     now: Timestamp,
 ) -> ErasurePlan {
     let mut by_groups: BTreeMap<Vec<Group>, Vec<u64>> = BTreeMap::new();
@@ -402,6 +465,18 @@ pub fn plan_erasure(
             by_groups.entry(gone).or_default().push(target.entry.seq);
             changed.push(target);
         }
+    }
+    let mut archived = BTreeMap::new();
+    for (seq, groups) in &erasure.archived {
+        let mut gone = Group::ordered(groups);
+        gone.retain(|group| erasure.groups.contains(group));
+        if *seq < pruned_below && !gone.is_empty() {
+            archived.insert(*seq, gone);
+        }
+    }
+    let named = archived.len() as u64;
+    for (seq, gone) in archived {
+        by_groups.entry(gone).or_default().push(seq);
     }
     let mut controls = Vec::new();
     for (groups, mut seqs) in by_groups {
@@ -422,7 +497,11 @@ pub fn plan_erasure(
             controls.push(erasure.act.prepare(tenant, &control));
         }
     }
-    ErasurePlan { changed, controls }
+    ErasurePlan {
+        changed,
+        archived: named,
+        controls,
+    }
 }
 
 /// What [`LogStore::declare`] is asked for.

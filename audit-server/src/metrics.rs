@@ -125,6 +125,10 @@ fn describe() {
         "audit_archive_failures_total",
         "Prunes that were given up because archiving failed."
     );
+    describe_counter!(
+        "audit_archive_renewed_total",
+        "Segments that were written anew, without what was erased."
+    );
     describe_gauge!(
         "audit_guard_stopped",
         "Logs that take nothing and are not signed, because the guard knows more than they hold."
@@ -202,6 +206,7 @@ pub(crate) fn archive(status: ArchiveStatus) {
     counter!("audit_archive_entries_total").absolute(status.entries);
     counter!("audit_archive_bytes_total").absolute(status.bytes);
     counter!("audit_archive_failures_total").absolute(status.failures);
+    counter!("audit_archive_renewed_total").absolute(status.renewed);
 }
 
 /// Sets the gauge of the guard.

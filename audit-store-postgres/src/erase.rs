@@ -37,6 +37,7 @@ impl PostgresStore {
         status.admit_read(tenant)?;
         let (protection, now) = self.protection(&mut tx).await?;
         protection.admit_erasure(tenant)?;
+        erasure.admit_pruned(head.pruned_below)?;
         let Some(below) = admit_step(&mut tx, tenant, erasure).await? else {
             return Ok(Erased::default());
         };
@@ -68,22 +69,25 @@ impl PostgresStore {
             .map(|r| row::stored_entry(r, 0, tenant))
             .collect::<Result<Vec<_>>>()?;
 
-        let plan = plan_erasure(tenant, targets, erasure, now);
-        take_step(&mut tx, erasure, plan.changed.len() as u64).await?;
+        let plan = plan_erasure(tenant, targets, erasure, head.pruned_below, now);
+        let entries = plan.entries();
+        take_step(&mut tx, erasure, entries).await?;
         if plan.controls.is_empty() {
             if erasure.step.is_some() {
                 tx.commit().await.map_err(from_sqlx)?;
             }
             return Ok(Erased::default());
         }
-        rewrite(&mut tx, tenant.into_uuid(), &plan.changed).await?;
+        if !plan.changed.is_empty() {
+            rewrite(&mut tx, tenant.into_uuid(), &plan.changed).await?;
+        }
         let controls = Batch::new(scope.clone(), plan.controls);
         let sealed = self.seal_all(&mut tx, &[(head, vec![&controls])]).await?;
         let months = sealed.months.clone();
         let receipts = sealed.into_receipts()?;
         tx.commit().await.map_err(from_sqlx)?;
         self.months().extend(months);
-        Ok(Erased::new(plan.changed.len() as u64, receipts))
+        Ok(Erased::new(entries, receipts))
     }
 }
 

@@ -38,6 +38,7 @@ impl Ledger<'_> {
         sealer.status.admit_read(tenant)?;
         let (no, pruned_below) = (sealer.no, sealer.head.pruned_below);
         protection(conn, no)?.admit_erasure(tenant)?;
+        erasure.admit_pruned(pruned_below)?;
         let Some(below) = admit_step(conn, no, erasure)? else {
             return Ok(Erased::default());
         };
@@ -72,9 +73,11 @@ impl Ledger<'_> {
             tenant,
             targets.into_values().collect(),
             erasure,
+            pruned_below,
             self.time.now(),
         );
-        take_step(conn, erasure, plan.changed.len() as u64)?;
+        let entries = plan.entries();
+        take_step(conn, erasure, entries)?;
         if plan.controls.is_empty() {
             return Ok(Erased::default());
         }
@@ -83,7 +86,7 @@ impl Ledger<'_> {
         }
         let controls = Batch::new(scope.clone(), plan.controls);
         let receipts = self.seal_own(conn, &controls)?;
-        Ok(Erased::new(plan.changed.len() as u64, receipts))
+        Ok(Erased::new(entries, receipts))
     }
 }
 

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use audit_tlog::evidence::Record;
 use audit_tlog::folder::SegmentName;
-use serde_json::Value;
+use audit_tlog::leaf::open_disclosure;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::server::{Server, audit};
@@ -188,4 +190,92 @@ fn a_segment_of_another_log_doesnt_continue_an_archive() {
         findings.iter().any(|one| one["code"] == "tenant"),
         "{report}"
     );
+}
+
+/// What nothing but one person's own content holds.
+const PERSON: &str = "tq7XkV3mZp0cRw9sLd2YhB5n";
+
+/// The files below a folder that hold a text, also within what is packed and encoded there.
+fn holding(at: &Path, text: &str) -> Vec<PathBuf> {
+    let has = |bytes: &[u8]| bytes.windows(text.len()).any(|w| w == text.as_bytes());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(at).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(holding(&path, text));
+            continue;
+        }
+        let mut bytes = fs::read(&path).unwrap();
+        if path.extension().is_some_and(|extension| extension == "zst") {
+            bytes = zstd::decode_all(bytes.as_slice()).unwrap();
+        }
+        let lines = std::str::from_utf8(&bytes).unwrap().lines();
+        let lines = lines.filter_map(|line| match Record::parse(line) {
+            Ok(Record::Entry(line)) => Some(line),
+            _ => None,
+        });
+        let shown = lines.flat_map(|line| line.disclosures.into_iter().flatten());
+        let mut shown = shown.map(|shown| open_disclosure(&shown).unwrap().value);
+        if has(&bytes) || shown.any(|value| has(value.as_bytes())) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn an_erased_person_is_nowhere_in_an_archive_that_verifies_and_says_by_which_entry() {
+    let server = Server::archiving();
+    let event = server.folder.path().join("event.json");
+    for n in 0..3 {
+        for user in [PERSON, "bob"] {
+            let body = json!({
+                "action_type": "UPDATE", "resource_type": "doc", "resource_id": n.to_string(),
+                "resource_name": format!("of {user}"), "user_id": user, "user_agent": user,
+                "reason": user, "before_state": {"of": user}, "after_state": [user],
+                "metadata": user,
+            });
+            fs::write(&event, body.to_string()).unwrap();
+            server.run(&["record", "--file", event.to_str().unwrap()]);
+        }
+        server.run(&["prune", "--before", "2999-01-01T00:00:00Z"]);
+    }
+    let archive = server.folder.path().join("archive");
+    let at = archive.join(server.tenant.to_string());
+    assert_eq!(holding(&at, PERSON).len(), 3);
+    let before = server.folder.path().join("before");
+    copy(&at, &before);
+
+    let reason = ["--basis", "gdpr-17", "--yes"];
+    server.run(&[&["erase", "--user", PERSON][..], &reason].concat());
+    assert_eq!(holding(&archive, PERSON), Vec::<PathBuf>::new());
+    let report = verify(&at, 0, &[]);
+    assert_eq!(report["segments"], 3);
+    assert_eq!(report["groups_erased"], 21);
+    assert_eq!(report["warnings"], Value::Array(Vec::new()));
+    let erased_by = report["erased_by"].as_array().unwrap();
+    let groups = erased_by.iter().map(|one| one["groups"].as_u64().unwrap());
+    assert_eq!(groups.sum::<u64>(), 21);
+    let shown = audit(&["verify", at.to_str().unwrap()]).assert().code(0);
+    let shown = text(&shown.get_output().stdout).to_owned();
+    for one in erased_by {
+        let named = format!("erased by seq {}", one["seq"]);
+        assert!(shown.contains(&named), "{named}: {shown}");
+    }
+
+    // A segment beside the one that comes in its place, as a kill leaves them, is a note.
+    for name in names(&before) {
+        let [old, again] = [&before, &at].map(|folder| folder.join(name.to_string()));
+        copy(&old, &again);
+        let report = verify(&at, 0, &[]);
+        assert_eq!(report["warnings"].as_array().unwrap().len(), 1, "{report}");
+        fs::remove_dir_all(again).unwrap();
+    }
+
+    // What is archived later continues all of them.
+    server.run(&["record", "VIEW", "doc", "last"]);
+    server.run(&["prune", "--before", "2999-01-01T00:00:00Z"]);
+    let report = verify(&at, 0, &[]);
+    assert_eq!(report["segments"], 4);
+    assert_eq!(report["warnings"], Value::Array(Vec::new()));
 }

@@ -1,6 +1,6 @@
 use audit_core::{
-    ActionType, Clock as _, Control, Entry, Erasure, Event, EventId, Filter, Group, Kind,
-    LogStore as _, Lookup, Prune, Query, Receipt, SystemClock, Timestamp,
+    ActionType, Clock as _, Control, Entry, Erasure, ErrorKind, Event, EventId, Filter, Group,
+    Kind, LogStore as _, Lookup, Prune, Query, Receipt, SystemClock, Timestamp,
 };
 
 use super::LogStoreHarness;
@@ -328,4 +328,66 @@ pub async fn erasing_what_is_missing_or_pruned_is_passed_over<H: LogStoreHarness
         .expect("verified")
         .remove(0);
     assert_eq!(named(&entry).1, [(left[0].seq, left[0].seq)]);
+}
+
+/// What is archived of pruned entries is named with the rest, and nothing else of it changes.
+pub async fn an_erasure_names_what_pruned_entries_lose_in_the_archive<H: LogStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let tenant = new_tenant(harness.tenants()).await;
+    let scope = trusted(tenant);
+    append(store, tenant, events(4)).await;
+    let prune = Prune::new(Timestamp::MAX, basis("retention"), act(tenant));
+    assert_eq!(store.prune(&scope, &prune).await.expect("pruned").below, 4);
+    let left = append(store, tenant, events(2)).await;
+    let archived = vec![
+        (3, vec![Group::Reason, Group::Actor]),
+        (0, vec![Group::Actor]),
+        (2, Group::ALL.to_vec()),
+        // With nothing of what is asked for, not pruned, and not there.
+        (1, vec![Group::Metadata]),
+        (left[1].seq, vec![Group::Actor]),
+        (1 << 40, vec![Group::Actor]),
+    ];
+    let both = [Group::Actor, Group::Reason];
+    let asked = erasure(tenant, vec![left[0].id]).groups(&both);
+    let asked = asked.archived(archived).pruned_below(4);
+    let erased = store.erase(&scope, &asked).await.expect("erased");
+    assert_eq!((erased.entries, erased.receipts.len()), (4, 2));
+    let seqs: Vec<u64> = erased.receipts.iter().map(|r| r.seq).collect();
+    let entries = store.at(&scope, &seqs).await.expect("verified");
+    let mut said: Vec<_> = entries.iter().map(named).collect();
+    said.sort_by_key(|(groups, _)| groups.len());
+    let expected = [
+        (vec![Group::Actor], vec![(0, 0)]),
+        (both.to_vec(), vec![(2, 3), (left[0].seq, left[0].seq)]),
+    ];
+    assert_eq!(said, expected);
+    let other = store.at(&scope, &[left[1].seq]).await.expect("verified");
+    assert_eq!(other[0].erased, []);
+
+    // With nothing in the log itself, too.
+    let only = erasure(tenant, Vec::new()).archived(vec![(1, vec![Group::Actor])]);
+    let erased = store.erase(&scope, &only).await.expect("erased");
+    assert_eq!((erased.entries, erased.receipts.len()), (1, 1));
+}
+
+/// It would be erased neither in the log nor in the archive.
+pub async fn an_erasure_is_refused_when_the_log_was_pruned_since_its_selection<
+    H: LogStoreHarness,
+>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let tenant = new_tenant(harness.tenants()).await;
+    let scope = trusted(tenant);
+    let gone = append(store, tenant, events(2)).await;
+    let asked = erasure(tenant, ids(&gone)).pruned_below(0);
+    let prune = Prune::new(Timestamp::MAX, basis("retention"), act(tenant));
+    store.prune(&scope, &prune).await.expect("pruned");
+    let refused = store.erase(&scope, &asked).await.expect_err("refused");
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert_eq!(store.head(&scope).await.expect("a head").size(), 3);
+    let selected = erasure(tenant, ids(&gone)).pruned_below(2);
+    let passed = store.erase(&scope, &selected).await.expect("erased");
+    assert_eq!(passed.entries, 0);
 }

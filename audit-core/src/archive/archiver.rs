@@ -1,16 +1,17 @@
 //! The steps of archiving, in the order that makes each of them safe to fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use audit_tlog::folder::{CHECKPOINT, MANIFEST, SegmentName};
-use audit_tlog::{Checkpoint, Control, Hash, Note};
+use audit_tlog::{Checkpoint, Hash, Note};
 
-use super::segment::{Demands, Files, Previous, Source, check, pack, touches};
-use super::{Archive, CONSUMER, MAX_ENTRIES, MAX_LISTED};
+use super::segment::{Demands, Erase, Source, check, pack};
+use super::shelf::Shelf;
+use super::{Archive, CONSUMER};
 use crate::error::{Error, ErrorKind, Result};
-use crate::evidence::{each_control_entry, not_yet, root_of};
+use crate::evidence::{not_yet, root_of};
 use crate::filter::Filter;
 use crate::id::TenantId;
 use crate::log::TenantLog;
@@ -30,6 +31,8 @@ pub struct ArchiveStatus {
     pub bytes: u64,
     /// How often archiving failed; nothing was pruned then.
     pub failures: u64,
+    /// Segments that were written anew, without what was erased.
+    pub renewed: u64,
 }
 
 /// How far a log is archived.
@@ -41,12 +44,19 @@ pub(crate) struct Archived {
     pub(crate) looked: u64,
 }
 
-/// Archives what is about to be pruned.
+/// The checkpoint of a segment.
+#[derive(Debug, Clone)]
+pub(super) struct Signed {
+    pub(super) size: u64,
+    pub(super) note: String,
+}
+
+/// Archives what is about to be pruned, and takes from the archive what is erased later.
 #[derive(Debug)]
 pub(crate) struct Archiver {
-    archive: Arc<dyn Archive>,
+    pub(super) archive: Arc<dyn Archive>,
     /// One segment's memory at a time.
-    turn: tokio::sync::Mutex<()>,
+    pub(super) turn: tokio::sync::Mutex<()>,
     status: Mutex<ArchiveStatus>,
 }
 
@@ -63,7 +73,7 @@ impl Archiver {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, edit: impl FnOnce(&mut ArchiveStatus)) {
+    pub(super) fn count(&self, edit: impl FnOnce(&mut ArchiveStatus)) {
         edit(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -97,20 +107,27 @@ impl Archiver {
         let root = checkpoint.root;
         let size = checkpoint.size;
         let begun = log.begin(checkpoint, None, Vec::new()).await?;
-        let shelf = self.shelf(tenant, start).await?;
+        let shelf = Shelf::list(&*self.archive, tenant, 0, |_| false).await?;
+        let leftovers: Vec<SegmentName> = shelf.names().filter(|name| name.from >= start).collect();
         let known = store.cursor(tenant, CONSUMER).await?;
         // What an earlier try left is archived anew, behind `end` too: it may have been erased since, and
         // a segment that straddles what is pruned now would never be removed.
-        let left = shelf.leftovers.keys().map(|name| name.to).max();
+        let left = leftovers.iter().map(|name| name.to).max();
         let again = left.unwrap_or(0).max(known).min(head.size());
         let positions = start..end.max(again);
-        let source = Source::open(&**store, log.scope(), &*snapshot, begun, &positions).await?;
-        let mut previous = match shelf.previous {
-            Some(name) => self.checkpoint(log, name, size).await?,
-            None => None,
-        };
+        let source = Source::open(&**store, log.scope(), begun, &positions).await?;
+        // The one before, and the one that was written last: that is shown to continue all others.
+        let previous = shelf.whole().filter(|name| name.to == start).max();
+        let last = shelf.whole().filter(|name| name.to <= start);
+        let last = last.max_by_key(|name| name.id);
+        let mut earlier = BTreeMap::new();
+        for name in BTreeSet::from_iter(previous.into_iter().chain(last)) {
+            if let Some(signed) = self.checkpoint(log, name, size).await? {
+                earlier.insert(signed.size, signed.note);
+            }
+        }
         // What is removed below has to be of this log.
-        for name in shelf.leftovers.keys() {
+        for name in &leftovers {
             self.checkpoint(log, *name, size).await?;
         }
         let mut at = start;
@@ -119,19 +136,16 @@ impl Archiver {
             // What is pruned ends with a segment.
             let to = if at < end { end } else { again };
             let id = log.log.clock().event_id().into_uuid();
-            let (name, text) = source.compose(at, to, id, previous.as_ref()).await?;
-            let length = text.len();
-            let files = blocking(move || pack(&text)).await??;
-            let demands = Demands {
-                name,
-                manifest: manifest_of(&files),
-                key: log.verifying_key().await?,
-                root,
-                length,
-            };
-            previous = own_checkpoint(&files, size).or(previous);
+            let composed = source.compose(&*snapshot, at, to, id, &earlier).await?;
+            let name = composed.0;
             written.push(name);
-            self.store(tenant, demands, files).await?;
+            let bytes = self.store(log, root, composed).await?;
+            self.count(|status| {
+                status.segments += 1;
+                status.entries += name.to - name.from;
+                status.bytes += bytes;
+            });
+            tracing::info!(%tenant, from = name.from, to = name.to, bytes, "entries were archived");
             if store.head(log.scope()).await?.pruned_below != start {
                 self.discard_all(tenant, written).await?;
                 return Err(not_yet("the log was pruned while it was archived"));
@@ -144,9 +158,9 @@ impl Archiver {
             self.discard_all(tenant, written).await?;
             return Err(not_yet("entries were erased while they were archived"));
         }
-        for (name, paths) in shelf.leftovers {
+        for name in leftovers {
             if name.to <= at {
-                self.discard(paths).await?;
+                self.discard(shelf.paths(name)).await?;
             }
         }
         let below = at.min(end);
@@ -154,55 +168,46 @@ impl Archiver {
         Ok(Archived { below, looked })
     }
 
-    /// Writes a segment, reads it back, and verifies that.
-    async fn store(&self, tenant: TenantId, demands: Demands, files: Files) -> Result<()> {
-        let name = demands.name;
+    /// Writes a segment, reads it back, and verifies that, up to a root. Returns the bytes of its files.
+    pub(super) async fn store(
+        &self,
+        log: &TenantLog,
+        root: Hash,
+        (name, text): (SegmentName, String),
+    ) -> Result<u64> {
+        let tenant = log.scope().tenant();
+        let files = blocking(move || pack(&text)).await??;
+        let demands = Demands {
+            name,
+            manifest: manifest_of(&files),
+            key: log.verifying_key().await?,
+            root,
+        };
         let path = |file: &str| format!("{tenant}/{name}/{file}");
         let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
-        let mut names = Vec::with_capacity(files.len());
+        let mut paths = Vec::with_capacity(files.len());
         for (file, bytes) in files {
-            self.archive.put(&path(&file), bytes).await?;
-            names.push(file);
+            let path = path(&file);
+            self.archive.put(&path, bytes).await?;
+            paths.push(path);
         }
-        let mut read = BTreeMap::new();
-        for file in names {
-            if let Some(bytes) = self.archive.get(&path(&file)).await? {
-                read.insert(file, bytes);
-            }
-        }
+        let read = self.read(&paths).await?;
         blocking(move || check(&demands, read)).await??;
-        self.count(|status| {
-            status.segments += 1;
-            status.entries += name.to - name.from;
-            status.bytes += bytes as u64;
-        });
-        tracing::info!(%tenant, from = name.from, to = name.to, bytes, "entries were archived");
-        Ok(())
+        Ok(bytes as u64)
     }
 
-    /// What lies in the archive around a position.
-    async fn shelf(&self, tenant: TenantId, position: u64) -> Result<Shelf> {
-        let mut shelf = Shelf::default();
-        let folder = tenant.to_string();
-        let first = position.saturating_sub(MAX_ENTRIES);
-        let mut after = format!("{folder}/{first:016}");
-        loop {
-            let page = self.archive.list(&folder, &after).await?;
-            for path in &page {
-                let mut parts = path.splitn(3, '/').skip(1);
-                let name = parts.next().and_then(SegmentName::parse);
-                let Some(name) = name else { continue };
-                if name.from >= position {
-                    shelf.leftovers.entry(name).or_default().push(path.clone());
-                } else if name.to == position && parts.next() == Some(MANIFEST) {
-                    shelf.previous = shelf.previous.max(Some(name));
-                }
-            }
-            match page.last() {
-                Some(last) if page.len() == MAX_LISTED => after.clone_from(last),
-                _ => return Ok(shelf),
+    /// The files of a segment by their names, as far as they are there.
+    pub(super) async fn read(&self, paths: &[String]) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut files = BTreeMap::new();
+        for path in paths {
+            let file = path.splitn(3, '/').nth(2);
+            if let Some(file) = file
+                && let Some(bytes) = self.archive.get(path).await?
+            {
+                files.insert(file.to_owned(), bytes);
             }
         }
+        Ok(files)
     }
 
     /// The checkpoint of a segment, when there is one.
@@ -210,73 +215,71 @@ impl Archiver {
     /// # Errors
     /// [`ErrorKind::Corrupt`] when the log, of which `size` entries are signed, doesn't continue it: it was
     /// restored from an older copy.
-    async fn checkpoint(
+    pub(super) async fn checkpoint(
         &self,
         log: &TenantLog,
         name: SegmentName,
         size: u64,
-    ) -> Result<Option<Previous>> {
+    ) -> Result<Option<Signed>> {
         let path = format!("{}/{name}/{CHECKPOINT}", log.scope().tenant());
         let Some(found) = self.archive.get(&path).await? else {
             return Ok(None);
         };
-        let Some((previous, root)) = checkpoint_of(&found) else {
+        let Some((signed, root)) = checkpoint_of(&found) else {
             tracing::warn!(path, "no checkpoint: the next segment doesn't continue it");
             return Ok(None);
         };
+        self.continues(log, name, signed.size, root, size).await?;
+        Ok(Some(signed))
+    }
+
+    /// Refuses a segment under a head that the log, of which `known` entries are signed, doesn't continue.
+    pub(super) async fn continues(
+        &self,
+        log: &TenantLog,
+        name: SegmentName,
+        size: u64,
+        root: Hash,
+        known: u64,
+    ) -> Result<()> {
         let store = &**log.log.log_store();
-        if previous.size > size || root_of(store, log.scope(), 0..previous.size).await? != root {
+        if size > known || root_of(store, log.scope(), 0..size).await? != root {
             let message = format!("the log doesn't continue the one that was archived as {name}");
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
-        Ok(Some(previous))
-    }
-
-    /// Removes segments that this call wrote. Nobody prunes for their sake before the cursor is behind
-    /// them.
-    async fn discard_all(&self, tenant: TenantId, written: Vec<SegmentName>) -> Result<()> {
-        for name in written {
-            let paths = self.paths(tenant, name).await?;
-            self.discard(paths).await?;
-        }
         Ok(())
     }
 
-    /// The paths of a segment's files.
-    async fn paths(&self, tenant: TenantId, name: SegmentName) -> Result<Vec<String>> {
-        self.archive.list(&format!("{tenant}/{name}"), "").await
+    /// Removes segments that the caller wrote. Nobody prunes for their sake before the cursor is behind
+    /// them.
+    pub(super) async fn discard_all(
+        &self,
+        tenant: TenantId,
+        written: Vec<SegmentName>,
+    ) -> Result<()> {
+        for name in written {
+            let paths = self.archive.list(&format!("{tenant}/{name}"), "").await?;
+            self.discard(&paths).await?;
+        }
+        Ok(())
     }
 
     /// Removes the files of a segment: the manifest first, so that it is none any more.
-    async fn discard(&self, mut paths: Vec<String>) -> Result<()> {
-        paths.sort_by_key(|path| !path.ends_with(MANIFEST));
-        for path in paths {
-            self.archive.remove(&path).await?;
+    pub(super) async fn discard(&self, paths: &[String]) -> Result<()> {
+        let (manifest, others): (Vec<_>, Vec<_>) =
+            paths.iter().partition(|path| path.ends_with(MANIFEST));
+        for path in manifest.into_iter().chain(others) {
+            self.archive.remove(path).await?;
         }
         Ok(())
     }
-}
-
-/// What lies in an archive around a position.
-#[derive(Default)]
-struct Shelf {
-    /// The segment that ends there.
-    previous: Option<SegmentName>,
-    /// What an earlier try left behind it, with the paths of their files.
-    leftovers: BTreeMap<SegmentName, Vec<String>>,
 }
 
 /// Whether one of these positions lost anything since the log had a size.
 async fn erased_since(log: &TenantLog, size: u64, positions: &Range<u64>) -> Result<bool> {
-    let mut is_erased = false;
-    let filter = Filter::new().action("log.erase").from_seq(size);
-    each_control_entry(&**log.log.log_store(), log.scope(), &filter, |entry| {
-        if let Some(Control::Erase { entries, .. }) = entry.control() {
-            is_erased |= touches(&entries, positions);
-        }
-    })
-    .await?;
-    Ok(is_erased)
+    let filter = Filter::new().from_seq(size);
+    let erases = Erase::list(&**log.log.log_store(), log.scope(), filter).await?;
+    Ok(erases.iter().any(|erase| erase.touches(positions)))
 }
 
 fn manifest_of(files: &[(String, Vec<u8>)]) -> Vec<u8> {
@@ -286,22 +289,18 @@ fn manifest_of(files: &[(String, Vec<u8>)]) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-fn own_checkpoint(files: &[(String, Vec<u8>)], size: u64) -> Option<Previous> {
-    let (_, bytes) = files.iter().find(|(name, _)| name == CHECKPOINT)?;
-    let note = String::from_utf8(bytes.clone()).ok()?;
-    Some(Previous { size, note })
-}
-
-fn checkpoint_of(bytes: &[u8]) -> Option<(Previous, Hash)> {
+fn checkpoint_of(bytes: &[u8]) -> Option<(Signed, Hash)> {
     let note = std::str::from_utf8(bytes).ok()?.to_owned();
     let read = Note::parse(&note).ok()?;
     let checkpoint = Checkpoint::parse(read.text()).ok()?;
     let size = checkpoint.size();
-    Some((Previous { size, note }, checkpoint.root()))
+    Some((Signed { size, note }, checkpoint.root()))
 }
 
 /// Does what takes its time on a thread of its own.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|e| Error::new(ErrorKind::Internal, "archiving panicked").with_source(e))
 }

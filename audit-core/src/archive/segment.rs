@@ -1,15 +1,16 @@
-//! What a segment holds: composed from a snapshot, packed into files, checked when it was read back.
+//! What a segment holds: composed from a snapshot, packed into files, read back and checked; and
+//! composed anew, without what was erased since.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::Read as _;
 use std::ops::Range;
 
-use audit_tlog::evidence::{Composer, EvidenceLine, FolderManifest};
-use audit_tlog::folder::{self, LOG_ZST, MANIFEST, SegmentName, SplitFault, Splitter};
+use audit_tlog::evidence::{Composer, EvidenceLine, FolderManifest, LeafData, Record};
+use audit_tlog::folder::{self, CHECKPOINTS, LOG_ZST, MANIFEST, SegmentName, SplitFault, Splitter};
 use audit_tlog::leaf::leaf_hash;
 use audit_tlog::note::VerifyingKey;
-use audit_tlog::verify::{Options, verify_lines};
-use audit_tlog::{Control, Hash};
+use audit_tlog::verify::{Finding, Options, verify_lines};
+use audit_tlog::{Control, Group, Hash};
 use futures_util::StreamExt as _;
 use uuid::Uuid;
 
@@ -21,34 +22,105 @@ use crate::filter::Filter;
 use crate::scope::TenantScope;
 use crate::store::{LogStore, Snapshot};
 
+/// The most bytes of a segment's lines that are unpacked. Those of [`MAX_TEXT`] have no more than twice
+/// as many, and what explains their holes some.
+const MAX_LINES: u64 = 8 * MAX_TEXT as u64;
+
 /// A line and the leaf hash that the log has kept of it.
 type Line = (EvidenceLine<'static>, Hash);
 
-/// An `erase` entry: its position, and the ranges of positions that it names, both ends inclusive.
-type Erase = (u64, Vec<(u64, u64)>);
-
-/// Whether an `erase` entry names one of these positions.
-pub(super) fn touches(ranges: &[(u64, u64)], positions: &Range<u64>) -> bool {
-    ranges
-        .iter()
-        .any(|(from, to)| *from < positions.end && *to >= positions.start)
+/// What an `erase` entry says.
+#[derive(Debug, Clone)]
+pub(super) struct Erase {
+    /// Its position.
+    pub(super) seq: u64,
+    pub(super) groups: Vec<Group>,
+    /// Both ends inclusive.
+    pub(super) ranges: Vec<(u64, u64)>,
 }
 
-/// The checkpoint of the segment before.
-#[derive(Debug, Clone)]
-pub(super) struct Previous {
-    pub(super) size: u64,
-    pub(super) note: String,
+impl Erase {
+    /// The `erase` entries that match and are left, oldest first.
+    pub(super) async fn list(
+        store: &dyn LogStore,
+        scope: &TenantScope,
+        filter: Filter,
+    ) -> Result<Vec<Self>> {
+        let mut erases = Vec::new();
+        let filter = filter.action("log.erase");
+        each_control_entry(store, scope, &filter, |entry| {
+            if let Some(Control::Erase {
+                groups, entries, ..
+            }) = entry.control()
+            {
+                erases.push(Self {
+                    seq: entry.seq,
+                    groups,
+                    ranges: entries,
+                });
+            }
+        })
+        .await?;
+        Ok(erases)
+    }
+
+    /// Whether it names one of these positions.
+    pub(super) fn touches(&self, positions: &Range<u64>) -> bool {
+        self.ranges
+            .iter()
+            .any(|(from, to)| *from < positions.end && *to >= positions.start)
+    }
+}
+
+/// Which groups of the entries at some positions are gone.
+#[derive(Debug)]
+pub(super) struct Gone {
+    from: u64,
+    /// Of each position the groups, a bit each.
+    masks: Vec<u8>,
+}
+
+impl Gone {
+    /// What these entries say of positions, which are those of a segment at most.
+    pub(super) fn of(erases: &[Erase], positions: &Range<u64>) -> Self {
+        let from = positions.start;
+        let mut masks = vec![0; usize::try_from(positions.end - from).unwrap_or(0)];
+        for erase in erases {
+            let bits = erase.groups.iter();
+            let bits = bits.fold(0, |bits, group| bits | 1_u8 << group.index());
+            for (first, last) in &erase.ranges {
+                // An entry explains only what is below itself.
+                let end = (last + 1).min(erase.seq).min(positions.end);
+                for seq in (*first).max(from)..end {
+                    masks[(seq - from) as usize] |= bits;
+                }
+            }
+        }
+        Self { from, masks }
+    }
+
+    /// Takes from a line what is gone. Whether it showed any of that.
+    pub(super) fn take_from(&self, line: &mut EvidenceLine<'_>) -> bool {
+        let at = line.seq.checked_sub(self.from);
+        let at = at.and_then(|at| usize::try_from(at).ok());
+        let mask = at.and_then(|at| self.masks.get(at)).copied().unwrap_or(0);
+        let mut is_changed = false;
+        for group in Group::ALL {
+            if mask >> group.index() & 1 == 1 {
+                is_changed |= line.disclosures[group.index()].take().is_some();
+            }
+        }
+        is_changed
+    }
 }
 
 /// What segments are made of: one moment of a log, under one checkpoint.
 pub(super) struct Source<'a> {
     store: &'a dyn LogStore,
     scope: &'a TenantScope,
-    snapshot: &'a dyn Snapshot,
     begun: Exported,
-    /// Positions outside the archived ones whose entries belong into every segment: those that say
-    /// that the key or the epoch changed, and the one that explains what is pruned.
+    /// Positions outside the archived ones whose leaf data belongs into every segment: those that say
+    /// that the key or the epoch changed, and of new ones what explains what is pruned.
     always: BTreeSet<u64>,
     /// What explains the holes in the archived ones.
     erases: Vec<Erase>,
@@ -59,73 +131,120 @@ impl<'a> Source<'a> {
     pub(super) async fn open(
         store: &'a dyn LogStore,
         scope: &'a TenantScope,
-        snapshot: &'a dyn Snapshot,
         begun: Exported,
         positions: &Range<u64>,
     ) -> Result<Self> {
-        let head = snapshot.head();
         let keys = begun.handovers.iter().map(|(seq, _)| *seq);
         // Without the epochs a verifier doesn't know the checkpoint's name.
         let epochs = begun.epochs.iter().copied();
-        let always: BTreeSet<u64> = keys.chain(epochs).chain(head.pruned_by).collect();
-        let mut explained = always.clone();
-        let mut erases = Vec::new();
-        let filter = Filter::new().action("log.erase").to_seq(head.size());
-        each_control_entry(store, scope, &filter, |entry| {
-            if let Some(Control::Erase { entries, .. }) = entry.control()
-                && (touches(&entries, positions) || touch_any(&entries, &explained))
-            {
-                explained.insert(entry.seq);
-                erases.push((entry.seq, entries));
-            }
-        })
-        .await?;
+        let always = keys.chain(epochs).collect();
+        let filter = Filter::new().to_seq(begun.manifest.size);
+        let mut erases = Erase::list(store, scope, filter).await?;
+        erases.retain(|erase| erase.touches(positions));
         Ok(Self {
             store,
             scope,
-            snapshot,
             begun,
             always,
             erases,
         })
     }
 
+    /// The size of the checkpoint.
+    pub(super) fn size(&self) -> u64 {
+        self.begun.manifest.size
+    }
+
+    /// The root at that size.
+    pub(super) fn root(&self) -> Hash {
+        self.begun.manifest.root
+    }
+
+    /// What the checkpoint says.
+    pub(super) fn note(&self) -> &str {
+        &self.begun.checkpoint.note
+    }
+
     /// The evidence stream of a segment of the positions from `from` on: up to `end`, or as many as a
-    /// segment has.
+    /// segment has. `earlier` are checkpoints that it is shown to continue, notes by their size.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] when a position has no entry, or one that differs from its hash.
     pub(super) async fn compose(
         &self,
+        snapshot: &dyn Snapshot,
         from: u64,
         end: u64,
         id: Uuid,
-        previous: Option<&Previous>,
+        earlier: &BTreeMap<u64, String>,
     ) -> Result<(SegmentName, String)> {
-        let lines = self.lines(from..end).await?;
+        let lines = self.lines(snapshot, from..end).await?;
         let to = from + lines.len() as u64;
         let name = SegmentName { from, to, id };
-        let mut cuts: BTreeSet<u64> = previous.map(|previous| previous.size).into_iter().collect();
-        for (line, _) in &lines {
+        let mut others = self.others(&name);
+        others.extend(snapshot.head().pruned_by);
+        let others = self.leaves(&name, others, BTreeMap::new()).await?;
+        let text = self.write(&name, lines, others, earlier).await?;
+        Ok((name, text))
+    }
+
+    /// The evidence stream of a segment in place of one: the same positions, without what was erased
+    /// since.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when the log's hashes are others.
+    pub(super) async fn renew(
+        &self,
+        old: &Kept,
+        id: Uuid,
+        earlier: &BTreeMap<u64, String>,
+    ) -> Result<(SegmentName, String)> {
+        let name = SegmentName { id, ..old.name };
+        let gone = self.gone(&name.positions());
+        let (mut lines, mut known) = (Vec::new(), BTreeMap::new());
+        for mut line in old.lines() {
+            if !name.positions().contains(&line.seq) {
+                known.insert(line.seq, line.leaf.into_owned());
+                continue;
+            }
+            gone.take_from(&mut line);
+            let hash = leaf_hash(line.leaf.as_bytes());
+            lines.push((line.into_owned(), hash));
+        }
+        let mut others = self.others(&name);
+        others.extend(known.keys());
+        let others = self.leaves(&name, others, known).await?;
+        let text = self.write(&name, lines, others, earlier).await?;
+        Ok((name, text))
+    }
+
+    /// What is gone of these positions.
+    pub(super) fn gone(&self, positions: &Range<u64>) -> Gone {
+        Gone::of(&self.erases, positions)
+    }
+
+    /// Writes the lines of a segment, in their order, and what stands for the rest of the log.
+    async fn write(
+        &self,
+        name: &SegmentName,
+        lines: Vec<Line>,
+        others: Vec<Line>,
+        earlier: &BTreeMap<u64, String>,
+    ) -> Result<String> {
+        let mut cuts: BTreeSet<u64> = earlier.keys().copied().collect();
+        for (line, _) in lines.iter().chain(&others) {
             cuts.extend(pruned_end(line));
         }
-        let (mut before, mut after) = (Vec::new(), Vec::new());
-        for seq in self.others(&name) {
-            let Some(line) = self.other(seq).await? else {
-                continue;
-            };
-            cuts.extend(pruned_end(&line.0));
-            match seq < from {
-                true => before.push(line),
-                false => after.push(line),
-            }
-        }
+        let behind = others.partition_point(|(line, _)| line.seq < name.from);
+        let mut before = others;
+        let after = before.split_off(behind);
 
         let mut begun = self.begun.clone();
         begun.manifest.filter = Some(name.filter());
+        // Of the entries around it a segment has leaf data alone, lest a person outlive an erasure there.
+        begun.manifest.withheld = Group::ALL.to_vec();
         let mut text = String::new();
-        let previous = previous.map(|previous| (previous.size, previous.note.as_str()));
-        let composer = begun.write_head(previous, &mut text);
+        let composer = begun.write_head(earlier, &mut text);
         let mut composer = composer.map_err(|fault| broken(self.scope, fault))?;
         let mut at = 0;
         for (line, hash) in before.into_iter().chain(lines).chain(after) {
@@ -141,15 +260,15 @@ impl<'a> Source<'a> {
         composer
             .finish(&mut text)
             .map_err(|fault| broken(self.scope, fault))?;
-        Ok((name, text))
+        Ok(text)
     }
 
     /// The entries of the segment itself.
-    async fn lines(&self, positions: Range<u64>) -> Result<Vec<Line>> {
+    async fn lines(&self, snapshot: &dyn Snapshot, positions: Range<u64>) -> Result<Vec<Line>> {
         let corrupt = |seq| Error::corrupt(self.scope.tenant(), seq);
         let end = positions.end.min(positions.start + MAX_ENTRIES);
         let filter = Filter::new().from_seq(positions.start).to_seq(end);
-        let mut evidence = self.snapshot.evidence(&filter).await?;
+        let mut evidence = snapshot.evidence(&filter).await?;
         let (mut lines, mut length, mut next) = (Vec::new(), 0, positions.start);
         while length < MAX_TEXT
             && let Some(found) = evidence.next().await.transpose()?
@@ -172,36 +291,47 @@ impl<'a> Source<'a> {
         Ok(lines)
     }
 
-    /// The positions outside a segment of which it has the entries, in order.
+    /// The positions outside a segment that belong into it whenever it is written.
     fn others(&self, name: &SegmentName) -> BTreeSet<u64> {
         let positions = name.positions();
-        let mut others = self.always.clone();
-        for (seq, ranges) in &self.erases {
-            if touches(ranges, &positions) || touch_any(ranges, &others) {
-                others.insert(*seq);
-            }
-        }
-        others.retain(|seq| !positions.contains(seq));
-        others
+        let erases = self
+            .erases
+            .iter()
+            .filter(|erase| erase.touches(&positions))
+            .map(|erase| erase.seq);
+        self.always.iter().copied().chain(erases).collect()
     }
 
-    /// An entry from outside the segment: of one that is pruned, what is left.
-    async fn other(&self, seq: u64) -> Result<Option<Line>> {
-        if seq < self.snapshot.head().pruned_below {
-            let left = self.store.leaves(self.scope, seq..seq + 1).await?.pop();
-            return Ok(left.map(|(seq, leaf)| {
-                let hash = leaf_hash(leaf.as_bytes());
-                let line = EvidenceLine {
-                    seq,
-                    leaf: leaf.into(),
-                    disclosures: Default::default(),
-                };
-                (line, hash)
-            }));
+    /// The leaf data at positions outside a segment: as it is known, or the store has it. Of what is
+    /// pruned the store has that of changes of keys and of the epoch.
+    async fn leaves(
+        &self,
+        name: &SegmentName,
+        positions: BTreeSet<u64>,
+        mut known: BTreeMap<u64, String>,
+    ) -> Result<Vec<Line>> {
+        let mut lines = Vec::with_capacity(positions.len());
+        for seq in positions {
+            if name.positions().contains(&seq) {
+                continue;
+            }
+            let leaf = match known.remove(&seq) {
+                Some(leaf) => Some(leaf),
+                None => {
+                    let found = self.store.leaves(self.scope, seq..seq + 1).await?;
+                    found.into_iter().next().map(|(_, leaf)| leaf)
+                }
+            };
+            let Some(leaf) = leaf else { continue };
+            let hash = leaf_hash(leaf.as_bytes());
+            let line = EvidenceLine {
+                seq,
+                leaf: leaf.into(),
+                disclosures: Default::default(),
+            };
+            lines.push((line, hash));
         }
-        let filter = Filter::new().from_seq(seq).to_seq(seq + 1);
-        let found = self.snapshot.evidence(&filter).await?.next().await;
-        Ok(found.transpose()?.map(line))
+        Ok(lines)
     }
 
     /// Writes what stands for positions that the segment doesn't have, with a mark at each cut.
@@ -222,16 +352,9 @@ impl<'a> Source<'a> {
     }
 }
 
-fn touch_any(ranges: &[(u64, u64)], positions: &BTreeSet<u64>) -> bool {
-    ranges
-        .iter()
-        .any(|(from, to)| positions.range(from..=to).next().is_some())
-}
-
 /// Where a prune ended, if the line is one: a verifier compares the root there.
 fn pruned_end(line: &EvidenceLine<'_>) -> Option<u64> {
-    let leaf = audit_tlog::evidence::LeafData::parse(&line.leaf).ok()?;
-    match leaf.control {
+    match LeafData::parse(&line.leaf).ok()?.control {
         Some(Control::Prune { below, .. }) => Some(below),
         _ => None,
     }
@@ -277,6 +400,107 @@ pub(super) fn pack(text: &str) -> Result<Files> {
     Ok(files)
 }
 
+/// A segment that was read from an archive: its files are those that its manifest lists.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) name: SegmentName,
+    listing: FolderManifest,
+    /// The lines before the first position.
+    head: String,
+    findings: Vec<Finding>,
+    /// The others.
+    text: String,
+}
+
+impl Kept {
+    /// Opens what was read of a segment. It takes its time.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when it is not what its manifest lists.
+    pub(super) fn open(name: SegmentName, mut files: BTreeMap<String, Vec<u8>>) -> Result<Self> {
+        let altered = |what: &str| {
+            let message =
+                format!("the archive doesn't give back what it was given: {what} of {name}");
+            Error::new(ErrorKind::Unavailable, message)
+        };
+        let listing = files.get(MANIFEST);
+        let listing = listing.and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let listing = listing.and_then(|text| FolderManifest::parse(text).ok());
+        let listing = listing.ok_or_else(|| altered(MANIFEST))?;
+        for file in &listing.files {
+            let bytes = files.get(&file.name);
+            if bytes.is_none_or(|bytes| folder::listed(&file.name, bytes) != *file) {
+                return Err(altered(&file.name));
+            }
+        }
+        let packed = files.remove(LOG_ZST).unwrap_or_default();
+        let opened = folder::open(&listing, |name| {
+            let bytes = files.remove(name).unwrap_or_default();
+            String::from_utf8(bytes)
+        });
+        let unreadable = |_| altered(LOG_ZST);
+        let decoder = zstd::Decoder::new(packed.as_slice()).map_err(unreadable)?;
+        let mut text = String::new();
+        let mut lines = decoder.take(MAX_LINES);
+        lines.read_to_string(&mut text).map_err(unreadable)?;
+        if lines.limit() == 0 {
+            return Err(altered(LOG_ZST));
+        }
+        Ok(Self {
+            name,
+            listing,
+            head: opened.head,
+            findings: opened.findings,
+            text,
+        })
+    }
+
+    /// The size of its checkpoint.
+    pub(super) fn size(&self) -> u64 {
+        self.listing.manifest.size
+    }
+
+    /// The sizes of the earlier checkpoints that it has.
+    pub(super) fn earlier(&self) -> BTreeSet<u64> {
+        let names = self.listing.files.iter().map(|file| file.name.as_str());
+        let sizes = names.filter_map(|name| name.strip_prefix(CHECKPOINTS)?.strip_prefix('/'));
+        sizes.filter_map(|size| size.parse().ok()).collect()
+    }
+
+    /// The entries in it, in the order of their positions: its own, and of others what is left.
+    pub(super) fn lines(&self) -> impl Iterator<Item = EvidenceLine<'_>> {
+        self.text.lines().filter_map(|line| {
+            let Ok(Record::Entry(line)) = Record::parse(line) else {
+                return None;
+            };
+            Some(line)
+        })
+    }
+
+    /// Judges it as an auditor would, and returns the root that its lines lead to; else what is wrong.
+    /// Without keys it is for the caller to know whose the root is. It takes its time.
+    pub(super) fn judge(&self, keys: Vec<VerifyingKey>) -> Result<Hash, String> {
+        let options = Options {
+            partial: true,
+            keys,
+            // As many as a segment can have.
+            max_holes: usize::MAX,
+            ..Options::default()
+        };
+        let report = verify_lines(self.head.lines().chain(self.text.lines()), options);
+        if let Some(finding) = self.findings.first().or(report.findings.first()) {
+            return Err(finding.to_string());
+        }
+        if let Some(hole) = report.withheld_within(&self.name.positions()) {
+            return Err(format!(
+                "positions {} to {} are not in it",
+                hole.from, hole.to
+            ));
+        }
+        report.root.ok_or_else(|| "it leads to no root".to_owned())
+    }
+}
+
 /// What a segment that was read back has to prove.
 #[derive(Debug, Clone)]
 pub(super) struct Demands {
@@ -287,8 +511,6 @@ pub(super) struct Demands {
     pub(super) key: VerifyingKey,
     /// The root that its lines lead to.
     pub(super) root: Hash,
-    /// The length of its lines.
-    pub(super) length: usize,
 }
 
 /// Judges a segment that was read back as an auditor would. It takes its time.
@@ -296,60 +518,63 @@ pub(super) struct Demands {
 /// # Errors
 /// [`ErrorKind::Unavailable`] when it is not what was written; [`ErrorKind::Corrupt`] when it is, and
 /// proves less than was demanded: what the log holds is not what it signed.
-pub(super) fn check(demands: &Demands, mut files: BTreeMap<String, Vec<u8>>) -> Result<()> {
+pub(super) fn check(demands: &Demands, files: BTreeMap<String, Vec<u8>>) -> Result<()> {
     let name = demands.name;
-    let altered = |what: &str| {
-        let message = format!("the archive doesn't give back what it was given: {what} of {name}");
-        Error::new(ErrorKind::Unavailable, message)
-    };
     if files.get(MANIFEST) != Some(&demands.manifest) {
-        return Err(altered(MANIFEST));
+        let message =
+            format!("the archive doesn't give back what it was given: {MANIFEST} of {name}");
+        return Err(Error::new(ErrorKind::Unavailable, message));
     }
-    let listing = std::str::from_utf8(&demands.manifest).ok();
-    let listing = listing.and_then(|text| FolderManifest::parse(text).ok());
-    let listing = listing.ok_or_else(|| altered(MANIFEST))?;
-    for file in &listing.files {
-        let bytes = files.get(&file.name);
-        if bytes.is_none_or(|bytes| folder::listed(&file.name, bytes) != *file) {
-            return Err(altered(&file.name));
+    let kept = Kept::open(name, files)?;
+    let wrong = match kept.judge(vec![demands.key.clone()]) {
+        Ok(root) if root == demands.root => return Ok(()),
+        Ok(_) => "it leads to another root".to_owned(),
+        Err(wrong) => wrong,
+    };
+    let message = format!("what would be archived as {name} is not verified: {wrong}");
+    Err(Error::new(ErrorKind::Corrupt, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(seq: u64) -> EvidenceLine<'static> {
+        EvidenceLine {
+            seq,
+            leaf: "".into(),
+            disclosures: [const { Some(std::borrow::Cow::Borrowed("d")) }; 7],
         }
     }
-    let packed = files.remove(LOG_ZST).unwrap_or_default();
-    let opened = folder::open(&listing, |name| {
-        let bytes = files.remove(name).unwrap_or_default();
-        String::from_utf8(bytes)
-    });
-    let unreadable = |_| altered(LOG_ZST);
-    let decoder = zstd::Decoder::new(packed.as_slice()).map_err(unreadable)?;
-    let mut broken = None;
-    let limit = demands.length as u64;
-    let lines = BufReader::new(decoder.take(limit)).split(b'\n');
-    let lines = lines.map_while(|line| line.map_err(|e| broken = Some(e)).ok());
-    let head = opened.head.lines().map(|line| line.as_bytes().to_vec());
-    let options = Options {
-        partial: true,
-        keys: vec![demands.key.clone()],
-        // As many as a segment can have.
-        max_holes: usize::MAX,
-        ..Options::default()
-    };
-    let report = verify_lines(head.chain(lines), options);
-    if broken.is_some() {
-        return Err(altered(LOG_ZST));
-    }
-    let finding = opened.findings.first().or(report.findings.first());
-    let wrong = match finding {
-        Some(finding) => Some(finding.to_string()),
-        None if report.root != Some(demands.root) => Some("it leads to another root".to_owned()),
-        None => report
-            .withheld_within(&name.positions())
-            .map(|hole| format!("positions {} to {} are not in it", hole.from, hole.to)),
-    };
-    match wrong {
-        None => Ok(()),
-        Some(wrong) => {
-            let message = format!("what would be archived as {name} is not verified: {wrong}");
-            Err(Error::new(ErrorKind::Corrupt, message))
+
+    #[test]
+    fn a_line_loses_what_a_later_entry_names_and_nothing_else() {
+        let erase = |seq, groups: &[Group], ranges: &[(u64, u64)]| Erase {
+            seq,
+            groups: groups.to_vec(),
+            ranges: ranges.to_vec(),
+        };
+        let erases = [
+            // An entry says nothing of what is not below itself.
+            erase(14, &[Group::Reason], &[(3, 10), (13, 20)]),
+            erase(30, &[Group::Actor], &[(0, 3), (12, 12), (19, 40)]),
+        ];
+        let gone = Gone::of(&erases, &(10..20));
+        for seq in 0..40 {
+            let mut line = shown(seq);
+            let lost: &[Group] = match seq {
+                10 | 13 => &[Group::Reason],
+                12 | 19 => &[Group::Actor],
+                _ => &[],
+            };
+            assert_eq!(gone.take_from(&mut line), !lost.is_empty(), "{seq}");
+            for group in Group::ALL {
+                let is_shown = line.disclosures[group.index()].is_some();
+                assert_eq!(is_shown, !lost.contains(&group), "{seq} {group}");
+            }
+            assert!(!gone.take_from(&mut line), "{seq}: once");
         }
+        let touched = erases.iter().map(|erase| erase.touches(&(11..13)));
+        assert_eq!(touched.collect::<Vec<_>>(), [false, true]);
     }
 }

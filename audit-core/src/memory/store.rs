@@ -562,6 +562,8 @@ impl LogStore for MemoryStore {
         let log = state.log_mut(scope.tenant())?;
         log.tenant.status.admit_read(scope.tenant())?;
         log.protection().admit_erasure(scope.tenant())?;
+        let pruned_below = log.head.pruned_below;
+        erasure.admit_pruned(pruned_below)?;
         let mut below = u64::MAX;
         if let Some(step) = &erasure.step {
             match log.erasures.get(&step.id) {
@@ -577,13 +579,13 @@ impl LogStore for MemoryStore {
             .filter_map(|known| log.row(known.seq))
             .map(|row| StoredEntry::clone(row))
             .collect();
-        let plan = plan_erasure(scope.tenant(), targets, erasure, now);
+        let plan = plan_erasure(scope.tenant(), targets, erasure, pruned_below, now);
+        let entries = plan.entries();
         let mut receipts = Vec::new();
         if !plan.controls.is_empty() {
             let controls = Batch::new(scope.clone(), plan.controls);
             receipts = log.append_own(&controls, now, mark)?;
         }
-        let entries = plan.changed.len() as u64;
         if let Some(step) = &erasure.step
             && let Some(job) = log.erasures.get_mut(&step.id)
         {

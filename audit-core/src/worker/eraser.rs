@@ -1,24 +1,26 @@
 //! Erases what was asked for, step by step, and what is appended late although it should be gone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_tlog::Timestamp;
+use audit_tlog::{Group, Timestamp};
 
 use super::followed::Paused;
 use super::{POLL, Worker, is_closed, pause_after};
+use crate::archive::{Archiver, CONSUMER, ERASURES, Wanted};
 use crate::erasure::{
     ErasureJob, ErasureMark, ErasureRequest, ErasureStep, ErasureStore, LATE_MICROS, Selection,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Filter;
 use crate::id::{ErasureId, EventId, TenantId};
-use crate::log::Inner;
+use crate::log::{AuditLog, Inner, TenantLog};
 use crate::page::PageRequest;
 use crate::prepare::{Act, Batch, PreparedEvent};
 use crate::scope::{Permission, Permissions, TenantScope};
-use crate::store::Erasure;
+use crate::store::{Erasure, Lookup};
 
 /// How often the eraser looks when nothing woke it.
 const ERASE_POLL: Duration = Duration::from_secs(5);
@@ -88,8 +90,8 @@ async fn round(worker: &Worker, erasures: &dyn ErasureStore, paused: &mut Paused
                 continue;
             }
             match step(&worker.log, job).await {
-                Ok(()) => {
-                    went_on = true;
+                Ok(moved) => {
+                    went_on |= moved;
                     paused.forgive(job.tenant);
                 }
                 // It was closed a moment ago, and is told again once it is open.
@@ -117,24 +119,49 @@ async fn round(worker: &Worker, erasures: &dyn ErasureStore, paused: &mut Paused
 }
 
 /// What the next step of a job takes.
+#[derive(Default)]
 struct Share {
     ids: Vec<EventId>,
+    /// Pruned positions, and what their archived copies lose.
+    archived: Vec<(u64, Vec<Group>)>,
     next: u64,
 }
 
-async fn step(log: &Inner, job: &ErasureJob) -> Result<()> {
+/// Takes the next step of a job. False when it waits for the archive to follow, and nothing else is left
+/// to do.
+async fn step(log: &Arc<Inner>, job: &ErasureJob) -> Result<bool> {
     let scope = scope_of(job);
+    let shelved = Shelved::of(log, job).await?;
+    let is_through = job.next >= job.end;
+    if let Some(shelved) = &shelved
+        && is_through
+        && !shelved.archiver.has_followed(&shelved.log).await?
+    {
+        return match &log.signing {
+            Some(_) => Ok(false),
+            None => {
+                let waits = "it waits for the process that signs to take it out of the archive";
+                Err(Error::new(ErrorKind::Unavailable, waits))
+            }
+        };
+    }
     let share = match &job.selection {
-        Some(Selection::Ids(ids)) => share_of_ids(ids, job.next),
-        Some(Selection::Matching(filter)) => {
-            match share_by_list(log, &scope, job, filter).await {
+        Some(Selection::Ids(ids)) => match &shelved {
+            Some(shelved) => shelved.share_of_ids(log, &scope, job, ids).await?,
+            None => share_of_ids(ids, job.next),
+        },
+        Some(Selection::Matching(filter)) => match &shelved {
+            Some(shelved) if job.next < shelved.positions.end => {
+                shelved.share_by_filter(job, filter).await?
+            }
+            _ => match share_by_list(log, &scope, job, filter).await {
                 // One damaged entry doesn't stop an erasure: it is matched as it stands.
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     share_by_read(log, &scope, job, filter).await?
                 }
                 share => share?,
-            }
-        }
+            },
+        },
         None => {
             let unread = "what is to be erased can't be read: a newer program has to do it";
             return Err(Error::new(ErrorKind::Unavailable, unread));
@@ -144,14 +171,115 @@ async fn step(log: &Inner, job: &ErasureJob) -> Result<()> {
         id: job.id,
         from: job.next,
         next: share.next,
-        done: share.next >= job.end,
+        // With an archive it is done a step later, when that has followed.
+        done: share.next >= job.end && (is_through || shelved.is_none()),
     };
-    let erasure = erasure_of(log, &scope, job, share.ids)?.step(taken);
+    let mut erasure = erasure_of(log, &scope, job, share.ids)?.step(taken);
+    if let Some(shelved) = &shelved {
+        // What is pruned meanwhile would be found neither in the log nor, before, in the archive.
+        erasure = erasure
+            .archived(share.archived)
+            .pruned_below(shelved.pruned_below);
+    }
     let erased = log.store.erase(&scope, &erasure).await?;
     if erased.entries > 0 {
         log.bell.ring(job.tenant);
     }
-    Ok(())
+    Ok(true)
+}
+
+/// What a job looks through in the archive.
+struct Shelved<'a> {
+    archiver: &'a Archiver,
+    log: TenantLog,
+    pruned_below: u64,
+    /// Those that are the job's subject.
+    positions: Range<u64>,
+}
+
+impl<'a> Shelved<'a> {
+    /// None where nothing is archived.
+    async fn of(log: &'a Arc<Inner>, job: &ErasureJob) -> Result<Option<Self>> {
+        let Some(archiver) = &log.archive else {
+            return Ok(None);
+        };
+        // What nobody signs isn't archived either, or was by another process.
+        if log.signing.is_none() && log.store.cursor(job.tenant, CONSUMER).await? == 0 {
+            return Ok(None);
+        }
+        let trusted = TenantScope::trusted(job.tenant, ERASURES);
+        let pruned_below = log.store.head(&trusted).await?.pruned_below;
+        let inner = Arc::clone(log);
+        Ok(Some(Self {
+            archiver,
+            log: AuditLog { inner }.tenant(trusted),
+            pruned_below,
+            positions: 0..pruned_below.min(job.below),
+        }))
+    }
+
+    /// Of one segment all that matches: no row changes for it.
+    async fn share_by_filter(&self, job: &ErasureJob, filter: &Filter) -> Result<Share> {
+        let end = self.positions.end;
+        let from = filter.from_seq.unwrap_or(0).clamp(job.next, end);
+        let to = filter.to_seq.map_or(end, |to| to.clamp(from, end));
+        let wanted = Arc::new(Wanted::Matching(filter.clone()));
+        let (archived, next) = self
+            .archiver
+            .search(&self.log, from..to, &wanted, &job.groups)
+            .await?;
+        Ok(Share {
+            archived,
+            next: if next < to { next } else { end },
+            ..Share::default()
+        })
+    }
+
+    /// As many ids as a step takes of the log; those that are pruned before or among them are looked for
+    /// in the archive, all at once.
+    async fn share_of_ids(
+        &self,
+        log: &Inner,
+        scope: &TenantScope,
+        job: &ErasureJob,
+        ids: &[EventId],
+    ) -> Result<Share> {
+        let from = usize::try_from(job.next).unwrap_or(usize::MAX);
+        let mut share = Share {
+            next: job.next,
+            ..Share::default()
+        };
+        let mut pruned = HashSet::new();
+        for id in ids.iter().skip(from) {
+            if share.ids.len() == STEP_IDS {
+                break;
+            }
+            match log.store.get(scope, std::slice::from_ref(id)).await {
+                Ok(found) if matches!(found[..], [Lookup::Pruned { .. }]) => {
+                    pruned.insert(*id);
+                }
+                Ok(_) => share.ids.push(*id),
+                // It is there, and can be erased all the same.
+                Err(error) if error.kind() == ErrorKind::Corrupt => share.ids.push(*id),
+                Err(error) => return Err(error),
+            }
+            share.next += 1;
+        }
+        if pruned.is_empty() {
+            return Ok(share);
+        }
+        let wanted = Arc::new(Wanted::Ids(pruned));
+        let mut rest = self.positions.clone();
+        while !rest.is_empty() {
+            let (found, next) = self
+                .archiver
+                .search(&self.log, rest.clone(), &wanted, &job.groups)
+                .await?;
+            share.archived.extend(found);
+            rest.start = next;
+        }
+        Ok(share)
+    }
 }
 
 /// What the worker may do in the name of whoever asked.
@@ -177,6 +305,7 @@ fn share_of_ids(ids: &[EventId], from: u64) -> Share {
     Share {
         ids: ids.to_vec(),
         next: (from + ids.len()) as u64,
+        ..Share::default()
     }
 }
 
@@ -197,8 +326,8 @@ async fn share_by_list(
     let page = PageRequest::first().ascending().limit(STEP_ENTRIES);
     let found = log.store.list(scope, &within, &page).await?.items;
     let mut share = Share {
-        ids: Vec::new(),
         next: to,
+        ..Share::default()
     };
     let mut bytes = 0;
     for entry in &found {
@@ -221,8 +350,8 @@ async fn share_by_read(
 ) -> Result<Share> {
     let found = log.store.read(scope, job.next, STEP_ENTRIES).await?;
     let mut share = Share {
-        ids: Vec::new(),
         next: job.end,
+        ..Share::default()
     };
     for entry in found.iter().take_while(|entry| entry.seq < job.end) {
         if filter.matches(entry) {

@@ -1,6 +1,8 @@
 //! The workers: what follows the log, drains queue and outbox, compares the index with the log, signs
-//! heads and keeps the log over them, looks after retention, erases what was asked for, and sweeps what was pruned.
+//! heads and keeps the log over them, looks after retention, erases what was asked for, in the archive too,
+//! and sweeps what was pruned.
 
+mod archive;
 mod consumer;
 mod deployment;
 mod eraser;
@@ -24,6 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::archive::ERASURES;
 use crate::error::{Error, ErrorKind};
 use crate::log::Inner;
 pub use deployment::{DeploymentStatus, WitnessStatus};
@@ -150,6 +153,10 @@ impl Workers {
             let context = workers.context(&log, "deployment".into());
             let work = deployment::run(context, signing, deployment);
             workers.spawn("deployment".into(), work);
+        }
+        if log.archive.is_some() && log.signing.is_some() {
+            let context = workers.context(&log, ERASURES.into());
+            workers.spawn(context.name.clone(), archive::run(context));
         }
         let context = workers.context(&log, "retention".into());
         workers.spawn(context.name.clone(), retention::run(context));

@@ -1,5 +1,7 @@
 //! Nothing is pruned that isn't archived first, whatever fails on the way.
 
+mod erasing;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +14,7 @@ use audit_core::retention::Retention;
 use audit_core::tlog::checkpoint::Origin;
 use audit_core::tlog::evidence::FolderManifest;
 use audit_core::tlog::folder::{self, LOG_ZST, MANIFEST, SegmentName};
-use audit_core::tlog::note::SigningKey;
+use audit_core::tlog::note::{Note, SigningKey};
 use audit_core::tlog::verify::{Options, Report, verify_lines};
 use audit_core::{
     Archive, AuditLog, Basis, CheckpointStore as _, Clock as _, Error, ErrorKind, Event, EventId,
@@ -210,8 +212,8 @@ impl Stage {
         self.reader().head().await.unwrap().pruned_below
     }
 
-    /// The segments, each verified by itself from the archive alone.
-    async fn segments(&self) -> Vec<(SegmentName, Report)> {
+    /// The files of the segments that were written to the end.
+    async fn files(&self) -> Vec<(SegmentName, BTreeMap<String, Vec<u8>>)> {
         let mut files: BTreeMap<SegmentName, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
         let folder = tenant().to_string();
         for path in self.archive.inner.list(&folder, "").await.unwrap() {
@@ -224,7 +226,15 @@ impl Stage {
         let whole = files
             .into_iter()
             .filter(|(_, files)| files.contains_key(MANIFEST));
-        whole.map(|(name, files)| (name, judged(&files))).collect()
+        whole.collect()
+    }
+
+    /// The segments, each verified by itself from the archive alone.
+    async fn segments(&self) -> Vec<(SegmentName, Report)> {
+        let files = self.files().await.into_iter();
+        files
+            .map(|(name, files)| (name, judged(&files, Vec::new())))
+            .collect()
     }
 
     /// That the segments are all positions below this one, once and in order.
@@ -242,7 +252,7 @@ impl Stage {
     }
 }
 
-fn judged(files: &BTreeMap<String, Vec<u8>>) -> Report {
+fn judged(files: &BTreeMap<String, Vec<u8>>, known: Vec<Note>) -> Report {
     let text = |name: &str| String::from_utf8(files[name].clone()).unwrap();
     let listing = FolderManifest::parse(&text(MANIFEST)).unwrap();
     let opened = folder::open(&listing, |name| Ok::<_, Error>(text(name)));
@@ -254,6 +264,7 @@ fn judged(files: &BTreeMap<String, Vec<u8>>) -> Report {
     let options = Options {
         partial: true,
         keys: vec![key().renamed(&name).unwrap().verifying_key().clone()],
+        known,
         ..Options::default()
     };
     verify_lines(opened.head.lines().chain(log.lines()), options)

@@ -144,7 +144,8 @@ impl Erasures {
     /// Needs `erase`. Destroys groups of the selected entries' fields. The leaves stay, so that proofs
     /// still hold, and control entries say what was destroyed. A worker does it step by step; entries
     /// that are recorded later are not touched. By `ids` or `user_id` it reaches events that were
-    /// accepted before and still wait in a queue or an outbox, too. Refused (409), a dry run too, while
+    /// accepted before and still wait in a queue or an outbox, too. With an archive it reaches entries that
+    /// were pruned and archived. Refused (409), a dry run too, while
     /// a legal hold is open. A dry run by `user_id` or `filter` needs `read` as well.
     #[oai(
         path = "/erasures",
@@ -188,7 +189,7 @@ impl Erasures {
     /// Read an erasure
     ///
     /// Needs `erase`. How far it is, on what grounds and on whose behalf it is done; never whom it is
-    /// about.
+    /// about. With an archive it is `done` when what was erased has left that as well.
     #[oai(
         path = "/erasures/:id",
         method = "get",
