@@ -15,7 +15,8 @@
 //! With an archive, [`TenantLog::prune`](crate::TenantLog::prune) archives first what would go, reads
 //! it back, verifies it as an auditor would, and moves the cursor of the required consumer
 //! [`CONSUMER`], which no prune passes. Only then it prunes. Whatever fails or is killed on the way
-//! leaves the entries where they are.
+//! leaves the entries where they are. So does [`AuditLog::end_tenant`](crate::AuditLog::end_tenant), with all
+//! that is left of a log.
 
 mod archiver;
 mod segment;
@@ -27,7 +28,7 @@ use async_trait::async_trait;
 use crate::error::Result;
 
 pub use archiver::ArchiveStatus;
-pub(crate) use archiver::Archiver;
+pub(crate) use archiver::{AT_ONCE, Archiver};
 
 /// The most entries of a segment.
 pub const MAX_ENTRIES: u64 = 65_536;

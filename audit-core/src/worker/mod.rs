@@ -1,5 +1,6 @@
 //! The workers: what follows the log, drains queue and outbox, compares the index with the log, signs
-//! heads and keeps the log over them, looks after retention, erases what was asked for, and sweeps what was pruned.
+//! heads and keeps the log over them, looks after retention, erases what was asked for, ends tenants, and
+//! sweeps what was pruned.
 
 mod consumer;
 mod deployment;
@@ -7,6 +8,7 @@ mod eraser;
 mod followed;
 mod indexer;
 mod ingest;
+mod offboarding;
 mod reconciler;
 mod relay;
 mod retention;
@@ -156,6 +158,9 @@ impl Workers {
         let context = workers.context(&log, "eraser".into());
         let work = eraser::run(context, Arc::clone(&log.erasures));
         workers.spawn("eraser".into(), work);
+        let context = workers.context(&log, "offboarding".into());
+        let work = offboarding::run(context, Arc::clone(&log.offboarding));
+        workers.spawn("offboarding".into(), work);
         let context = workers.context(&log, "sweeper".into());
         workers.spawn(context.name.clone(), sweeper::run(context));
         workers

@@ -16,6 +16,7 @@ mod guard;
 mod index_faults;
 mod input;
 mod matrix;
+mod offboarding;
 mod process;
 mod queue_bulk;
 #[cfg(feature = "sqs")]
