@@ -472,6 +472,21 @@ pub(crate) enum TenantsCommand {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Delete a tenant for ever: its evidence goes to the server's archive, everything of it is removed but a
+    /// tombstone, and its id is never taken again
+    Delete {
+        /// Its id
+        id: TenantId,
+        /// Archive nothing: the evidence goes with the tenant
+        #[arg(long)]
+        no_archive: bool,
+        /// Why; the tenant's log keeps it, and its archive with it
+        #[arg(long)]
+        reason: Option<String>,
+        /// Don't ask
+        #[arg(long, short)]
+        yes: bool,
+    },
     /// Open a tenant's log to monitors that have no credential, or close it: its checkpoints, key and
     /// tiles, which show each entry's action, outcome and times, and who acted on what to nobody
     SetLog {

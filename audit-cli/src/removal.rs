@@ -170,7 +170,7 @@ fn told(count: &ErasureCount) -> String {
 }
 
 /// Asks on the terminal.
-async fn agreed(question: &str) -> Result<bool, Failure> {
+pub(crate) async fn agreed(question: &str) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::Usage(
             "--yes is needed where nobody can be asked".into(),

@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use crate::args::{LogArg, TenantsCommand};
 use crate::failure::{Failure, Outcome};
 use crate::present::Out;
+use crate::removal::agreed;
 
 pub(crate) async fn run(
     client: &Client,
@@ -110,6 +111,26 @@ pub(crate) async fn run(
             let released = client.release_hold(id, hold, reason.as_deref());
             show_hold(&mut out, &released.await?)?;
         }
+        TenantsCommand::Delete {
+            id,
+            no_archive,
+            reason,
+            yes,
+        } => {
+            if !yes {
+                let tenant = client.get_tenant(id).await?;
+                let question = format!(
+                    "Delete {} ({id}) and everything of it, for ever? [y/N] ",
+                    tenant.name
+                );
+                if !agreed(&question).await? {
+                    out.hint("nothing was deleted");
+                    return Ok(Outcome::Partial);
+                }
+            }
+            let ended = client.end_tenant(id, !no_archive, reason.as_deref());
+            show(&mut out, &ended.await?)?;
+        }
         TenantsCommand::Rename { id, name, reason } => {
             let update = TenantUpdate::default().name(name);
             show(
@@ -197,10 +218,14 @@ fn hold_row(hold: &LegalHold) -> Vec<String> {
 }
 
 fn row(tenant: &Tenant) -> Vec<String> {
+    let status = match &tenant.ending {
+        Some(_) => "ending".to_owned(),
+        None => tenant.status.to_string(),
+    };
     vec![
         tenant.id.to_string(),
         tenant.name.clone(),
-        tenant.status.to_string(),
+        status,
         tenant.created_at.clone(),
         if tenant.public_log {
             "public"

@@ -49,5 +49,5 @@ pub use retention::{LegalHold, LegalHoldPage, RetentionDue};
 pub use retry::Retry;
 pub use stats::{Bucket, DayCount, Stats};
 pub use stream::{StreamRequest, Subscription};
-pub use tenants::{Tenant, TenantPage};
+pub use tenants::{Tenant, TenantEnding, TenantPage, Tombstone};
 pub use tree::LogTree;

@@ -25,6 +25,38 @@ pub struct Tenant {
     /// that doesn't know of it.
     #[serde(default)]
     pub public_log: bool,
+    /// That it is about to be deleted; not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<TenantEnding>,
+    /// What is left of it, of a deleted one; not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tombstone: Option<Tombstone>,
+}
+
+/// The end of a tenant that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TenantEnding {
+    /// When it was asked for, RFC 3339.
+    pub requested_at: String,
+    /// Whether what is left of the log is archived first.
+    pub archived: bool,
+}
+
+/// What is left of a deleted tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Tombstone {
+    /// When it was deleted, RFC 3339.
+    pub ended_at: String,
+    /// How many entries its log had.
+    pub size: u64,
+    /// The root of the tree over all of them, base64.
+    pub root: String,
+    /// Under which name its checkpoints were signed.
+    pub origin: Option<String>,
+    /// The last checkpoint, which covers the whole log: a C2SP signed note.
+    pub checkpoint: Option<String>,
 }
 
 /// One page of tenants, in the order of their ids.
@@ -182,6 +214,31 @@ impl Client {
         let call = Call::new(Method::PATCH, format!("api/v1/tenants/{id}"))
             .repeat(Repeat::IfNotDone)
             .json(body);
+        parse(&self.answer(&call).await?.body)
+    }
+
+    /// Asks for the end of a tenant, which goes on without the caller: [`get_tenant`](Self::get_tenant)
+    /// shows when it is done. Its log takes no more, its evidence is archived when `archive` says so, and
+    /// everything of it goes but a tombstone. It can't be taken back. Asking again changes nothing.
+    ///
+    /// # Errors
+    /// [`NotFound`](audit_core::ErrorKind::NotFound) when there is none;
+    /// [`Refused`](audit_core::ErrorKind::Refused) while a legal hold is open, and with `archive` when the
+    /// server has none.
+    pub async fn end_tenant(
+        &self,
+        id: TenantId,
+        archive: bool,
+        reason: Option<&str>,
+    ) -> Result<Tenant> {
+        let mut query = Vec::new();
+        if !archive {
+            query.push(("archive", "none".to_owned()));
+        }
+        if let Some(reason) = reason {
+            query.push(("reason", reason.to_owned()));
+        }
+        let call = Call::new(Method::DELETE, format!("api/v1/tenants/{id}")).query(query);
         parse(&self.answer(&call).await?.body)
     }
 }

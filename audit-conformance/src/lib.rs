@@ -29,7 +29,7 @@
 //! Every contract is also a public function, so that a single one can be run by itself, and takes a
 //! harness by type: [`ArchiveHarness`], [`LogStoreHarness`], [`CheckpointStoreHarness`],
 //! [`CredentialStoreHarness`], [`ErasureStoreHarness`], [`EventQueueHarness`], [`GuardHarness`],
-//! [`SearchIndexHarness`], [`OutboxHarness`], [`TenantAuthorizerHarness`]. A contract that is broken
+//! [`OffboardingStoreHarness`], [`SearchIndexHarness`], [`OutboxHarness`], [`TenantAuthorizerHarness`]. A contract that is broken
 //! panics. Contracts run at the same time, make tenants of their own with random ids, and so may
 //! share a database, but a queue, an index or an outbox is each one's own.
 
@@ -51,6 +51,7 @@ pub mod erasure_store;
 pub mod event_queue;
 pub mod guard;
 pub mod log_store;
+pub mod offboarding_store;
 pub mod outbox;
 pub mod person;
 pub mod random;
@@ -66,6 +67,7 @@ pub use erasure_store::ErasureStoreHarness;
 pub use event_queue::EventQueueHarness;
 pub use guard::GuardHarness;
 pub use log_store::LogStoreHarness;
+pub use offboarding_store::OffboardingStoreHarness;
 pub use outbox::OutboxHarness;
 pub use search_index::SearchIndexHarness;
 pub use tenant_authorizer::TenantAuthorizerHarness;
@@ -341,6 +343,28 @@ macro_rules! erasure_store {
     };
 }
 
+/// Expands to the tests of [`OffboardingStore`](audit_core::OffboardingStore) for an
+/// [`OffboardingStoreHarness`].
+#[macro_export]
+macro_rules! offboarding_store {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, offboarding_store:
+            an_ending_closes_the_tenant_and_is_an_event_of_it,
+            an_ending_is_asked_for_once,
+            the_status_of_a_tenant_that_ends_does_not_change,
+            a_held_tenant_does_not_end,
+            only_a_log_that_was_asked_to_end_and_did_not_grow_ends,
+            a_tenant_does_not_end_while_an_erasure_runs,
+            endings_and_tombstones_are_told_in_pages,
+            an_ended_tenant_refuses_everything,
+            a_tombstone_is_read_as_it_was_kept,
+            what_an_ended_tenant_left_is_swept_and_nothing_of_another,
+            what_is_appended_behind_a_swept_tenant_is_told,
+        );
+    };
+}
+
 /// Expands to the tests of [`EventQueue`](audit_core::EventQueue) for an [`EventQueueHarness`].
 #[macro_export]
 macro_rules! event_queue {
@@ -385,6 +409,7 @@ macro_rules! search_index {
             an_empty_index_says_so,
             what_is_held_is_told_by_position,
             a_damaged_index_is_mended,
+            a_forgotten_tenant_has_nothing_left,
             an_index_is_rebuilt_from_the_logs,
         );
     };
@@ -442,6 +467,7 @@ mod tests {
             include_str!("log_store/read.rs"),
             include_str!("log_store/scope.rs"),
             include_str!("log_store/tree.rs"),
+            include_str!("offboarding_store.rs"),
             include_str!("outbox.rs"),
             include_str!("retention_store.rs"),
             include_str!("search_index.rs"),

@@ -463,6 +463,38 @@ pub async fn a_damaged_index_is_mended<H: SearchIndexHarness>() {
     assert_eq!(index.held(&scope, 0..2).await.expect("positions"), [0, 1]);
 }
 
+/// What was erased before it was indexed, too; and nothing of another tenant.
+pub async fn a_forgotten_tenant_has_nothing_left<H: SearchIndexHarness>() {
+    let harness = H::open().await;
+    let index = harness.index();
+    let (tenant, other) = (tenant_id(), tenant_id());
+    let (scope, theirs) = (trusted(tenant), trusted(other));
+    let (all, others) = (entries(tenant, 0..601), entries(other, 0..5));
+    index.index(&all[..600]).await.expect("indexed");
+    index.index(&others).await.expect("indexed");
+    index.remove(&scope, &all[600..]).await.expect("removed");
+    let refused = index.forget(&scope.only(Permission::Read)).await;
+    assert_eq!(kind(refused), Some(ErrorKind::Forbidden));
+    assert_eq!(
+        index.indexed_through(&scope).await.expect("a position"),
+        600
+    );
+    for tenant in [&scope, &scope, &trusted(tenant_id())] {
+        index.forget(tenant).await.expect("forgotten");
+        let through = index.indexed_through(tenant).await;
+        assert_eq!(through.expect("a position"), 0);
+        let held = index.held(tenant, 0..1_000).await;
+        assert_eq!(held.expect("positions"), [0; 0]);
+        let hits = index.search(tenant, &request("light", 10)).await;
+        assert_eq!(hits.expect("hits").seqs, [0; 0]);
+    }
+    assert_eq!(index.indexed_through(&theirs).await.expect("a position"), 5);
+    assert_eq!(
+        found(index, &others, &request("light", 10)).await,
+        [0, 1, 2, 3, 4]
+    );
+}
+
 /// Also what lost a group meanwhile, and what the index has too much.
 pub async fn an_index_is_rebuilt_from_the_logs<H: SearchIndexHarness>() {
     let harness = H::open().await;

@@ -15,7 +15,8 @@
 //! With an archive, [`TenantLog::prune`](crate::TenantLog::prune) archives first what would go, reads
 //! it back, verifies it as an auditor would, and moves the cursor of the required consumer
 //! [`CONSUMER`], which no prune passes. Only then it prunes. Whatever fails or is killed on the way
-//! leaves the entries where they are.
+//! leaves the entries where they are. So does [`AuditLog::end_tenant`](crate::AuditLog::end_tenant), with all
+//! that is left of a log.
 //!
 //! What is erased of an entry that is archived leaves the archive as well: the log's `erase` entry names
 //! its position, and the process that signs writes the segment anew without it, before the old one
@@ -33,7 +34,7 @@ use async_trait::async_trait;
 use crate::error::Result;
 
 pub use archiver::ArchiveStatus;
-pub(crate) use archiver::Archiver;
+pub(crate) use archiver::{AT_ONCE, Archiver};
 pub(crate) use erasing::Wanted;
 
 /// The most entries of a segment.

@@ -10,7 +10,7 @@ use audit_tlog::{Basis, Group, Timestamp};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 
-use crate::archive::{Archive, ArchiveStatus, Archiver, CONSUMER, ERASURES, Wanted};
+use crate::archive::{AT_ONCE, Archive, ArchiveStatus, Archiver, CONSUMER, ERASURES, Wanted};
 use crate::authorize::{AccessRequest, ByClaims, Decision, TenantAuthorizer};
 use crate::checkpoint::{CheckpointStore, Signer};
 use crate::clock::{Clock, SystemClock};
@@ -26,6 +26,7 @@ use crate::group_commit::GroupCommit;
 use crate::guard::{Guard, Guarded, Sentry};
 use crate::id::{ErasureId, EventId, TenantId};
 use crate::ingest::{Accepted, seal_message};
+use crate::offboarding::OffboardingStore;
 use crate::outbox::Outbox;
 use crate::page::{Order, Page, PageRequest, Sort};
 use crate::prepare::{Act, Batch, PreparedEvent, Redact};
@@ -94,6 +95,7 @@ pub(crate) struct Inner {
     pub(crate) deployment: Option<Arc<Deployment>>,
     pub(crate) sentry: Option<Arc<Sentry>>,
     pub(crate) retention: Arc<dyn RetentionStore>,
+    pub(crate) offboarding: Arc<dyn OffboardingStore>,
     pub(crate) retention_every: Duration,
     pub(crate) archive: Option<Archiver>,
     cache: Mutex<HashMap<TenantId, (Instant, Arc<Tenant>)>>,
@@ -126,6 +128,7 @@ pub struct AuditLogBuilder {
     deployment_every: Duration,
     guard: Option<Arc<dyn Guard>>,
     retention: Arc<dyn RetentionStore>,
+    offboarding: Arc<dyn OffboardingStore>,
     retention_every: Duration,
     archive: Option<Arc<dyn Archive>>,
 }
@@ -289,6 +292,7 @@ impl AuditLogBuilder {
                 deployment,
                 sentry,
                 retention: self.retention,
+                offboarding: self.offboarding,
                 retention_every: self.retention_every,
                 archive: self.archive.map(Archiver::new),
                 cache: Mutex::default(),
@@ -298,14 +302,16 @@ impl AuditLogBuilder {
 }
 
 impl AuditLog {
-    /// Begins with a store, which keeps logs, tenants, erasures, and what protects them.
-    pub fn builder<S: LogStore + TenantStore + RetentionStore + ErasureStore>(
-        store: Arc<S>,
-    ) -> AuditLogBuilder {
+    /// Begins with a store, which keeps logs, tenants and their ends, erasures, and what protects them.
+    pub fn builder<S>(store: Arc<S>) -> AuditLogBuilder
+    where
+        S: LogStore + TenantStore + RetentionStore + ErasureStore + OffboardingStore,
+    {
         AuditLogBuilder {
             store: store.clone(),
             tenants: store.clone(),
             retention: store.clone(),
+            offboarding: store.clone(),
             retention_every: RETENTION_EVERY,
             archive: None,
             erasures: store,
@@ -527,11 +533,7 @@ impl AuditLog {
             .tenants
             .update_tenant(id, &update, &event)
             .await?;
-        self.inner
-            .cache
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id);
+        self.inner.forget_cached(id);
         self.inner.bell.ring(id);
         Ok(tenant)
     }
@@ -558,8 +560,8 @@ impl AuditLog {
     }
 
     /// Starts the workers: the indexer and the reconciler of its index, the consumers, the ingest
-    /// worker, the outbox relay, the eraser, retention and the sweeper, each where there is something for
-    /// it to do.
+    /// worker, the outbox relay, the eraser, retention, the one that ends tenants and the sweeper, each where
+    /// there is something for it to do.
     ///
     /// Call it once for each process that should do this work, within a tokio runtime. Without it,
     /// everything can be recorded and read, but nothing follows the log.
@@ -607,6 +609,12 @@ impl Inner {
         }
         cache.insert(id, (Instant::now(), Arc::clone(&tenant)));
         Ok(tenant)
+    }
+
+    /// A tenant's row has changed.
+    pub(crate) fn forget_cached(&self, id: TenantId) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.remove(&id);
     }
 
     /// Refuses what would add to a log that the guard stops, otherwise than through the log store.
@@ -1276,7 +1284,7 @@ impl TenantLog {
                     "without a signer there is no evidence to archive, and nothing is pruned",
                 ));
             }
-            let archived = archiver.archive(&log, due.below).await?;
+            let archived = archiver.archive(&log, due.below, AT_ONCE).await?;
             prune = prune
                 .unless_erased_since(archived.looked)
                 .below_at_most(archived.below);

@@ -420,13 +420,21 @@ impl Protection {
         self.admit(tenant, "nothing is erased or pruned")
     }
 
+    /// Refuses to delete a tenant while a hold is open.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] naming the hold.
+    pub fn admit_end(&self, tenant: TenantId) -> Result<()> {
+        self.admit(tenant, "the tenant is not deleted")
+    }
+
     /// Refuses to change a tenant so that its log can go, while a hold is open.
     ///
     /// # Errors
     /// [`ErrorKind::Refused`] naming the hold.
     pub fn admit_update(&self, tenant: TenantId, update: &TenantUpdate) -> Result<()> {
         match update.status {
-            Some(TenantStatus::Deleted) => self.admit(tenant, "the tenant is not deleted"),
+            Some(TenantStatus::Deleted) => self.admit_end(tenant),
             _ => Ok(()),
         }
     }

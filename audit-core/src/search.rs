@@ -116,6 +116,13 @@ pub trait SearchIndex: Debug + Send + Sync + 'static {
     /// `cleanup`. Safe to repeat; entries of positions that aren't indexed yet may be passed over.
     async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()>;
 
+    /// Removes all that it holds of the scope's tenant, which was deleted, and what it knows of its
+    /// progress. Needs `cleanup`. Safe to repeat; of a tenant that it doesn't know nothing is removed.
+    ///
+    /// Who read entries before the tenant was deleted may still index them for a moment: it is asked once
+    /// more then.
+    async fn forget(&self, scope: &TenantScope) -> Result<()>;
+
     /// Builds the index anew from the logs while it is used, and returns when it is done: all that
     /// the logs had when it began is indexed, and nothing else. An operator asks for it.
     ///

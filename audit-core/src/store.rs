@@ -184,7 +184,8 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// [`Conflict`](ErrorKind::Conflict) when the id is taken by an entry with other content.
     async fn declare(&self, scope: &TenantScope, declaration: &Declaration) -> Result<Receipt>;
 
-    /// One short step of removing what is pruned, of any tenant; true when there is more to do.
+    /// One short step of removing what is pruned, and all that a
+    /// [deleted](crate::OffboardingStore::end) tenant left, of any tenant; true when there is more to do.
     /// Safe to repeat, to interrupt and to run beside appends, which it makes wait for 100 ms at
     /// most.
     async fn sweep(&self) -> Result<bool>;

@@ -93,6 +93,9 @@ impl fmt::Display for TenantStatus {
 pub struct TenantSecret([u8; 32]);
 
 impl TenantSecret {
+    /// That of a deleted tenant, of which nothing is derived any more.
+    pub const NONE: Self = Self([0; 32]);
+
     /// Wraps the bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
@@ -316,7 +319,8 @@ pub trait TenantStore: fmt::Debug + Send + Sync + 'static {
     /// whatever the status is before and after.
     ///
     /// # Errors
-    /// [`ErrorKind::UnknownTenant`], [`ErrorKind::TenantDeleted`].
+    /// [`ErrorKind::UnknownTenant`], [`ErrorKind::TenantDeleted`]; [`ErrorKind::Refused`] for the status of a
+    /// tenant whose [end](crate::OffboardingStore::begin_ending) was asked for.
     async fn update_tenant(
         &self,
         id: TenantId,

@@ -207,15 +207,23 @@ impl Generations {
         let Some(current) = self.look(live, live).await? else {
             return Ok(());
         };
+        let now = number_of(live, &current.name);
+        self.delete(live, |number| Some(number) < now).await
+    }
+
+    /// Deletes all indexes of a live alias, those that were on their way too.
+    pub(crate) async fn remove(&self, live: &str) -> Result<()> {
+        let removed = self.delete(live, |_| true).await;
+        self.forget(live);
+        removed
+    }
+
+    /// Deletes indexes of a live alias by their numbers.
+    async fn delete(&self, live: &str, is_meant: impl Fn(u32) -> bool) -> Result<()> {
         let answer = self.client.get(&format!("/{live}-*/_alias")).await?;
         let indexes: BTreeMap<String, Aliases> = answer.json()?;
-        let ours = |name: &str| {
-            let number = name.strip_prefix(live)?.strip_prefix('-')?;
-            number.parse::<u32>().ok()
-        };
-        let now = ours(&current.name);
         for name in indexes.keys() {
-            if ours(name).is_some() && ours(name) < now {
+            if number_of(live, name).is_some_and(&is_meant) {
                 let answer = self.client.delete(&format!("/{name}")).await?;
                 if !answer.is_missing_index() {
                     answer.ok()?;
@@ -224,4 +232,10 @@ impl Generations {
         }
         Ok(())
     }
+}
+
+/// The number of an index of a live alias; none of another's.
+fn number_of(live: &str, name: &str) -> Option<u32> {
+    let number = name.strip_prefix(live)?.strip_prefix('-')?;
+    number.parse().ok()
 }

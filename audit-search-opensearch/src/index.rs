@@ -276,7 +276,7 @@ impl OpenSearchIndex {
     }
 
     /// Has the cluster asked for the generations of these tenants, after a failure.
-    fn forget(&self, tenants: &BTreeSet<TenantId>) {
+    fn look_again(&self, tenants: &BTreeSet<TenantId>) {
         for tenant in tenants {
             let live = self.shared.generations.live(*tenant);
             self.shared.generations.forget(&live);
@@ -288,7 +288,7 @@ impl OpenSearchIndex {
             Some(progress) => progress,
             None => {
                 // Replaced since the last call: nothing is lost by looking again.
-                self.forget(tenants);
+                self.look_again(tenants);
                 self.progress(tenants).await?.ok_or_else(moved)?
             }
         };
@@ -594,6 +594,17 @@ impl OpenSearchIndex {
 
     /// Deletes below a position. None when the generation is gone.
     async fn delete(&self, place: &Place, tenant: TenantId, below: u64) -> Result<Option<()>> {
+        let found = query::positions(tenant, &Filter::new(), below);
+        self.delete_found(place, tenant, found).await
+    }
+
+    /// Deletes what a query finds of a tenant. None when the generation is gone.
+    async fn delete_found(
+        &self,
+        place: &Place,
+        tenant: TenantId,
+        found: Value,
+    ) -> Result<Option<()>> {
         #[derive(Deserialize)]
         struct Deleted {
             total: usize,
@@ -602,7 +613,7 @@ impl OpenSearchIndex {
             failures: Vec<Value>,
             timed_out: bool,
         }
-        let body = json!({ "query": query::positions(tenant, &Filter::new(), below) });
+        let body = json!({ "query": found });
         let path = format!("/{}/_delete_by_query", place.index);
         let (routing, most) = (tenant.to_string(), DELETE.to_string());
         let mut query = vec![
@@ -732,7 +743,7 @@ impl SearchIndex for OpenSearchIndex {
         }
         let tenants: BTreeSet<TenantId> = entries.iter().map(|entry| entry.tenant_id).collect();
         let outcome = self.feed(&tenants, entries).await;
-        outcome.inspect_err(|_| self.forget(&tenants))
+        outcome.inspect_err(|_| self.look_again(&tenants))
     }
 
     /// At most 9,999 hits at once, whatever the limit.
@@ -758,7 +769,7 @@ impl SearchIndex for OpenSearchIndex {
         }
         let outcome = self.put_current(tenant, current, Over::Earlier).await;
         outcome
-            .inspect_err(|_| self.forget(&[tenant].into()))
+            .inspect_err(|_| self.look_again(&[tenant].into()))
             .map_err(|error| blame(error, tenant))
     }
 
@@ -812,8 +823,28 @@ impl SearchIndex for OpenSearchIndex {
         }
         let outcome = self.put_current(tenant, missing, Over::Same).await;
         outcome
-            .inspect_err(|_| self.forget(&[tenant].into()))
+            .inspect_err(|_| self.look_again(&[tenant].into()))
             .map_err(|error| blame(error, tenant))
+    }
+
+    /// With the index, of a tenant that has one of its own.
+    async fn forget(&self, scope: &TenantScope) -> Result<()> {
+        scope.require(Permission::Cleanup)?;
+        let tenant = scope.tenant();
+        let generations = &self.shared.generations;
+        let forgotten = match generations.layout() {
+            Layout::PerTenant => generations.remove(&generations.live(tenant)).await,
+            Layout::Shared => {
+                let all = query::all_of(tenant);
+                let removed = self.read(tenant, |place| {
+                    let all = all.clone();
+                    async move { self.delete_found(&place, tenant, all).await }
+                });
+                removed.await.map(drop)
+            }
+        };
+        self.told().remove(&tenant);
+        forgotten.map_err(|error| blame(error, tenant))
     }
 
     /// As [`reindex`](Self::reindex) does.

@@ -80,6 +80,11 @@ pub(crate) fn positions(tenant: TenantId, filter: &Filter, below: u64) -> Value 
     ]}})
 }
 
+/// All documents of a tenant, and the one that says how far it is.
+pub(crate) fn all_of(tenant: TenantId) -> Value {
+    json!({ "term": { "tenant": tenant.to_string() } })
+}
+
 fn times(content: &mut Vec<Value>, field: &str, range: TimeRange) {
     if range.is_unbounded() {
         return;

@@ -1,7 +1,7 @@
 //! Building an index anew from the logs while it is used.
 
 use audit_core::rebuild::{fill, sizes};
-use audit_core::{LogStore, Result, TenantId};
+use audit_core::{ErrorKind, LogStore, Result, SearchIndex as _, TenantId, TenantScope};
 
 use crate::index::OpenSearchIndex;
 use crate::options::Layout;
@@ -46,6 +46,7 @@ impl OpenSearchIndex {
     /// Rebuilds the shared index, or one tenant's.
     async fn rebuild(&self, store: &dyn LogStore, only: Option<TenantId>) -> Result<()> {
         let generations = &self.shared.generations;
+        let before = sizes(store, only).await?;
         let live = only.map_or_else(|| generations.shared(), |tenant| generations.live(tenant));
         if let Some(old) = generations.look(&live, &live).await? {
             let new = generations.successor(&live, &old).await?;
@@ -60,6 +61,25 @@ impl OpenSearchIndex {
         generations.tidy(&live).await?;
         // Its entries of the last moment were told to the old index only, and nobody speaks of a
         // tenant again that has nothing new.
-        fill(&self.another(), store, only).await.map(|_| ())
+        fill(&self.another(), store, only).await?;
+        self.leave_out_deleted(store, before).await
+    }
+
+    /// Takes out tenants that were deleted meanwhile: out of the old index they were taken already.
+    async fn leave_out_deleted(
+        &self,
+        store: &dyn LogStore,
+        tenants: Vec<(TenantId, u64)>,
+    ) -> Result<()> {
+        for (tenant, _) in tenants {
+            let scope = TenantScope::trusted(tenant, "rebuild");
+            match store.head(&scope).await {
+                Err(error) if error.kind() == ErrorKind::TenantDeleted => {
+                    self.forget(&scope).await?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }

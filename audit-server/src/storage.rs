@@ -8,7 +8,7 @@ use audit_archive::ObjectArchive;
 use audit_core::{
     Archive, AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, DeploymentStore, Error,
     ErrorKind, EventQueue, Guard, MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex,
-    Signer, TenantFilter, TenantScope, Vacuum, WorkerStatus, Workers,
+    Signer, TenantFilter, TenantScope, TenantStatus, Vacuum, WorkerStatus, Workers,
 };
 use audit_store_postgres::{PostgresOptions, PostgresStore};
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
@@ -251,6 +251,9 @@ impl Storage {
             let some = some.tenants(&TenantFilter::all(), after, TENANTS).await?;
             for tenant in &some {
                 let id = tenant.id;
+                if tenant.status == TenantStatus::Deleted {
+                    continue;
+                }
                 // Nobody reads the others, the indexer neither.
                 if tenant.status.admit_read(id).is_err() {
                     tracing::warn!(tenant = %id, "closed: its part of the index may be behind");

@@ -7,7 +7,7 @@ use audit_core::checkpoint::{Lease, admit_checkpoint};
 use audit_core::tlog::Hash;
 use audit_core::{
     CheckpointStore, EpochStart, Fence, KeyChange, Permission, Result, SignedCheckpoint, TenantId,
-    TenantScope,
+    TenantScope, TenantStatus,
 };
 use chrono::{DateTime, Utc};
 use sqlx_core::query::query;
@@ -90,7 +90,7 @@ impl PostgresStore {
         let mut tx = self.pools().begin(Role::Writer, None).await?;
         let signer = signer(&mut tx).await?.map(|lease| lease.fence);
         let found = query(
-            "SELECT h.size, c.root FROM audit.heads h
+            "SELECT h.size, c.root, h.status FROM audit.heads h
              LEFT JOIN audit.checkpoints c ON c.tenant_id = h.tenant_id AND c.size = $2
              WHERE h.tenant_id = $1",
         )
@@ -100,6 +100,9 @@ impl PostgresStore {
         .await
         .map_err(from_sqlx)?
         .ok_or_else(|| unknown_tenant(tenant))?;
+        if let TenantStatus::Deleted = row::name(&found, 2)? {
+            TenantStatus::Deleted.admit_read(tenant)?;
+        }
         let known = row::optional_bytes(&found, 1)?.map(Hash);
         admit_checkpoint(checkpoint, fence, signer, row::position(&found, 0)?, known)?;
         query(

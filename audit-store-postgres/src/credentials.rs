@@ -10,8 +10,8 @@ use sqlx_postgres::PgRow;
 use uuid::Uuid;
 
 use crate::fault::from_sqlx;
-use crate::head::unknown_tenant;
 use crate::pool::Role;
+use crate::retention::exists;
 use crate::row;
 use crate::store::PostgresStore;
 
@@ -44,14 +44,7 @@ impl CredentialStore for PostgresStore {
             ));
         }
         let mut tx = self.pools().begin(Role::Writer, None).await?;
-        let exists = query("SELECT 1 FROM audit.tenants WHERE tenant_id = $1")
-            .bind(key.tenant.into_uuid())
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        if exists.is_none() {
-            return Err(unknown_tenant(key.tenant));
-        }
+        exists(&mut tx, key.tenant).await?;
         let added = query(
             "INSERT INTO audit.api_keys (id, tenant_id, secret, name, role, permissions,
                  created_at, expires_at, last_used_at)

@@ -34,6 +34,8 @@ use document::Lexemes;
 const YIELD: usize = 64;
 /// Bytes of documents that go into one statement.
 const PIECE: usize = 4 << 20;
+/// Documents of a deleted tenant that one transaction removes.
+const FORGOTTEN: i64 = 2_000;
 /// So many positions are looked through before the index is asked: a word that is common is found
 /// there, and for it the index would give, and sort, a large part of the tenant's log.
 const NEAR: u64 = 2_000;
@@ -69,6 +71,36 @@ impl PostgresIndex {
     async fn write(&self) -> Result<Tx> {
         self.pools.begin(Role::Writer, None).await
     }
+
+    /// Removes some of a tenant's documents, and its progress with the last one; false when there are no
+    /// more. Who writes documents of the tenant is waited for.
+    async fn forget_some(&self, tenant: TenantId) -> Result<bool> {
+        let mut transaction = self.write().await?;
+        query("SELECT FROM audit.index_progress WHERE tenant_id = $1 FOR UPDATE")
+            .bind(tenant.into_uuid())
+            .execute(&mut *transaction)
+            .await
+            .map_err(from_sqlx)?;
+        let removed = query(
+            "DELETE FROM audit.index_documents WHERE ctid = ANY (ARRAY(
+                 SELECT ctid FROM audit.index_documents WHERE tenant_id = $1 LIMIT $2))",
+        )
+        .bind(tenant.into_uuid())
+        .bind(FORGOTTEN)
+        .execute(&mut *transaction)
+        .await
+        .map_err(from_sqlx)?;
+        let more = removed.rows_affected() > 0;
+        if !more {
+            query("DELETE FROM audit.index_progress WHERE tenant_id = $1")
+                .bind(tenant.into_uuid())
+                .execute(&mut *transaction)
+                .await
+                .map_err(from_sqlx)?;
+        }
+        transaction.commit().await.map_err(from_sqlx)?;
+        Ok(more)
+    }
 }
 
 #[async_trait]
@@ -87,7 +119,9 @@ impl SearchIndex for PostgresIndex {
             if i % YIELD == YIELD - 1 {
                 tokio::task::yield_now().await;
             }
-            let progress = progress.entry(entry.tenant_id).or_default();
+            let progress = progress
+                .get_mut(&entry.tenant_id)
+                .ok_or_else(|| emptied().with_tenant(entry.tenant_id))?;
             // What is here already is passed over, unless it lost something: another process may
             // have indexed it as it was before that.
             if entry.seq < progress.through {
@@ -145,8 +179,12 @@ impl SearchIndex for PostgresIndex {
             return Ok(());
         }
         let mut transaction = self.write().await?;
-        lock(&mut transaction, &BTreeSet::from([tenant])).await?;
-        write_all(&mut transaction, current).await?;
+        if !lock(&mut transaction, &BTreeSet::from([tenant]))
+            .await?
+            .is_empty()
+        {
+            write_all(&mut transaction, current).await?;
+        }
         transaction.commit().await.map_err(from_sqlx)
     }
 
@@ -181,7 +219,12 @@ impl SearchIndex for PostgresIndex {
             return Ok(());
         }
         let mut transaction = self.write().await?;
-        lock(&mut transaction, &BTreeSet::from([tenant])).await?;
+        if lock(&mut transaction, &BTreeSet::from([tenant]))
+            .await?
+            .is_empty()
+        {
+            return Ok(());
+        }
         let surplus: Vec<i64> = surplus.iter().map(|seq| row::signed(*seq)).collect();
         query("DELETE FROM audit.index_documents WHERE tenant_id = $1 AND seq = ANY ($2)")
             .bind(tenant.into_uuid())
@@ -191,6 +234,13 @@ impl SearchIndex for PostgresIndex {
             .map_err(from_sqlx)?;
         write_all(&mut transaction, missing).await?;
         transaction.commit().await.map_err(from_sqlx)
+    }
+
+    /// Piece by piece, each in a transaction of its own.
+    async fn forget(&self, scope: &TenantScope) -> Result<()> {
+        scope.require(Permission::Cleanup)?;
+        while self.forget_some(scope.tenant()).await? {}
+        Ok(())
     }
 
     /// Document by document, in place.
@@ -235,17 +285,22 @@ impl Progress {
     /// emptied while somebody filled it, who then has to begin again.
     fn reach(&mut self, seq: u64) -> Result<()> {
         if seq > self.through && self.begins.is_some_and(|begins| seq > begins) {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                "the index was emptied, and is to be filled from its beginning",
-            ));
+            return Err(emptied());
         }
         self.through = seq + 1;
         Ok(())
     }
 }
 
-/// Keeps others from writing documents of these tenants, and says how far each is.
+fn emptied() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the index was emptied, and is to be filled from its beginning",
+    )
+}
+
+/// Keeps others from writing documents of these tenants, and says how far each is. Nothing is said of a
+/// deleted tenant that is out of the index, and of one that isn't yet its log begins nowhere.
 async fn lock(
     connection: &mut PgConnection,
     tenants: &BTreeSet<TenantId>,
@@ -254,7 +309,11 @@ async fn lock(
     // In the order of their ids, both times: no two indexers wait for each other.
     query(
         "INSERT INTO audit.index_progress (tenant_id, through)
-         SELECT tenant_id, 0 FROM unnest($1::uuid[]) AS t (tenant_id) ORDER BY tenant_id
+         SELECT tenant_id, 0 FROM unnest($1::uuid[]) AS t (tenant_id)
+         WHERE NOT EXISTS (
+             SELECT FROM audit.heads h WHERE h.tenant_id = t.tenant_id AND h.status = 'deleted'
+         )
+         ORDER BY tenant_id
          ON CONFLICT (tenant_id) DO NOTHING",
     )
     .bind(&ids)
@@ -270,12 +329,15 @@ async fn lock(
     .await
     .map_err(from_sqlx)?;
     // Read behind the lock, so that a prune that somebody else has met is met here.
-    let begins: Vec<(Uuid, i64)> =
-        query_as("SELECT tenant_id, pruned_below FROM audit.heads WHERE tenant_id = ANY ($1)")
-            .bind(&ids)
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(from_sqlx)?;
+    let begins: Vec<(Uuid, i64)> = query_as(
+        "SELECT tenant_id, CASE WHEN status = 'deleted' THEN $2 ELSE pruned_below END
+         FROM audit.heads WHERE tenant_id = ANY ($1)",
+    )
+    .bind(&ids)
+    .bind(i64::MAX)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(from_sqlx)?;
     let begins: BTreeMap<Uuid, i64> = begins.into_iter().collect();
     progress
         .into_iter()

@@ -29,6 +29,7 @@ mod head;
 mod index;
 mod list;
 mod migrate;
+mod offboarding;
 mod options;
 pub mod outbox;
 mod pool;

@@ -62,8 +62,8 @@ pub(crate) struct Drops {
 const WAITS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
 
 impl Drops {
-    /// Something was pruned.
-    fn look(&mut self) {
+    /// Something was pruned, or a tenant was deleted.
+    pub(crate) fn look(&mut self) {
         self.is_idle = false;
     }
 
@@ -248,7 +248,7 @@ impl PostgresStore {
     }
 
     /// One step of [`LogStore::sweep`](audit_core::LogStore::sweep): whole partitions first, whose
-    /// rows then need not be removed one by one.
+    /// rows then need not be removed one by one, then what is pruned, then what deleted tenants left.
     pub(crate) async fn sweep_step(&self) -> Result<bool> {
         let is_due = self.drops().is_due(Instant::now());
         if is_due {
@@ -258,8 +258,13 @@ impl PostgresStore {
                 return Ok(true);
             }
         }
-        let step = format!("SELECT audit.sweep_step({STEP_ROWS})");
-        Ok(self.maintain(&step).await?.unwrap_or(false))
+        for function in ["sweep_step", "sweep_deleted"] {
+            let step = format!("SELECT audit.{function}({STEP_ROWS})");
+            if self.maintain(&step).await? == Some(true) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn maintain(&self, call: &str) -> Result<Option<bool>> {

@@ -46,7 +46,7 @@ async fn retention(conn: &mut PgConnection, tenant: TenantId) -> Result<Retentio
 }
 
 /// Refuses a tenant that is deleted or never was.
-async fn exists(conn: &mut PgConnection, tenant: TenantId) -> Result<()> {
+pub(crate) async fn exists(conn: &mut PgConnection, tenant: TenantId) -> Result<()> {
     let found = query("SELECT status FROM audit.heads WHERE tenant_id = $1")
         .bind(tenant.into_uuid())
         .fetch_optional(conn)

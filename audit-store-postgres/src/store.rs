@@ -22,6 +22,7 @@ use crate::head::{self, readable_head, unknown_tenant};
 use crate::list::{self, Window};
 use crate::pool::{Pools, Role, Tx, to_its_end};
 use crate::prune::Drops;
+use crate::retention::exists;
 use crate::snapshot::PostgresSnapshot;
 use crate::{PostgresIndex, PostgresOptions, PostgresOutbox, PostgresQueue, migrate, prune, row};
 
@@ -428,6 +429,7 @@ impl LogStore for PostgresStore {
         position: u64,
     ) -> Result<()> {
         let mut tx = self.pools().begin(Role::Writer, None).await?;
+        exists(&mut tx, tenant).await?;
         let done = query(
             "INSERT INTO audit.cursors AS c (tenant_id, consumer, required, position)
              SELECT tenant_id, $2, $3, $4 FROM audit.tenants WHERE tenant_id = $1

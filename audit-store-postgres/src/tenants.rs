@@ -2,6 +2,7 @@
 //! whose lock appends check it.
 
 use async_trait::async_trait;
+use audit_core::offboarding::admit_update;
 use audit_core::tenant::{Tenant, TenantFilter, TenantSecret, TenantStatus, TenantUpdate};
 use audit_core::{
     Batch, Clock as _, Error, ErrorKind, PreparedEvent, Result, SystemClock, TenantId, TenantScope,
@@ -14,6 +15,7 @@ use sqlx_postgres::{PgConnection, PgRow};
 use crate::append::lock_head;
 use crate::fault::from_sqlx;
 use crate::head::unknown_tenant;
+use crate::offboarding::ending;
 use crate::pool::{Role, to_its_end};
 use crate::store::PostgresStore;
 use crate::{TimeSource, row};
@@ -89,6 +91,7 @@ impl PostgresStore {
         if status == TenantStatus::Deleted {
             status.admit_read(id)?;
         }
+        admit_update(id, ending(&mut tx, id).await?.is_some(), update)?;
         let (protection, _) = self.protection(&mut tx).await?;
         protection.admit_update(id, update)?;
         let mut tenant = find(&mut tx, id).await?.ok_or_else(|| unknown_tenant(id))?;

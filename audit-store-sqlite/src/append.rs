@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use audit_core::prepare::Content;
-use audit_core::tenant::{Tenant, TenantSecret};
+use audit_core::tenant::{Tenant, TenantSecret, TenantStatus};
 use audit_core::tlog::merkle::subtree_root;
 use audit_core::tlog::{Hash, Timestamp};
 use audit_core::{
-    Batch, Error, ErrorKind, EventId, Known, Opening, Permission, Receipt, Result, Row, Tally,
-    TenantId, seal,
+    Batch, Error, ErrorKind, EventId, Head, Known, Opening, Permission, Receipt, Result, Row,
+    Tally, TenantId, seal,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -155,6 +155,15 @@ impl Ledger<'_> {
                 let Some((no, status)) = tenant_no(conn, tenant)? else {
                     return Ok(None);
                 };
+                if status == TenantStatus::Deleted {
+                    // It takes nothing more, and its rows are on their way out.
+                    return Ok(Some(vacant.insert(Sealer {
+                        no,
+                        status,
+                        head: Head::empty(tenant),
+                        partial: Vec::new(),
+                    })));
+                }
                 let head = head::head(conn, no, tenant)?;
                 let size = head.size();
                 let partial = head::hashes(conn, no, tenant, size, 0, size / TILE * TILE..size)?;

@@ -12,7 +12,8 @@ use audit_core::{
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::fault::from_sqlite;
-use crate::reader::{readable_tenant, tenant_no, unknown_tenant};
+use crate::reader::readable_tenant;
+use crate::retention::existing_tenant;
 use crate::store::SqliteStore;
 use crate::{TimeSource, row};
 
@@ -107,7 +108,7 @@ impl CheckpointStore for SqliteStore {
     ) -> Result<()> {
         let checkpoint = checkpoint.clone();
         self.write(move |conn| {
-            let (no, _) = tenant_no(conn, tenant)?.ok_or_else(|| unknown_tenant(tenant))?;
+            let no = existing_tenant(conn, tenant)?;
             let (size, known) = conn
                 .prepare_cached(
                     "SELECT (SELECT size FROM heads WHERE tenant = ?1),

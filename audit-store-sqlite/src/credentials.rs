@@ -9,7 +9,7 @@ use rusqlite::{OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use crate::fault::from_sqlite;
-use crate::reader::{tenant_no, unknown_tenant};
+use crate::retention::existing_tenant;
 use crate::{SqliteStore, row};
 
 const COLUMNS: &str = "id, tenant, name, role, permissions, created_at, expires_at, last_used_at";
@@ -43,7 +43,7 @@ impl CredentialStore for SqliteStore {
         }
         let (key, secret) = (key.clone(), *secret);
         self.write(move |conn| {
-            tenant_no(conn, key.tenant)?.ok_or_else(|| unknown_tenant(key.tenant))?;
+            existing_tenant(conn, key.tenant)?;
             let added = conn
                 .execute(
                     "INSERT INTO api_keys (id, tenant, secret, name, role, permissions, created_at,

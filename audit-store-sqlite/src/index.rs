@@ -104,6 +104,12 @@ impl SqliteIndex {
         self.writer()?.drop_below(tenant, below, limit.max(1)).await
     }
 
+    /// Takes out all that it holds of a tenant, piece by piece. Safe to repeat.
+    pub(crate) async fn drop_tenant(&self, tenant: TenantId) -> Result<()> {
+        while self.writer()?.drop_tenant(tenant, CHUNK).await? {}
+        Ok(())
+    }
+
     pub(crate) async fn vacuum(&self) -> Result<()> {
         self.writer()?.vacuum().await
     }
@@ -186,6 +192,11 @@ impl SearchIndex for SqliteIndex {
         self.writer()?
             .mend(scope.tenant(), missing.to_vec(), surplus.to_vec())
             .await
+    }
+
+    async fn forget(&self, scope: &TenantScope) -> Result<()> {
+        scope.require(Permission::Cleanup)?;
+        self.drop_tenant(scope.tenant()).await
     }
 
     /// Document by document, in place.

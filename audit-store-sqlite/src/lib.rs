@@ -24,6 +24,7 @@ mod head;
 mod index;
 mod list;
 mod lock;
+mod offboarding;
 mod options;
 pub mod outbox;
 mod private;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use audit_core::{
     Clock, DeadLetter, Delivery, Error, ErrorKind, EventQueue, Message, MessageKind, QueueDepth,
-    Redrive, Result, RowHandle, SystemClock, Timestamp,
+    Redrive, Result, RowHandle, SystemClock, TenantId, Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -56,6 +56,8 @@ const WAITING: usize = 1_024;
 const GROUP: usize = 256;
 /// Other processes send no notification: their messages are looked for this often.
 const POLL: Duration = Duration::from_millis(100);
+/// Messages of a deleted tenant that are removed at once: others wait for it.
+const FORGOTTEN: usize = 500;
 /// The most messages of one call of `receive`.
 const MAX_RECEIVED: usize = 1_000;
 /// No further message joins a delivery whose bodies have this many bytes.
@@ -148,6 +150,21 @@ impl SqliteQueue {
         })
         .await
         .map_err(|_| gone())?
+    }
+
+    /// Removes a deleted tenant's messages and dead letters.
+    pub(crate) async fn forget(&self, tenant: TenantId) -> Result<()> {
+        for table in ["messages", "dead_letters"] {
+            let forget = move |conn: &Connection, _| {
+                conn.prepare_cached(&format!(
+                    "DELETE FROM {table} WHERE n IN
+                        (SELECT n FROM {table} WHERE tenant = ?1 LIMIT {FORGOTTEN})"
+                ))?
+                .execute([tenant.as_uuid().as_bytes()])
+            };
+            while self.run(forget).await? == FORGOTTEN {}
+        }
+        Ok(())
     }
 
     /// Runs `f` in a transaction that may hold other calls too. When this returns `Ok`, it is

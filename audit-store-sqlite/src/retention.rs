@@ -30,7 +30,7 @@ fn decode(r: &Row<'_>) -> rusqlite::Result<LegalHold> {
 }
 
 /// The number of a tenant that is not deleted.
-fn existing_tenant(conn: &Connection, tenant: TenantId) -> Result<i64> {
+pub(crate) fn existing_tenant(conn: &Connection, tenant: TenantId) -> Result<i64> {
     let (no, status) = tenant_no(conn, tenant)?.ok_or_else(|| unknown_tenant(tenant))?;
     if status == TenantStatus::Deleted {
         status.admit_read(tenant)?;

@@ -287,8 +287,34 @@ const PUBLIC_LOGS: &str = "
 ALTER TABLE tenants ADD COLUMN public_log INTEGER NOT NULL DEFAULT 0;
 ";
 
+/// What version 9 added: ends of tenants that were asked for, and what is left of deleted ones. Of those that
+/// aren't swept the log's file has rows still; those that aren't settled may have left something elsewhere.
+const OFFBOARDING: &str = "
+CREATE TABLE endings (
+    tenant       INTEGER PRIMARY KEY,
+    subject      TEXT    NOT NULL,
+    reason       TEXT,
+    requested_at INTEGER NOT NULL,
+    archived     INTEGER NOT NULL,
+    signed       INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE tombstones (
+    tenant     INTEGER PRIMARY KEY,
+    origin     TEXT,
+    size       INTEGER NOT NULL,
+    root       BLOB    NOT NULL,
+    checkpoint TEXT,
+    ended_at   INTEGER NOT NULL,
+    swept      INTEGER NOT NULL,
+    settled    INTEGER NOT NULL
+) STRICT;
+CREATE INDEX tombstones_unswept ON tombstones (tenant) WHERE swept = 0;
+CREATE INDEX tombstones_unsettled ON tombstones (tenant) WHERE settled = 0;
+";
+
 /// What has to be run after [`TABLES`], which are of version 1, once each and in this order.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     CHECKPOINTS,
     HANDOVERS,
     RETENTION,
@@ -296,6 +322,7 @@ const STEPS: [&str; 7] = [
     DEPLOYMENT,
     EPOCHS,
     PUBLIC_LOGS,
+    OFFBOARDING,
 ];
 
 /// Opens the writer's connection, and creates the tables in a new file.

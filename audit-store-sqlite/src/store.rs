@@ -17,7 +17,8 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::fault::from_sqlite;
 use crate::lock::WriterLock;
-use crate::reader::{Reader, Readers, readable_tenant, tenant_no, unknown_tenant};
+use crate::reader::{Reader, Readers, readable_tenant};
+use crate::retention::existing_tenant;
 use crate::snapshot::SqliteSnapshot;
 use crate::writer::{Writer, WriterHandle};
 use crate::{
@@ -141,6 +142,14 @@ impl SqliteStore {
             TimeSource::Clock(clock) => SqliteQueue::with_clock(path, Arc::clone(clock)),
         }?;
         Ok(queue.insert(opened).clone())
+    }
+
+    /// The queue beside the log, unless there is no file of it.
+    pub(crate) fn existing_queue(&self) -> Result<Option<SqliteQueue>> {
+        match self.inner.path.with_extension("queue.db").exists() {
+            true => self.queue().map(Some),
+            false => Ok(None),
+        }
     }
 
     pub(crate) fn time(&self) -> &TimeSource {
@@ -463,7 +472,7 @@ impl LogStore for SqliteStore {
             .writer()?
             .run(|writer: &mut Writer| writer.sweep())
             .await?;
-        Ok(more || self.sweep_index().await?)
+        Ok(more || self.sweep_deleted().await? || self.sweep_index().await?)
     }
 
     async fn grown_since(&self, since: Mark) -> Result<Grown> {
@@ -504,7 +513,7 @@ impl LogStore for SqliteStore {
     ) -> Result<()> {
         let consumer = consumer.to_owned();
         self.write(move |conn| {
-            let (no, _) = tenant_no(conn, tenant)?.ok_or_else(|| unknown_tenant(tenant))?;
+            let no = existing_tenant(conn, tenant)?;
             conn.prepare_cached(
                 "INSERT INTO cursors (tenant, consumer, required, position)
                  VALUES (?1, ?2, ?3, ?4)

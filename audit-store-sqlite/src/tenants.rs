@@ -1,12 +1,14 @@
 //! Tenants: rows of `tenants`, and the event that says that one changed.
 
 use async_trait::async_trait;
+use audit_core::offboarding::admit_update;
 use audit_core::tenant::{Tenant, TenantFilter, TenantSecret, TenantStatus, TenantUpdate};
 use audit_core::{Error, ErrorKind, PreparedEvent, Result, TenantId, TenantStore};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::fault::from_sqlite;
+use crate::offboarding::ending;
 use crate::reader::{tenant_no, unknown_tenant};
 use crate::retention::protection;
 use crate::writer::{Ledger, Writer};
@@ -67,6 +69,7 @@ impl Ledger<'_> {
             tenant.status.admit_read(id)?;
         }
         if let Some((no, _)) = tenant_no(conn, id)? {
+            admit_update(id, ending(conn, no)?.is_some(), update)?;
             protection(conn, no)?.admit_update(id, update)?;
         }
         self.tell(conn, id, event)?;

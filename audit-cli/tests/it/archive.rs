@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use audit_tlog::evidence::Record;
 use audit_tlog::folder::SegmentName;
@@ -277,5 +278,51 @@ fn an_erased_person_is_nowhere_in_an_archive_that_verifies_and_says_by_which_ent
     server.run(&["prune", "--before", "2999-01-01T00:00:00Z"]);
     let report = verify(&at, 0, &[]);
     assert_eq!(report["segments"], 4);
+    assert_eq!(report["warnings"], Value::Array(Vec::new()));
+}
+
+/// With nothing but the folder: the tenant and its log are gone.
+#[test]
+fn a_deleted_tenants_whole_log_is_verified_from_its_archive() {
+    let server = Server::archiving();
+    for n in 0..3 {
+        server.run(&["record", "VIEW", "doc", &format!("doc-{n}")]);
+    }
+    server.run(&["prune", "--before", "2999-01-01T00:00:00Z"]);
+    server.run(&["record", "VIEW", "doc", "doc-3"]);
+    let tenant = server.tenant.to_string();
+    let refused = server.audit(&["tenants", "delete", &tenant]).assert();
+    refused.code(2);
+    let delete = [
+        "tenants",
+        "delete",
+        &tenant,
+        "--yes",
+        "--reason",
+        "contract 7",
+    ];
+    server.run(&delete);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let tombstone = loop {
+        let shown = server.run(&["--json", "tenants", "get", &tenant]);
+        let shown: Value = serde_json::from_str(text(&shown.stdout)).unwrap();
+        if shown["status"] == "deleted" {
+            break shown["tombstone"].clone();
+        }
+        assert!(Instant::now() < deadline, "{shown}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    server.run(&delete);
+    let within = TempDir::new().unwrap();
+    let at = within.path().join(&tenant);
+    copy(&server.folder.path().join("archive").join(&tenant), &at);
+    drop(server);
+    // Four entries, that of the prune, that of the end.
+    let report = verify(&at, 0, &[]);
+    assert_eq!((&report["from"], &report["to"]), (&0.into(), &6.into()));
+    assert_eq!(tombstone["size"], 6);
+    let known = within.path().join("known");
+    fs::write(&known, tombstone["checkpoint"].as_str().unwrap()).unwrap();
+    let report = verify(&at, 0, &["--known", known.to_str().unwrap()]);
     assert_eq!(report["warnings"], Value::Array(Vec::new()));
 }

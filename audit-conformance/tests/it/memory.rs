@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use audit_conformance::{
     ArchiveHarness, CheckpointStoreHarness, CredentialStoreHarness, ErasureStoreHarness,
-    EventQueueHarness, LogStoreHarness, OutboxHarness, SearchIndexHarness, TenantAuthorizerHarness,
+    EventQueueHarness, LogStoreHarness, OffboardingStoreHarness, OutboxHarness, SearchIndexHarness,
+    TenantAuthorizerHarness,
 };
 use audit_core::{
     ByClaims, ByMembership, ByPolicy, Decision, EventId, ManualClock, MemoryArchive, MemoryIndex,
@@ -71,6 +72,22 @@ impl ErasureStoreHarness for Store {
     fn store(&self) -> &MemoryStore {
         &self.0
     }
+}
+
+impl OffboardingStoreHarness for Store {
+    type Store = MemoryStore;
+
+    async fn open() -> Self {
+        <Self as LogStoreHarness>::open().await
+    }
+
+    fn store(&self) -> &MemoryStore {
+        &self.0
+    }
+}
+
+mod offboarding_store {
+    audit_conformance::offboarding_store!(super::Store);
 }
 
 mod erasure_store {

@@ -17,7 +17,7 @@ use crate::id::TenantId;
 use crate::log::TenantLog;
 
 /// Segments that one prune waits for.
-const AT_ONCE: usize = 8;
+pub(crate) const AT_ONCE: usize = 8;
 
 /// What was archived since the process started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,8 +77,8 @@ impl Archiver {
         edit(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Archives a log's entries below `end`, from the first one left on, or as many as one prune waits
-    /// for, and moves the consumer's cursor behind them. `log` may do anything in its tenant.
+    /// Archives a log's entries below `end`, from the first one left on, or the first so many segments of
+    /// them, and moves the consumer's cursor behind them. `log` may do anything in its tenant.
     ///
     /// What was archived before and is not pruned is archived once more, behind `end` too: it may have
     /// been erased since, or written by a process that was killed. The segments that are covered by the
@@ -88,16 +88,21 @@ impl Archiver {
     /// What archive and store answer; [`ErrorKind::Corrupt`] when the log is not what it signed, or doesn't
     /// continue what was archived of it;
     /// [`ErrorKind::Unavailable`] when entries were erased, or the log pruned, meanwhile.
-    pub(crate) async fn archive(&self, log: &TenantLog, end: u64) -> Result<Archived> {
+    pub(crate) async fn archive(
+        &self,
+        log: &TenantLog,
+        end: u64,
+        segments: usize,
+    ) -> Result<Archived> {
         let _turn = self.turn.lock().await;
-        let archived = self.archive_below(log, end).await;
+        let archived = self.archive_below(log, end, segments).await;
         if archived.is_err() {
             self.count(|status| status.failures += 1);
         }
         archived.map_err(|error| error.with_tenant(log.scope().tenant()))
     }
 
-    async fn archive_below(&self, log: &TenantLog, end: u64) -> Result<Archived> {
+    async fn archive_below(&self, log: &TenantLog, end: u64, segments: usize) -> Result<Archived> {
         let tenant = log.scope().tenant();
         let store = log.log.log_store();
         let (snapshot, checkpoint) = log.signed_snapshot().await?;
@@ -132,7 +137,7 @@ impl Archiver {
         }
         let mut at = start;
         let mut written = Vec::new();
-        while (at < end && written.len() < AT_ONCE) || at < again {
+        while (at < end && written.len() < segments) || at < again {
             // What is pruned ends with a segment.
             let to = if at < end { end } else { again };
             let id = log.log.clock().event_id().into_uuid();

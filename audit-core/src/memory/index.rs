@@ -129,6 +129,12 @@ impl SearchIndex for MemoryIndex {
         Ok(())
     }
 
+    async fn forget(&self, scope: &TenantScope) -> Result<()> {
+        scope.require(Permission::Cleanup)?;
+        self.lock().remove(&scope.tenant());
+        Ok(())
+    }
+
     async fn rebuild(&self, store: &Arc<dyn LogStore>) -> Result<()> {
         rebuild_in_place(self, &**store).await
     }

@@ -26,6 +26,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{ActionType, Outcome, Severity};
 use crate::filter::Filter;
 use crate::id::{ErasureId, EventId, TenantId};
+use crate::offboarding::{
+    Ending, OffboardingStore, Tombstone, admit_end, admit_ending, admit_update,
+};
 use crate::page::{Order, Page, PageRequest, Sort};
 use crate::prepare::{Batch, PreparedEvent};
 use crate::retention::{
@@ -114,6 +117,16 @@ struct Log {
     marks: BTreeMap<(ErasureMark, ErasureId), Timestamp>,
     /// The mark of the last append.
     grown_at: u64,
+    ending: Option<Ending>,
+    grave: Option<Grave>,
+}
+
+/// What is left of a deleted tenant, and of what it left.
+#[derive(Debug, Clone)]
+struct Grave {
+    tombstone: Tombstone,
+    is_swept: bool,
+    is_settled: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -207,7 +220,28 @@ impl Log {
             erasures: BTreeMap::new(),
             marks: BTreeMap::new(),
             grown_at: 0,
+            ending: None,
+            grave: None,
         }
+    }
+
+    /// Whether there is something to sweep.
+    fn is_unswept(&self) -> bool {
+        let is_left = self.grave.as_ref().is_some_and(|grave| !grave.is_swept);
+        is_left || self.head.swept_below < self.head.pruned_below
+    }
+
+    /// Removes what is left of a deleted tenant, but for its tombstone; false of another one.
+    fn sweep_deleted(&mut self) -> bool {
+        let Some(mut grave) = self.grave.take() else {
+            return false;
+        };
+        grave.is_swept = true;
+        *self = Self {
+            grave: Some(grave),
+            ..Self::new(self.tenant.clone())
+        };
+        true
     }
 
     /// What is known of the batches' ids. What is pruned can't be compared with any more.
@@ -676,8 +710,9 @@ impl LogStore for MemoryStore {
 
     async fn sweep(&self) -> Result<bool> {
         let mut state = self.lock();
-        let behind = |log: &Log| log.head.swept_below < log.head.pruned_below;
-        if let Some(log) = state.logs.values_mut().find(|log| behind(log)) {
+        if let Some(log) = state.logs.values_mut().find(|log| log.is_unswept())
+            && !log.sweep_deleted()
+        {
             let from = log.head.swept_below;
             let to = log.head.pruned_below.min(from + SWEEP_STEP);
             for row in &mut log.rows[from as usize..to as usize] {
@@ -689,7 +724,7 @@ impl LogStore for MemoryStore {
             }
             log.head.swept_below = to;
         }
-        Ok(state.logs.values().any(behind))
+        Ok(state.logs.values().any(Log::is_unswept))
     }
 
     async fn grown_since(&self, since: Mark) -> Result<Grown> {
@@ -720,11 +755,9 @@ impl LogStore for MemoryStore {
         position: u64,
     ) -> Result<()> {
         let mut state = self.lock();
-        let cursor = state
-            .log_mut(tenant)?
-            .cursors
-            .entry(consumer.to_owned())
-            .or_default();
+        let log = state.log_mut(tenant)?;
+        log.exists()?;
+        let cursor = log.cursors.entry(consumer.to_owned()).or_default();
         cursor.position = cursor.position.max(position);
         cursor.required = required;
         Ok(())
@@ -891,6 +924,7 @@ impl CheckpointStore for MemoryStore {
         let mut state = self.lock();
         let signer = state.signer.as_ref().map(|lease| lease.fence);
         let log = state.log_mut(tenant)?;
+        log.exists()?;
         let known = log
             .checkpoints
             .get(&checkpoint.size)
@@ -1089,6 +1123,7 @@ impl TenantStore for MemoryStore {
         let mark = state.next_mark();
         let log = state.log_mut(id)?;
         log.exists()?;
+        admit_update(id, log.ending.is_some(), update)?;
         log.protection().admit_update(id, update)?;
         log.tell(event, now, mark)?;
         update.apply(&mut log.tenant);
@@ -1210,6 +1245,88 @@ impl RetentionStore for MemoryStore {
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
+impl OffboardingStore for MemoryStore {
+    async fn begin_ending(&self, ending: &Ending, event: &PreparedEvent) -> Result<Ending> {
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let mark = state.next_mark();
+        let log = state.log_mut(ending.tenant)?;
+        let (status, kept) = (log.tenant.status, log.ending.clone());
+        let kept = admit_ending(ending.tenant, status, kept, &log.protection())?;
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        log.tell(event, now, mark)?;
+        log.tenant.status = TenantStatus::Inactive;
+        log.ending = Some(ending.clone());
+        Ok(ending.clone())
+    }
+
+    async fn ending(&self, tenant: TenantId) -> Result<Option<Ending>> {
+        let state = self.lock();
+        Ok(state.logs.get(&tenant).and_then(|log| log.ending.clone()))
+    }
+
+    async fn open_endings(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Ending>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.lock();
+        let logs = state.logs.range((from, Bound::Unbounded));
+        let endings = logs.filter_map(|(_, log)| log.ending.clone());
+        Ok(endings.take(limit).collect())
+    }
+
+    async fn end(&self, tombstone: &Tombstone) -> Result<()> {
+        let id = tombstone.tenant;
+        let mut state = self.lock();
+        let log = state.log_mut(id)?;
+        let (status, kept) = (log.tenant.status, log.ending.as_ref());
+        let mut jobs = log.erasures.values();
+        let is_erasing = jobs.any(|job| job.state == ErasureState::Running);
+        let protection = log.protection();
+        admit_end(tombstone, status, kept, &log.head, &protection, is_erasing)?;
+        log.tenant.status = TenantStatus::Deleted;
+        log.tenant.name = id.to_string();
+        log.tenant.secret = TenantSecret::NONE;
+        log.tenant.public_log = false;
+        log.ending = None;
+        log.grave = Some(Grave {
+            tombstone: tombstone.clone(),
+            is_swept: false,
+            is_settled: false,
+        });
+        state.keys.retain(|_, key| key.tenant != id);
+        state.tickets.retain(|_, ticket| ticket.tenant != id);
+        Ok(())
+    }
+
+    async fn tombstone(&self, tenant: TenantId) -> Result<Option<Tombstone>> {
+        let state = self.lock();
+        let grave = state.logs.get(&tenant).and_then(|log| log.grave.as_ref());
+        Ok(grave.map(|grave| grave.tombstone.clone()))
+    }
+
+    async fn unsettled(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Tombstone>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.lock();
+        let logs = state.logs.range((from, Bound::Unbounded));
+        let graves = logs.filter_map(|(_, log)| log.grave.as_ref());
+        let unsettled = graves.filter(|grave| !grave.is_settled);
+        let tombstones = unsettled.map(|grave| grave.tombstone.clone());
+        Ok(tombstones.take(limit).collect())
+    }
+
+    async fn settle(&self, tenant: TenantId) -> Result<()> {
+        let mut state = self.lock();
+        let log = state.logs.get_mut(&tenant);
+        if let Some(grave) = log.and_then(|log| log.grave.as_mut()) {
+            grave.is_settled = true;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl CredentialStore for MemoryStore {
     async fn add_key(&self, scope: &TenantScope, key: &ApiKey, secret: &SecretHash) -> Result<()> {
         scope.require(Permission::Keys)?;
@@ -1220,7 +1337,7 @@ impl CredentialStore for MemoryStore {
             ));
         }
         let mut state = self.lock();
-        state.log(scope.tenant())?;
+        state.log(scope.tenant())?.exists()?;
         if state.keys.contains_key(secret) || state.keys.values().any(|k| k.id == key.id) {
             return Err(Error::new(
                 ErrorKind::Conflict,

@@ -15,6 +15,7 @@ use crate::ingest::open_message;
 use crate::prepare::{Batch, PreparedEvent};
 use crate::queue::{Delivery, EventQueue, MessageKind};
 use crate::scope::TenantScope;
+use crate::tenant::TenantStatus;
 
 /// Messages that are appended at once.
 const INGEST: usize = 100;
@@ -222,6 +223,10 @@ async fn open(worker: &Worker, delivery: &Delivery) -> Result<Opened> {
         ));
     }
     let tenant = worker.log.cached_tenant(message.tenant).await?;
+    // Its secret is gone: whether this log wrote the message can't be told any more.
+    if tenant.status == TenantStatus::Deleted {
+        tenant.status.admit_write(tenant.id)?;
+    }
     let accepted = match open_message(&tenant.secret, message) {
         Ok(accepted) => accepted,
         Err(error) if error.kind() == ErrorKind::Forbidden => return Ok(Opened::Foreign),

@@ -1,6 +1,6 @@
 //! The workers: what follows the log, drains queue and outbox, compares the index with the log, signs
 //! heads and keeps the log over them, looks after retention, erases what was asked for, in the archive too,
-//! and sweeps what was pruned.
+//! ends tenants, and sweeps what was pruned.
 
 mod archive;
 mod consumer;
@@ -9,6 +9,7 @@ mod eraser;
 mod followed;
 mod indexer;
 mod ingest;
+mod offboarding;
 mod reconciler;
 mod relay;
 mod retention;
@@ -163,6 +164,9 @@ impl Workers {
         let context = workers.context(&log, "eraser".into());
         let work = eraser::run(context, Arc::clone(&log.erasures));
         workers.spawn("eraser".into(), work);
+        let context = workers.context(&log, "offboarding".into());
+        let work = offboarding::run(context, Arc::clone(&log.offboarding));
+        workers.spawn("offboarding".into(), work);
         let context = workers.context(&log, "sweeper".into());
         workers.spawn(context.name.clone(), sweeper::run(context));
         workers

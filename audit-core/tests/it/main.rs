@@ -8,6 +8,7 @@ mod evidence;
 mod faulty;
 mod group_commit;
 mod guard;
+mod offboarding;
 mod retention;
 mod sealing;
 mod signer;

@@ -456,6 +456,9 @@ impl SearchIndex for Losable {
     async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
         self.index_now().mend(scope, missing, surplus).await
     }
+    async fn forget(&self, scope: &TenantScope) -> Result<()> {
+        self.index_now().forget(scope).await
+    }
     async fn rebuild(&self, store: &Arc<dyn LogStore>) -> Result<()> {
         self.index_now().rebuild(store).await
     }
@@ -562,6 +565,9 @@ impl SearchIndex for Picky {
     }
     async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
         self.inner.mend(scope, missing, surplus).await
+    }
+    async fn forget(&self, scope: &TenantScope) -> Result<()> {
+        self.inner.forget(scope).await
     }
     async fn rebuild(&self, store: &Arc<dyn LogStore>) -> Result<()> {
         self.inner.rebuild(store).await

@@ -761,6 +761,36 @@ pub(crate) struct Tenant {
     created_at: DateTime<Utc>,
     /// Whether its log's checkpoints, key and tiles are served without a credential.
     public_log: bool,
+    /// That it is about to be deleted; not in lists.
+    #[oai(skip_serializing_if_is_none)]
+    ending: Option<TenantEnding>,
+    /// What is left of it, of a deleted one; not in lists.
+    #[oai(skip_serializing_if_is_none)]
+    tombstone: Option<Tombstone>,
+}
+
+/// The end of a tenant that was asked for.
+#[derive(Debug, Object)]
+pub(crate) struct TenantEnding {
+    /// When it was asked for.
+    requested_at: DateTime<Utc>,
+    /// Whether what is left of the log is archived first.
+    archived: bool,
+}
+
+/// What is left of a deleted tenant.
+#[derive(Debug, Object)]
+pub(crate) struct Tombstone {
+    /// When it was deleted.
+    ended_at: DateTime<Utc>,
+    /// How many entries its log had.
+    size: u64,
+    /// The root of the tree over all of them, base64.
+    root: String,
+    /// Under which name its checkpoints were signed.
+    origin: Option<String>,
+    /// The last checkpoint, which covers the whole log: a C2SP signed note.
+    checkpoint: Option<String>,
 }
 
 /// Some of the tenants, by id.

@@ -1,9 +1,11 @@
-//! `GET/POST /tenants`, `GET/PATCH /tenants/{id}`.
+//! `GET/POST /tenants`, `GET/PATCH/DELETE /tenants/{id}`.
 
 use std::sync::Arc;
 
 use audit_core::tlog::json::write_string;
-use audit_core::{Tenant, TenantFilter, TenantId, TenantStatus, TenantUpdate};
+use audit_core::{
+    Ending, ErrorKind, Tenant, TenantFilter, TenantId, TenantStatus, TenantUpdate, Tombstone,
+};
 use poem_openapi::param::Path;
 use poem_openapi::{ApiResponse, OpenApi};
 
@@ -24,6 +26,17 @@ pub(crate) enum TenantAnswer {
     /// The tenant.
     #[oai(status = 200)]
     Tenant(JsonBody<schema::Tenant>),
+}
+
+#[derive(ApiResponse)]
+pub(crate) enum EndAnswer {
+    /// The end is asked for, now or before, and goes on without the caller. `GET /tenants/{id}` shows when
+    /// it is done.
+    #[oai(status = 202)]
+    Ending(JsonBody<schema::Tenant>),
+    /// The tenant is deleted.
+    #[oai(status = 200)]
+    Deleted(JsonBody<schema::Tenant>),
 }
 
 #[derive(ApiResponse)]
@@ -77,6 +90,37 @@ impl Parameters for Asked {
     }
 }
 
+/// How a tenant ends.
+#[derive(Debug)]
+pub(crate) struct End {
+    without_archive: bool,
+    reason: Option<String>,
+}
+
+impl Parameters for End {
+    fn list() -> Vec<Parameter> {
+        let archive = "`none`: nothing is archived, and the evidence goes with the tenant.";
+        vec![
+            Parameter::choice("archive", &["none"], archive),
+            Parameter::text(
+                "reason",
+                "Why; the tenant's log keeps it, and its archive with it.",
+            ),
+        ]
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let archive = reader.text("archive");
+        if archive.as_ref().is_some_and(|archive| archive != "none") {
+            reader.fault("archive", "none is expected");
+        }
+        Self {
+            without_archive: archive.is_some(),
+            reason: reader.text("reason"),
+        }
+    }
+}
+
 fn print(out: &mut String, tenant: &Tenant) {
     put!(out, "{{\"id\":\"{}\",\"name\":", tenant.id);
     write_string(out, &tenant.name);
@@ -93,6 +137,66 @@ fn printed(tenant: &Tenant) -> JsonBody<schema::Tenant> {
     let mut body = String::with_capacity(256);
     print(&mut body, tenant);
     JsonBody::new(body)
+}
+
+/// With the end that was asked for, or what is left.
+fn printed_whole(
+    tenant: &Tenant,
+    ending: Option<&Ending>,
+    tombstone: Option<&Tombstone>,
+) -> JsonBody<schema::Tenant> {
+    let mut body = String::with_capacity(1_024);
+    print(&mut body, tenant);
+    // Its closing brace.
+    body.pop();
+    if let Some(ending) = ending {
+        put!(
+            body,
+            ",\"ending\":{{\"requested_at\":\"{}\",\"archived\":{}}}",
+            ending.requested_at,
+            ending.is_archived
+        );
+    }
+    if let Some(tombstone) = tombstone {
+        put!(
+            body,
+            ",\"tombstone\":{{\"ended_at\":\"{}\",\"size\":{},\"root\":\"{}\"",
+            tombstone.ended_at,
+            tombstone.size,
+            tombstone.root.to_base64()
+        );
+        let signed = [
+            ("origin", &tombstone.origin),
+            ("checkpoint", &tombstone.checkpoint),
+        ];
+        for (name, value) in signed {
+            put!(body, ",\"{name}\":");
+            match value {
+                Some(value) => write_string(&mut body, value),
+                None => body.push_str("null"),
+            }
+        }
+        body.push('}');
+    }
+    body.push('}');
+    JsonBody::new(body)
+}
+
+impl Tenants {
+    /// A tenant as it is now.
+    async fn whole(
+        &self,
+        id: TenantId,
+    ) -> Result<(TenantStatus, JsonBody<schema::Tenant>), Problem> {
+        let log = self.0.log();
+        let tenant = log.tenants().tenant(id).await?.ok_or_else(missing)?;
+        let (ending, tombstone) = match tenant.status {
+            TenantStatus::Deleted => (None, log.tombstone(id).await?),
+            _ => (log.ending(id).await?, None),
+        };
+        let whole = printed_whole(&tenant, ending.as_ref(), tombstone.as_ref());
+        Ok((tenant.status, whole))
+    }
 }
 
 #[OpenApi(prefix_path = "/api/v1")]
@@ -167,7 +271,8 @@ impl Tenants {
 
     /// Read a tenant
     ///
-    /// Needs `admin`.
+    /// Needs `admin`. `ending` is there while the tenant is about to be deleted; of a deleted tenant there is
+    /// a `tombstone`, and its id in place of its name.
     #[oai(
         path = "/tenants/:id",
         method = "get",
@@ -182,14 +287,8 @@ impl Tenants {
     ) -> Result<TenantAnswer, Refused<Reading>> {
         let id: TenantId = id.0.parse()?;
         self.0.gate.admit_admin(&caller, id)?;
-        let tenant = self
-            .0
-            .log()
-            .tenants()
-            .tenant(id)
-            .await?
-            .ok_or_else(missing)?;
-        Ok(TenantAnswer::Tenant(printed(&tenant)))
+        let (_, tenant) = self.whole(id).await?;
+        Ok(TenantAnswer::Tenant(tenant))
     }
 
     /// Change a tenant
@@ -237,14 +336,68 @@ impl Tenants {
             .update_tenant(id, update, subject, reason)
             .await
         {
-            Err(e) if e.kind() == audit_core::ErrorKind::UnknownTenant => {
+            Err(e) if e.kind() == ErrorKind::UnknownTenant => {
                 return Err(missing().into());
             }
             outcome => outcome?,
         };
         Ok(TenantAnswer::Tenant(printed(&tenant)))
     }
+
+    /// Delete a tenant
+    ///
+    /// Needs `admin` across tenants. The tenant takes no more at once. Then, in the background, what is left
+    /// of its log goes to the archive as evidence, and everything of it is removed but a tombstone: its id is
+    /// refused for ever. It can't be taken back, and asking again changes nothing. Refused while a legal hold
+    /// is open, and without an archive unless `archive=none` says that the evidence may go.
+    #[oai(
+        path = "/tenants/:id",
+        method = "delete",
+        operation_id = "delete_tenant",
+        tag = "Tag::Tenants"
+    )]
+    async fn end(
+        &self,
+        caller: Caller,
+        /// The tenant's id.
+        id: Path<PathId>,
+        asked: Params<End>,
+    ) -> Result<EndAnswer, Refused<Writing>> {
+        let id: TenantId = id.0.parse()?;
+        self.0.gate.admit_admin(&caller, id)?;
+        self.0.gate.admit_operator(&caller)?;
+        let log = self.0.log();
+        let tenant = log.tenants().tenant(id).await?.ok_or_else(missing)?;
+        if tenant.status != TenantStatus::Deleted && log.ending(id).await?.is_none() {
+            let End {
+                without_archive,
+                reason,
+            } = asked.0;
+            if !without_archive && log.archived().is_none() {
+                return Err(Problem::new(ProblemKind::Refused, NO_ARCHIVE).into());
+            }
+            let subject = &caller.principal.subject;
+            match log.end_tenant(id, subject, reason, !without_archive).await {
+                Ok(_) => {}
+                // By another request, a moment ago.
+                Err(e) if e.kind() == ErrorKind::TenantDeleted => {}
+                Err(e) if e.kind() == ErrorKind::Invalid => {
+                    return Err(Problem::from(e).of_parameters().into());
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let (status, tenant) = self.whole(id).await?;
+        Ok(match status {
+            TenantStatus::Deleted => EndAnswer::Deleted(tenant),
+            _ => EndAnswer::Ending(tenant),
+        })
+    }
 }
+
+/// Why a tenant is not deleted where nothing is archived.
+const NO_ARCHIVE: &str = "no archive is configured (AUDIT_ARCHIVE_URL) to keep the tenant's evidence in; with \
+    archive=none it goes without it";
 
 fn missing() -> Problem {
     Problem::new(ProblemKind::NotFound, "there is no such tenant")

@@ -123,6 +123,9 @@ impl SearchIndex for Panics {
     async fn mend(&self, scope: &TenantScope, missing: &[Entry], surplus: &[u64]) -> Result<()> {
         self.0.mend(scope, missing, surplus).await
     }
+    async fn forget(&self, scope: &TenantScope) -> Result<()> {
+        self.0.forget(scope).await
+    }
     async fn rebuild(&self, _: &Arc<dyn LogStore>) -> Result<()> {
         panic!("asked for by the test");
     }

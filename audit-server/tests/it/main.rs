@@ -16,6 +16,7 @@ mod guard;
 mod index_faults;
 mod input;
 mod matrix;
+mod offboarding;
 mod other_tools;
 mod process;
 mod queue_bulk;

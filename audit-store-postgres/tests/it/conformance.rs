@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use audit_conformance::{
     CheckpointStoreHarness, CredentialStoreHarness, ErasureStoreHarness, LogStoreHarness,
+    OffboardingStoreHarness,
 };
 use audit_core::ManualClock;
 use audit_store_postgres::PostgresStore;
@@ -88,6 +89,26 @@ impl ErasureStoreHarness for Shared {
     fn store(&self) -> &PostgresStore {
         &self.store
     }
+}
+
+impl OffboardingStoreHarness for Shared {
+    type Store = PostgresStore;
+
+    async fn open() -> Self {
+        <Self as LogStoreHarness>::open().await
+    }
+
+    fn store(&self) -> &PostgresStore {
+        &self.store
+    }
+
+    async fn reopen(self) -> Option<Self> {
+        <Self as LogStoreHarness>::reopen(self).await
+    }
+}
+
+mod offboarding_store {
+    audit_conformance::offboarding_store!(super::Shared);
 }
 
 mod erasure_store {

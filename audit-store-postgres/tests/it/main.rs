@@ -13,6 +13,7 @@ mod fixture;
 mod guard;
 mod index;
 mod migrate;
+mod offboarding;
 mod outbox;
 mod plans;
 mod prune;

@@ -1,6 +1,6 @@
 //! Isolation in the database: what each role can do with SQL of its own.
 
-use audit_core::{ErasureStore as _, LogStore, PageRequest, Selection};
+use audit_core::{ErasureStore as _, LogStore, OffboardingStore as _, PageRequest, Selection};
 use audit_store_postgres::{PostgresStore, login_statements};
 use sqlx_core::error::Error;
 use sqlx_core::executor::Executor as _;
@@ -116,6 +116,8 @@ async fn nobody_but_the_owner_reads_events_or_their_partitions() {
         "signer",
         "tenants",
         "api_keys",
+        "endings",
+        "tombstones",
     ] {
         refused(&mut reader, &format!("SELECT FROM audit.{table}"), DENIED).await;
     }
@@ -163,6 +165,14 @@ async fn a_writer_changes_nothing_that_is_recorded() {
         "SELECT audit.refuse_while_held(NULL)",
         "SELECT audit.sweep_step(1)",
         "SELECT audit.drop_pruned_partition()",
+        "UPDATE audit.endings SET archived = false",
+        "DELETE FROM audit.endings",
+        "INSERT INTO audit.tombstones SELECT * FROM audit.tombstones",
+        "UPDATE audit.tombstones SET size = 0",
+        "UPDATE audit.tombstones SET settled = true",
+        "DELETE FROM audit.tombstones",
+        "SELECT audit.end_tenant(NULL, NULL, NULL, NULL, NULL, NULL)",
+        "SELECT audit.sweep_deleted(1)",
         "CREATE TABLE audit.mine ()",
         "ALTER TABLE audit.heads DISABLE TRIGGER ALL",
     ] {
@@ -211,6 +221,46 @@ async fn a_maintainer_destroys_nothing_of_a_held_tenant() {
         database.store.head(&scope(2)).await.unwrap().pruned_below,
         2
     );
+}
+
+/// Nor of one whose end nobody asked for, or whose log has grown since it was archived.
+#[tokio::test]
+async fn a_maintainer_deletes_no_tenant_by_itself() {
+    let database = Database::open().await;
+    database.append(&scope(1), 3).await;
+    let mut maintainer = as_role(&database, "audit_maintainer").await;
+    let end = |size| {
+        format!(
+            "SELECT audit.end_tenant('{}', NULL, {size}, '', NULL, now())",
+            tenant(1)
+        )
+    };
+    refused(&mut maintainer, &end(3), CHECK).await;
+    let ask = format!(
+        "INSERT INTO audit.endings VALUES ('{}', 'admin', NULL, now(), false, false)",
+        tenant(1)
+    );
+    refused(&mut maintainer, &ask, DENIED).await;
+    let mut writer = as_role(&database, "audit_writer").await;
+    writer.execute(&*ask).await.unwrap();
+    refused(&mut maintainer, &end(2), CHECK).await;
+    let place = format!(
+        "INSERT INTO audit.legal_holds (tenant_id, id, name, placed_at)
+         VALUES ('{}', gen_random_uuid(), 'case 7', now())",
+        tenant(1)
+    );
+    maintainer.execute(&*place).await.unwrap();
+    refused(&mut maintainer, &end(3), "AU001").await;
+    let release = "UPDATE audit.legal_holds SET released_at = now()";
+    maintainer.execute(release).await.unwrap();
+    maintainer.execute(&*end(3)).await.unwrap();
+    for denied in [
+        "UPDATE audit.tombstones SET size = 0",
+        "DELETE FROM audit.tombstones",
+        "DELETE FROM audit.endings",
+    ] {
+        refused(&mut maintainer, denied, DENIED).await;
+    }
 }
 
 #[tokio::test]
@@ -327,6 +377,18 @@ async fn a_login_for_each_purpose_is_enough_for_it() {
     let prune = audit_core::Prune::new(before, basis("retention"), database.act(&scope(1)));
     assert_eq!(store.prune(&scope(1), &prune).await.unwrap().below, 6);
     while store.sweep().await.unwrap() {}
+    let event = audit_core::Event::update("tenant", "t").user("admin");
+    let event = audit_core::PreparedEvent::new(scope(1).tenant(), event, &*database.clock, &[]);
+    let now = audit_core::Clock::now(&*database.clock);
+    let ending = audit_core::Ending::new(scope(1).tenant(), "admin", None, now);
+    store.begin_ending(&ending, &event.unwrap()).await.unwrap();
+    let head = store.head(&scope(1)).await.unwrap();
+    store
+        .end(&audit_core::Tombstone::of(&head, now))
+        .await
+        .unwrap();
+    while store.sweep().await.unwrap() {}
+    store.settle(scope(1).tenant()).await.unwrap();
     store.ping().await.unwrap();
 
     store.close().await;

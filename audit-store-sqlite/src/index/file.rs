@@ -109,13 +109,14 @@ pub(crate) fn remove_unless_of(path: &Path, log: &Connection) -> Result<()> {
     remove(path)
 }
 
-/// Whether the log has the last entry that the index holds of each tenant, by its time.
+/// Whether the log has the last entry that the index holds of each tenant that is not deleted, by its time.
 fn is_of(index: &Connection, log: &Connection) -> rusqlite::Result<bool> {
     let mut tenants = index.prepare("SELECT no, id, through FROM tenants WHERE through > 0")?;
     let mut indexed = index.prepare("SELECT created_at FROM documents WHERE doc = ?1")?;
     let mut size = log.prepare(
         "SELECT t.no, h.size FROM tenants t JOIN heads h ON h.tenant = t.no WHERE t.id = ?1",
     )?;
+    let mut deleted = log.prepare("SELECT 1 FROM tenants WHERE id = ?1 AND status = 'deleted'")?;
     let mut stored =
         log.prepare("SELECT created_at FROM entries WHERE tenant = ?1 AND seq = ?2")?;
     let mut rows = tenants.query([])?;
@@ -127,6 +128,10 @@ fn is_of(index: &Connection, log: &Connection) -> rusqlite::Result<bool> {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
             })
             .optional()?;
+        // Its documents are on their way out.
+        if deleted.exists([id])? {
+            continue;
+        }
         let Some((tenant, _)) = log.filter(|(_, size)| *size >= through) else {
             return Ok(false);
         };

@@ -39,6 +39,11 @@ enum Job {
         limit: usize,
         reply: Reply<bool>,
     },
+    DropTenant {
+        tenant: TenantId,
+        limit: usize,
+        reply: Reply<bool>,
+    },
     Mend {
         tenant: TenantId,
         missing: Vec<Entry>,
@@ -141,6 +146,17 @@ impl Writer {
         self.send(Job::DropBelow {
             tenant,
             below,
+            limit,
+            reply,
+        })
+        .await?;
+        done.await.map_err(|_| gone())?
+    }
+
+    pub(super) async fn drop_tenant(&self, tenant: TenantId, limit: usize) -> Result<bool> {
+        let (reply, done) = oneshot::channel();
+        self.send(Job::DropTenant {
+            tenant,
             limit,
             reply,
         })
@@ -265,6 +281,14 @@ impl Work {
                 reply,
             } => {
                 let outcome = self.transact(|state, tx| state.drop_below(tx, tenant, below, limit));
+                drop(reply.send(outcome));
+            }
+            Job::DropTenant {
+                tenant,
+                limit,
+                reply,
+            } => {
+                let outcome = self.transact(|state, tx| state.drop_tenant(tx, tenant, limit));
                 drop(reply.send(outcome));
             }
             Job::Mend {
@@ -435,6 +459,16 @@ impl State {
         Ok(more)
     }
 
+    /// Takes out at most `limit` entries of a tenant, and the tenant with the last one. Returns whether
+    /// there are more.
+    fn drop_tenant(&mut self, tx: &Connection, tenant: TenantId, limit: usize) -> Result<bool> {
+        let more = remove_tenant(tx, tenant, limit).map_err(from_sqlite)?;
+        if !more {
+            self.tenants.remove(&tenant);
+        }
+        Ok(more)
+    }
+
     fn mend(
         &mut self,
         tx: &Connection,
@@ -524,6 +558,36 @@ fn take_out(tx: &Connection, doc: i64, occurred_at: Option<i64>) -> rusqlite::Re
         .execute(params![doc >> SEQ_BITS, occurred_at, seq_of(doc) as i64])?;
     }
     Ok(())
+}
+
+fn remove_tenant(tx: &Connection, tenant: TenantId, limit: usize) -> rusqlite::Result<bool> {
+    let number = tx
+        .prepare_cached("SELECT no FROM tenants WHERE id = ?1")?
+        .query_row([tenant.as_uuid().as_bytes()], |row| row.get::<_, i64>(0))
+        .optional()?;
+    let Some(number) = number else {
+        return Ok(false);
+    };
+    let all = [doc(number, 0), doc(number + 1, 0)];
+    let some: Vec<(i64, i64)> = tx
+        .prepare_cached(
+            "SELECT doc, occurred_at FROM documents WHERE doc >= ?1 AND doc < ?2
+             ORDER BY doc LIMIT ?3",
+        )?
+        .query_map(params![all[0], all[1], limit as i64], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    for (doc, occurred_at) in &some {
+        take_out(tx, *doc, Some(*occurred_at))?;
+    }
+    if some.len() == limit {
+        return Ok(true);
+    }
+    tx.execute("DELETE FROM superseded WHERE doc >= ?1 AND doc < ?2", all)?;
+    tx.execute("DELETE FROM zones WHERE tenant = ?1", [number])?;
+    tx.execute("DELETE FROM tenants WHERE no = ?1", [number])?;
+    Ok(false)
 }
 
 fn delete(tx: &Connection, table: &str, column: &str, doc: i64) -> rusqlite::Result<()> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use audit_conformance::{
     CheckpointStoreHarness, CredentialStoreHarness, ErasureStoreHarness, LogStoreHarness,
+    OffboardingStoreHarness,
 };
 use audit_core::ManualClock;
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
@@ -99,6 +100,26 @@ impl ErasureStoreHarness for Files {
     fn store(&self) -> &SqliteStore {
         &self.store
     }
+}
+
+impl OffboardingStoreHarness for Files {
+    type Store = SqliteStore;
+
+    async fn open() -> Self {
+        <Self as LogStoreHarness>::open().await
+    }
+
+    fn store(&self) -> &SqliteStore {
+        &self.store
+    }
+
+    async fn reopen(self) -> Option<Self> {
+        <Self as LogStoreHarness>::reopen(self).await
+    }
+}
+
+mod offboarding_store {
+    audit_conformance::offboarding_store!(super::Files);
 }
 
 mod erasure_store {

@@ -11,6 +11,7 @@ mod faults;
 mod fixture;
 mod list;
 mod log;
+mod offboarding;
 mod outbox;
 mod prune;
 mod queue;

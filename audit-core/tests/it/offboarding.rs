@@ -1,0 +1,418 @@
+//! The end of a tenant, whatever fails on the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use audit_core::memory::{MemoryArchive, MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
+use audit_core::tlog::checkpoint::{Checkpoint, Origin};
+use audit_core::tlog::evidence::FolderManifest;
+use audit_core::tlog::folder::{self, LOG_ZST, MANIFEST, SegmentName};
+use audit_core::tlog::note::{Note, SigningKey};
+use audit_core::tlog::verify::{Options, Report, verify_lines};
+use audit_core::{
+    Archive, AuditLog, Clock as _, Error, ErrorKind, Event, EventId, EventQueue as _, Filter,
+    LogStore as _, ManualClock, Message, MessageKind, OffboardingStore as _, Outbox as _,
+    PageRequest, Query, Recorder as _, Result, SearchIndex as _, Signer, SubscribeRequest,
+    TenantId, TenantScope, TenantStatus, TenantStore as _, Timestamp, Tombstone, WorkerStatus,
+    Workers,
+};
+use futures_util::StreamExt as _;
+use uuid::Uuid;
+
+const ORIGIN: &str = "audit.example/log";
+
+fn tenant(n: u128) -> TenantId {
+    TenantId::new(Uuid::from_u128(n))
+}
+
+fn scope(n: u128) -> TenantScope {
+    TenantScope::trusted(tenant(n), "test")
+}
+
+fn key() -> SigningKey {
+    SigningKey::from_seed(ORIGIN, &[7; 32]).unwrap()
+}
+
+/// An archive whose next writes fail, so many of them.
+#[derive(Debug, Default)]
+struct Failing {
+    inner: MemoryArchive,
+    failures: AtomicUsize,
+}
+
+#[async_trait]
+impl Archive for Failing {
+    async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()> {
+        let fewer = |left: usize| left.checked_sub(1);
+        let failures = &self.failures;
+        match failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer) {
+            Ok(_) => Err(Error::new(ErrorKind::Unavailable, "the bucket is away")),
+            Err(_) => self.inner.put(path, bytes).await,
+        }
+    }
+
+    async fn get(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        self.inner.get(path).await
+    }
+
+    async fn list(&self, folder: &str, after: &str) -> Result<Vec<String>> {
+        self.inner.list(folder, after).await
+    }
+
+    async fn remove(&self, path: &str) -> Result<()> {
+        self.inner.remove(path).await
+    }
+}
+
+/// What outlives a process.
+struct Stage {
+    clock: Arc<ManualClock>,
+    store: Arc<MemoryStore>,
+    archive: Arc<Failing>,
+    index: Arc<MemoryIndex>,
+    queue: Arc<MemoryQueue>,
+    outbox: Arc<MemoryOutbox>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let start = Timestamp::parse("2026-01-01T00:00:00Z").unwrap();
+        let clock = Arc::new(ManualClock::new(start));
+        Self {
+            store: Arc::new(MemoryStore::with_clock(clock.clone())),
+            clock,
+            archive: Arc::default(),
+            index: Arc::default(),
+            queue: Arc::new(MemoryQueue::new()),
+            outbox: Arc::default(),
+        }
+    }
+
+    /// A process.
+    fn log(&self) -> AuditLog {
+        let signer = Signer::new(Origin::parse(ORIGIN).unwrap(), key());
+        AuditLog::builder(self.store.clone())
+            .clock(self.clock.clone())
+            .signer(signer, self.store.clone())
+            .archive(self.archive.clone())
+            .search(self.index.clone())
+            .queue(self.queue.clone())
+            .outbox(self.outbox.clone())
+            .build()
+    }
+
+    async fn record(&self, log: &AuditLog, n: u128, events: usize) -> Vec<EventId> {
+        let event = |n| {
+            let event = Event::update("invoice", format!("inv-{n}")).user("ann");
+            event.reason("marked words").after(&n)
+        };
+        let events = (0..events).map(event).collect();
+        let receipts = log.recorder(tenant(n)).record_all(events).await;
+        self.clock.advance_micros(1_000_000);
+        receipts.unwrap().iter().map(|receipt| receipt.id).collect()
+    }
+
+    async fn tombstone(&self, n: u128) -> Option<Tombstone> {
+        self.store.tombstone(tenant(n)).await.unwrap()
+    }
+
+    async fn ended(&self, n: u128) -> Tombstone {
+        eventually(async || self.tombstone(n).await).await
+    }
+
+    /// The lease of a process that was killed runs out.
+    fn forget_signer(&self) {
+        self.clock.advance_micros(60_000_000);
+    }
+
+    /// How many entries the archive has of a tenant, each segment verified by itself; all of them are
+    /// there once.
+    async fn archived(&self, n: u128) -> u64 {
+        let mut files: BTreeMap<SegmentName, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
+        let folder = tenant(n).to_string();
+        for path in self.archive.inner.list(&folder, "").await.unwrap() {
+            let mut parts = path.splitn(3, '/').skip(1);
+            let name = SegmentName::parse(parts.next().unwrap()).unwrap();
+            let bytes = self.archive.inner.get(&path).await.unwrap().unwrap();
+            let file = parts.next().unwrap().to_owned();
+            files.entry(name).or_default().insert(file, bytes);
+        }
+        files.retain(|_, files| files.contains_key(MANIFEST));
+        let mut next = 0;
+        for (name, files) in &files {
+            let report = judged(tenant(n), files);
+            assert!(report.is_verified(), "{name}: {:#?}", report.findings);
+            assert_eq!(report.withheld_within(&name.positions()), None);
+            assert_eq!(name.from, next);
+            next = name.to;
+        }
+        next
+    }
+
+    async fn is_indexed(&self, n: u128) -> bool {
+        !self
+            .index
+            .held(&scope(n), 0..1_000)
+            .await
+            .unwrap()
+            .is_empty()
+    }
+}
+
+fn judged(tenant: TenantId, files: &BTreeMap<String, Vec<u8>>) -> Report {
+    let text = |name: &str| String::from_utf8(files[name].clone()).unwrap();
+    let listing = FolderManifest::parse(&text(MANIFEST)).unwrap();
+    let opened = folder::open(&listing, |name| Ok::<_, Error>(text(name)));
+    assert!(opened.findings.is_empty());
+    let log = zstd::decode_all(files[LOG_ZST].as_slice()).unwrap();
+    let log = String::from_utf8(log).unwrap();
+    let name = Origin::parse(ORIGIN).unwrap();
+    let name = name.for_tenant(tenant.into_uuid(), 1);
+    let options = Options {
+        partial: true,
+        keys: vec![key().renamed(&name).unwrap().verifying_key().clone()],
+        ..Options::default()
+    };
+    verify_lines(opened.head.lines().chain(log.lines()), options)
+}
+
+/// Until the condition holds.
+async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await
+    .unwrap()
+}
+
+fn worker(workers: &Workers) -> WorkerStatus {
+    let mut all = workers.status().into_iter();
+    all.find(|status| status.name == "offboarding").unwrap()
+}
+
+async fn kill(workers: Workers, log: AuditLog) {
+    workers.shutdown(Duration::ZERO).await;
+    drop(log);
+}
+
+#[tokio::test]
+async fn a_tenant_ends_with_its_evidence_in_the_archive() {
+    let stage = Stage::new();
+    let log = stage.log();
+    stage.record(&log, 1, 20).await;
+    stage.record(&log, 2, 5).await;
+    let workers = log.start();
+    eventually(async || stage.is_indexed(1).await.then_some(())).await;
+    let reason = Some("contract 7 ended".to_owned());
+    let asked = log.end_tenant(tenant(1), "admin", reason, true).await;
+    let asked = asked.unwrap();
+    let again = log.end_tenant(tenant(1), "other", None, false).await;
+    assert!(again.is_err() || again.is_ok_and(|again| again == asked));
+
+    let tombstone = stage.ended(1).await;
+    assert_eq!(tombstone.size, 21);
+    let note = Note::parse(tombstone.checkpoint.as_ref().unwrap()).unwrap();
+    let checkpoint = Checkpoint::parse(note.text()).unwrap();
+    assert_eq!((checkpoint.size(), checkpoint.root()), (21, tombstone.root));
+    assert_eq!(tombstone.origin.as_deref(), Some(checkpoint.origin()));
+    assert_eq!(stage.archived(1).await, 21);
+    eventually(async || (!stage.is_indexed(1).await).then_some(())).await;
+    assert_eq!(stage.archived(2).await, 0);
+    assert!(stage.is_indexed(2).await);
+    assert_eq!(stage.store.head(&scope(2)).await.unwrap().size(), 5);
+    let refused = log.end_tenant(tenant(1), "admin", None, true).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::TenantDeleted);
+    assert_eq!(log.ending(tenant(1)).await.unwrap(), None);
+    // What the log said of its end is in the archive.
+    let segment = stage.archive.inner.list(&tenant(1).to_string(), "").await;
+    let segment = segment.unwrap();
+    let path = segment.iter().find(|path| path.ends_with(LOG_ZST)).unwrap();
+    let packed = stage.archive.inner.get(path).await.unwrap().unwrap();
+    let text = String::from_utf8(zstd::decode_all(packed.as_slice()).unwrap()).unwrap();
+    assert!(text.contains("log.tenant"));
+
+    // Nothing is left of it to look after, a minute later.
+    stage.clock.advance_micros(61_000_000);
+    log.end_tenant(tenant(2), "admin", None, false)
+        .await
+        .unwrap();
+    stage.ended(2).await;
+    assert_eq!(stage.archived(2).await, 0);
+    eventually(async || {
+        let unsettled = stage.store.unsettled(None, 10).await.unwrap();
+        let left: BTreeSet<TenantId> = unsettled.iter().map(|t| t.tenant).collect();
+        (!left.contains(&tenant(1))).then_some(())
+    })
+    .await;
+    assert_eq!(worker(&workers).last_error, None);
+}
+
+#[tokio::test]
+async fn without_an_archive_a_tenant_ends_only_when_its_evidence_may_go() {
+    let stage = Stage::new();
+    let log = AuditLog::builder(stage.store.clone())
+        .clock(stage.clock.clone())
+        .build();
+    stage.record(&log, 1, 3).await;
+    let refused = log.end_tenant(tenant(1), "admin", None, true).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(stage.store.head(&scope(1)).await.unwrap().size(), 3);
+    let workers = log.start();
+    log.end_tenant(tenant(1), "admin", None, false)
+        .await
+        .unwrap();
+    let tombstone = stage.ended(1).await;
+    assert_eq!((tombstone.size, tombstone.checkpoint), (4, None));
+    assert_eq!(worker(&workers).last_error, None);
+}
+
+/// As `audit-server vacuum` is.
+#[tokio::test]
+async fn a_process_without_a_signer_leaves_the_end_of_a_signed_log_to_one_with_it() {
+    let stage = Stage::new();
+    let log = stage.log();
+    stage.record(&log, 1, 3).await;
+    log.end_tenant(tenant(1), "admin", None, false)
+        .await
+        .unwrap();
+    let other = AuditLog::builder(stage.store.clone())
+        .clock(stage.clock.clone())
+        .build();
+    let workers = other.start();
+    eventually(async || (worker(&workers).lag == Some(1)).then_some(())).await;
+    assert_eq!(stage.tombstone(1).await, None);
+    assert_eq!(worker(&workers).last_error, None);
+    let _workers = log.start();
+    assert!(stage.ended(1).await.checkpoint.is_some());
+}
+
+#[tokio::test]
+async fn a_log_that_can_not_be_archived_stays_whole_until_it_can() {
+    let stage = Stage::new();
+    let log = stage.log();
+    stage.record(&log, 1, 20).await;
+    stage.archive.failures.store(3, Ordering::SeqCst);
+    let workers = log.start();
+    log.end_tenant(tenant(1), "admin", None, true)
+        .await
+        .unwrap();
+    let told = eventually(async || worker(&workers).last_error).await;
+    assert!(told.contains("the bucket is away"), "{told}");
+    assert_eq!(stage.ended(1).await.size, 21);
+    assert_eq!(stage.archived(1).await, 21);
+    eventually(async || worker(&workers).last_error.is_none().then_some(())).await;
+    eventually(async || (worker(&workers).lag == Some(0)).then_some(())).await;
+}
+
+/// The first process dies when all is archived and the tenant is not deleted: a hold keeps it there.
+#[tokio::test]
+async fn a_process_killed_before_the_end_leaves_it_to_the_next_one() {
+    let stage = Stage::new();
+    let log = stage.log();
+    stage.record(&log, 1, 20).await;
+    log.end_tenant(tenant(1), "admin", None, true)
+        .await
+        .unwrap();
+    let held = log.place_hold(tenant(1), None, "case 7", "counsel", None);
+    let held = held.await.unwrap();
+    let workers = log.start();
+    let told = eventually(async || worker(&workers).last_error).await;
+    assert!(told.contains("case 7"), "{told}");
+    assert_eq!(stage.archived(1).await, 22);
+    assert_eq!(stage.tombstone(1).await, None);
+    kill(workers, log).await;
+    stage.forget_signer();
+
+    let log = stage.log();
+    let released = log.release_hold(tenant(1), held.id, "counsel", None);
+    released.await.unwrap();
+    let _workers = log.start();
+    assert_eq!(stage.ended(1).await.size, 23);
+    assert_eq!(stage.archived(1).await, 23);
+}
+
+/// The first process dies when the tenant is deleted, and has neither swept nor looked at the index.
+#[tokio::test]
+async fn a_process_killed_behind_the_end_leaves_its_rows_to_the_next_one() {
+    let stage = Stage::new();
+    let log = stage.log();
+    let ids = stage.record(&log, 1, 20).await;
+    let all = stage.store.read(&scope(1), 0, 100).await.unwrap();
+    stage.index.index(&all).await.unwrap();
+    log.end_tenant(tenant(1), "admin", None, false)
+        .await
+        .unwrap();
+    let head = stage.store.head(&scope(1)).await.unwrap();
+    let tombstone = Tombstone::of(&head, stage.clock.now());
+    stage.store.end(&tombstone).await.unwrap();
+    drop(log);
+    assert!(stage.is_indexed(1).await);
+
+    let log = stage.log();
+    let _workers = log.start();
+    eventually(async || (!stage.is_indexed(1).await).then_some(())).await;
+    eventually(async || (!stage.store.sweep().await.unwrap()).then_some(())).await;
+    let refused = log.tenant(scope(1)).get(ids[0]).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::TenantDeleted);
+    assert_eq!(stage.ended(1).await, tombstone);
+}
+
+/// A message in the queue, a row in the outbox: for ever, and with the reason.
+#[tokio::test]
+async fn what_comes_late_is_refused_and_put_aside() {
+    let stage = Stage::new();
+    let log = stage.log();
+    stage.record(&log, 1, 3).await;
+    log.end_tenant(tenant(1), "admin", None, false)
+        .await
+        .unwrap();
+    let head = stage.store.head(&scope(1)).await.unwrap();
+    let tombstone = Tombstone::of(&head, stage.clock.now());
+    stage.store.end(&tombstone).await.unwrap();
+    while stage.store.sweep().await.unwrap() {}
+    let id = stage.clock.event_id();
+    let message = Message::new(tenant(1), MessageKind::Ingest, id, "{}".into());
+    let sent = stage.queue.send(&[message]).await.unwrap();
+    sent.into_iter().collect::<Result<()>>().unwrap();
+    stage
+        .outbox
+        .push(tenant(1), Event::view("doc", "e"))
+        .unwrap();
+
+    let log = stage.log();
+    let _workers = log.start();
+    let dead = eventually(async || stage.queue.dead_letters(10).await.unwrap().pop()).await;
+    assert!(dead.reason.contains("was deleted"), "{}", dead.reason);
+    assert_eq!(dead.message.tenant, tenant(1));
+    let parked = eventually(async || stage.outbox.parked(10).await.unwrap().pop()).await;
+    assert!(parked.reason.contains("was deleted"), "{}", parked.reason);
+    let row = stage.store.tenant(tenant(1)).await.unwrap().unwrap();
+    assert_eq!(row.status, TenantStatus::Deleted);
+}
+
+#[tokio::test]
+async fn a_subscription_ends_with_its_tenant() {
+    let stage = Stage::new();
+    let log = stage.log();
+    stage.record(&log, 1, 3).await;
+    let reader = log.tenant(scope(1));
+    let mut subscription = reader.subscribe(SubscribeRequest::new()).await.unwrap();
+    let _workers = log.start();
+    log.end_tenant(tenant(1), "admin", None, true)
+        .await
+        .unwrap();
+    stage.ended(1).await;
+    let ended = eventually(async || subscription.next().await.unwrap().err()).await;
+    assert_eq!(ended.kind(), ErrorKind::TenantDeleted);
+    let filter = Filter::new().text(Query::parse("marked").unwrap());
+    let found = reader.list(&filter, &PageRequest::first()).await;
+    assert_eq!(found.unwrap_err().kind(), ErrorKind::TenantDeleted);
+}
