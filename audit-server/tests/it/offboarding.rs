@@ -62,10 +62,7 @@ async fn a_tenant_ends_with_its_evidence_in_the_archive_and_its_id_for_ever() {
     }
     let body = r#"{"name":"k","role":"writer"}"#;
     let made = send(service.post("/api/v1/api-keys", own, body)).await;
-    let key = made.expect(201).json()["key"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let key = made.expect(201).json()["key"].as_str().unwrap().to_owned();
 
     leaving.end(own, "").await.expect(403);
     leaving
