@@ -1143,7 +1143,7 @@ impl TenantLog {
                 let from = filter.from_seq.unwrap_or(0);
                 let below = snapshot.head().pruned_below;
                 let to = filter.to_seq.map_or(below, |to| to.min(below));
-                (Wanted::Matching((**filter).clone()), from..to)
+                (Wanted::Matching(filter.clone()), from..to)
             }
             Selection::Ids(ids) => {
                 let mut pruned = HashSet::new();

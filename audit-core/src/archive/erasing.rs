@@ -62,7 +62,7 @@ pub(crate) enum Wanted {
     /// These.
     Ids(HashSet<EventId>),
     /// All that match.
-    Matching(Filter),
+    Matching(Box<Filter>),
 }
 
 impl Wanted {

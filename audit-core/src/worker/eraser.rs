@@ -223,7 +223,7 @@ impl<'a> Shelved<'a> {
         let end = self.positions.end;
         let from = filter.from_seq.unwrap_or(0).clamp(job.next, end);
         let to = filter.to_seq.map_or(end, |to| to.clamp(from, end));
-        let wanted = Arc::new(Wanted::Matching(filter.clone()));
+        let wanted = Arc::new(Wanted::Matching(Box::new(filter.clone())));
         let (archived, next) = self
             .archiver
             .search(&self.log, from..to, &wanted, &job.groups)

@@ -288,6 +288,55 @@ async fn what_is_not_intact_is_not_removed() {
 }
 
 #[tokio::test]
+async fn an_erasure_is_done_when_the_archive_has_followed_and_not_before() {
+    let (mut stage, _) = Stage::pruned().await;
+    // A process that doesn't sign finds the person, and can't write what would have to be signed.
+    let other = AuditLog::builder(stage.store.clone())
+        .clock(stage.clock.clone())
+        .archive(stage.archive.clone())
+        .build();
+    let workers = other.start();
+    let job = stage.request(Selection::user(TOKEN)).await;
+    let reader = stage.reader();
+    let waiting = eventually(async || {
+        let job = reader.erasure(job.id).await.unwrap();
+        job.last_error.is_some().then_some(job)
+    })
+    .await;
+    assert_eq!(waiting.state, ErasureState::Running);
+    assert_eq!((waiting.next, waiting.entries), (waiting.end, 6));
+    assert!(waiting.last_error.unwrap().contains("signs"));
+    assert_eq!(stage.holding(TOKEN).await, 2);
+    stage._workers = Some(stage.log.start());
+    stage.done(&job).await;
+    stage.assert_forgotten().await;
+    assert!(workers.shutdown(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn an_erasure_waits_for_a_damaged_segment_and_names_it() {
+    let (mut stage, _) = Stage::pruned().await;
+    let folder = tenant().to_string();
+    let paths = stage.archive.inner.list(&folder, "").await.unwrap();
+    let damaged = paths.iter().rfind(|path| path.ends_with(LOG_ZST)).unwrap();
+    let bytes = stage.archive.inner.get(damaged).await.unwrap().unwrap();
+    let cut = bytes[..bytes.len() / 2].to_vec();
+    stage.archive.inner.put(damaged, cut).await.unwrap();
+    stage._workers = Some(stage.log.start());
+    let job = stage.request(Selection::user(TOKEN)).await;
+    let reader = stage.reader();
+    let named = eventually(async || reader.erasure(job.id).await.unwrap().last_error).await;
+    assert!(
+        named.contains(damaged.split('/').nth(1).unwrap()),
+        "{named}"
+    );
+    assert!(stage.archive.inner.get(damaged).await.unwrap().is_some());
+    stage.archive.inner.put(damaged, bytes).await.unwrap();
+    assert_eq!(stage.done(&job).await.entries, 6);
+    stage.assert_forgotten().await;
+}
+
+#[tokio::test]
 async fn a_prune_waits_until_the_archive_has_followed() {
     let (stage, _) = Stage::pruned().await;
     stage.name().await;
