@@ -2,7 +2,7 @@
 
 use audit_core::{
     CheckpointStore as _, DeploymentStore as _, ErasureStore as _, ErrorKind, LogStore as _,
-    RetentionStore as _, TenantStore as _,
+    OffboardingStore as _, RetentionStore as _, TenantStore as _,
 };
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::Connection;
@@ -59,6 +59,7 @@ async fn a_file_of_a_newer_schema_is_refused() {
 async fn a_file_of_an_earlier_schema_is_brought_up_step_by_step() {
     // What each version added, the last one first.
     let added = [
+        "DROP TABLE endings; DROP TABLE tombstones;",
         "ALTER TABLE tenants DROP COLUMN public_log;",
         "DROP TABLE epochs;",
         "DROP TABLE deployment_leaves; DROP TABLE deployment_hashes;
@@ -89,6 +90,8 @@ async fn a_file_of_an_earlier_schema_is_brought_up_step_by_step() {
         assert_eq!(store.latest_deployment().await.unwrap(), None);
         assert_eq!(store.epochs(&scope(1)).await.unwrap(), []);
         assert_eq!(store.open_erasures(None, 10).await.unwrap(), []);
+        assert_eq!(store.open_endings(None, 10).await.unwrap(), []);
+        assert_eq!(store.unsettled(None, 10).await.unwrap(), []);
         assert!(!store.tenant(tenant).await.unwrap().unwrap().public_log);
         assert_eq!(store.head(&scope(1)).await.unwrap().size(), 3);
     }
