@@ -371,7 +371,16 @@ async fn a_login_for_each_purpose_is_enough_for_it() {
     let begun = store.begin_erasure(&scope(1), &asked, &[]).await.unwrap();
     let found = store.find_erasure(&scope(1), asked.id).await.unwrap();
     assert_eq!(found.as_ref(), Some(&begun));
+    let step = audit_core::ErasureStep {
+        id: asked.id,
+        from: begun.next,
+        next: begun.end,
+        done: true,
+    };
     assert_eq!(store.open_erasures(None, 10).await.unwrap(), [begun]);
+    let last = audit_core::Erasure::new(Vec::new(), basis("gdpr-17"), database.act(&scope(1)));
+    let done = store.erase(&scope(1), &last.step(step)).await.unwrap();
+    assert_eq!(done.entries, 0);
     database.clock.advance_micros(1_000_000);
     let before = audit_core::Clock::now(&*database.clock);
     let prune = audit_core::Prune::new(before, basis("retention"), database.act(&scope(1)));
