@@ -1172,15 +1172,10 @@ impl TenantLog {
         };
         if let Some(archiver) = &self.log.inner.archive {
             let trusted = TenantScope::trusted(self.scope.tenant(), ERASURES);
-            let (log, wanted) = (self.log.tenant(trusted), Arc::new(wanted));
-            let mut at = pruned.start;
-            while at < pruned.end {
-                let rest = at..pruned.end;
-                let (found, next) = archiver
-                    .search(&log, rest, &wanted, &request.groups)
-                    .await?;
-                found.iter().for_each(|(_, lost)| add(!lost.is_empty()));
-                at = next;
+            let log = self.log.tenant(trusted);
+            let found = archiver.search_all(&log, pruned, wanted, &request.groups);
+            for (_, lost) in found.await? {
+                add(!lost.is_empty());
             }
         }
         Ok(count)

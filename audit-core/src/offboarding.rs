@@ -223,6 +223,12 @@ pub fn admit_update(tenant: TenantId, is_ending: bool, update: &TenantUpdate) ->
     Ok(())
 }
 
+/// The refusal to archive a log where nothing is archived.
+pub(crate) fn no_archive(tenant: TenantId) -> Error {
+    let message = "there is no archive to keep the tenant's evidence in";
+    Error::new(ErrorKind::Refused, message).with_tenant(tenant)
+}
+
 /// Refuses what is asked of a deleted tenant.
 fn refuse_deleted(tenant: TenantId, status: TenantStatus) -> Result<()> {
     match status {
@@ -260,8 +266,7 @@ impl AuditLog {
         let event = Event::update("tenant", id.to_string()).metadata(&change);
         let event = self.admin_event(id, event, "log.tenant", subject, reason.clone())?;
         if archive && (inner.archive.is_none() || inner.signing.is_none()) {
-            let message = "there is no archive to keep the tenant's evidence in";
-            return Err(Error::new(ErrorKind::Refused, message).with_tenant(id));
+            return Err(no_archive(id));
         }
         inner.admit(id).await?;
         let ending = Ending::new(id, subject, reason, inner.clock.now())

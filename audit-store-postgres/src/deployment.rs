@@ -139,9 +139,7 @@ impl DeploymentStore for PostgresStore {
         after: Option<TenantId>,
         limit: usize,
     ) -> Result<Uncommitted> {
-        let mut tx = self.pools().begin(Role::Writer, None).await?;
-        let found = query(
-            "SELECT t.tenant_id, c.size, c.root, l.size
+        let sql = "SELECT t.tenant_id, c.size, c.root, l.size
              FROM (
                  SELECT tenant_id FROM audit.tenants WHERE $1::uuid IS NULL OR tenant_id > $1
                  ORDER BY tenant_id LIMIT $2
@@ -154,13 +152,8 @@ impl DeploymentStore for PostgresStore {
                  SELECT size FROM audit.deployment_leaves WHERE tenant_id = t.tenant_id
                  ORDER BY size DESC LIMIT 1
              ) l ON true
-             ORDER BY t.tenant_id",
-        )
-        .bind(after.map(TenantId::into_uuid))
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(from_sqlx)?;
+             ORDER BY t.tenant_id";
+        let found = self.rows_behind(Role::Writer, sql, after, limit).await?;
         let mut uncommitted = Uncommitted::default();
         for r in &found {
             let tenant = row::tenant_id(r, 0)?;

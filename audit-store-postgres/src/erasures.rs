@@ -201,7 +201,6 @@ impl ErasureStore for PostgresStore {
         after: Option<TenantId>,
         limit: usize,
     ) -> Result<Vec<ErasureJob>> {
-        let mut tx = self.pools().begin(Role::Maintainer, None).await?;
         let sql = format!(
             "SELECT DISTINCT ON (e.tenant_id) {COLUMNS}
              FROM audit.erasures e JOIN audit.heads h USING (tenant_id)
@@ -209,13 +208,8 @@ impl ErasureStore for PostgresStore {
                  AND ($1::uuid IS NULL OR e.tenant_id > $1)
              ORDER BY e.tenant_id, e.id LIMIT $2"
         );
-        let found = query(&sql)
-            .bind(after.map(TenantId::into_uuid))
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        found.iter().map(decode).collect()
+        let found = self.rows_behind(Role::Maintainer, &sql, after, limit);
+        found.await?.iter().map(decode).collect()
     }
 
     async fn note_erasure(&self, tenant: TenantId, id: ErasureId, error: &str) -> Result<()> {

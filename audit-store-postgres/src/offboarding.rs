@@ -157,16 +157,10 @@ impl OffboardingStore for PostgresStore {
     }
 
     async fn open_endings(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Ending>> {
-        let mut tx = self.pools().begin(Role::Writer, None).await?;
         let sql = format!(
             "{ENDING} WHERE $1::uuid IS NULL OR tenant_id > $1 ORDER BY tenant_id LIMIT $2"
         );
-        let found = query(&sql)
-            .bind(after.map(TenantId::into_uuid))
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        let found = self.rows_behind(Role::Writer, &sql, after, limit).await?;
         found.iter().map(decode_ending).collect()
     }
 
@@ -186,17 +180,11 @@ impl OffboardingStore for PostgresStore {
     }
 
     async fn unsettled(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Tombstone>> {
-        let mut tx = self.pools().begin(Role::Writer, None).await?;
         let sql = format!(
             "{TOMBSTONE} WHERE NOT settled AND ($1::uuid IS NULL OR tenant_id > $1)
              ORDER BY tenant_id LIMIT $2"
         );
-        let found = query(&sql)
-            .bind(after.map(TenantId::into_uuid))
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        let found = self.rows_behind(Role::Writer, &sql, after, limit).await?;
         found.iter().map(decode_tombstone).collect()
     }
 

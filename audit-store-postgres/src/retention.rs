@@ -257,20 +257,13 @@ impl RetentionStore for PostgresStore {
     }
 
     async fn retained(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Retained>> {
-        let mut tx = self.pools().begin(Role::Writer, None).await?;
-        let found = query(
-            "SELECT r.tenant_id, r.retention, EXISTS (
+        let sql = "SELECT r.tenant_id, r.retention, EXISTS (
                  SELECT FROM audit.legal_holds l
                  WHERE l.tenant_id = r.tenant_id AND l.released_at IS NULL)
              FROM audit.retention r JOIN audit.heads h ON h.tenant_id = r.tenant_id
              WHERE ($1::uuid IS NULL OR r.tenant_id > $1) AND h.status <> 'deleted'
-             ORDER BY r.tenant_id LIMIT $2",
-        )
-        .bind(after.map(TenantId::into_uuid))
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(from_sqlx)?;
+             ORDER BY r.tenant_id LIMIT $2";
+        let found = self.rows_behind(Role::Writer, sql, after, limit).await?;
         found
             .iter()
             .map(|r| {

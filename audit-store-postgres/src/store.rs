@@ -71,6 +71,24 @@ struct Inner {
 }
 
 impl PostgresStore {
+    /// Rows in the order of the tenants' ids: `$1` is the tenant that they come behind, NULL at first, `$2`
+    /// how many there are at most.
+    pub(crate) async fn rows_behind(
+        &self,
+        role: Role,
+        sql: &str,
+        after: Option<TenantId>,
+        limit: usize,
+    ) -> Result<Vec<PgRow>> {
+        let mut tx = self.pools().begin(role, None).await?;
+        query(sql)
+            .bind(after.map(TenantId::into_uuid))
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(from_sqlx)
+    }
+
     /// Connects to a migrated database, and checks the server, the schema and each login.
     ///
     /// # Errors

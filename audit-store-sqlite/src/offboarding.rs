@@ -294,23 +294,11 @@ impl OffboardingStore for SqliteStore {
     }
 
     async fn open_endings(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Ending>> {
-        self.read(move |reader| {
-            reader
-                .conn
-                .prepare_cached(&format!(
-                    "SELECT {ENDING} FROM endings e JOIN tenants t ON t.no = e.tenant
-                     WHERE ?1 IS NULL OR t.id > ?1 ORDER BY t.id LIMIT ?2"
-                ))
-                .and_then(|mut statement| {
-                    let after = after.map(|id| id.as_uuid().into_bytes());
-                    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-                    statement
-                        .query_map(params![after, limit], decode_ending)?
-                        .collect()
-                })
-                .map_err(from_sqlite)
-        })
-        .await
+        let sql = format!(
+            "SELECT {ENDING} FROM endings e JOIN tenants t ON t.no = e.tenant
+             WHERE ?1 IS NULL OR t.id > ?1 ORDER BY t.id LIMIT ?2"
+        );
+        self.read_behind(sql, after, limit, decode_ending).await
     }
 
     async fn end(&self, tombstone: &Tombstone) -> Result<()> {
@@ -340,23 +328,11 @@ impl OffboardingStore for SqliteStore {
     }
 
     async fn unsettled(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Tombstone>> {
-        self.read(move |reader| {
-            reader
-                .conn
-                .prepare_cached(&format!(
-                    "SELECT {TOMBSTONE} FROM tombstones s JOIN tenants t ON t.no = s.tenant
-                     WHERE s.settled = 0 AND (?1 IS NULL OR t.id > ?1) ORDER BY t.id LIMIT ?2"
-                ))
-                .and_then(|mut statement| {
-                    let after = after.map(|id| id.as_uuid().into_bytes());
-                    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-                    statement
-                        .query_map(params![after, limit], decode_tombstone)?
-                        .collect()
-                })
-                .map_err(from_sqlite)
-        })
-        .await
+        let sql = format!(
+            "SELECT {TOMBSTONE} FROM tombstones s JOIN tenants t ON t.no = s.tenant
+             WHERE s.settled = 0 AND (?1 IS NULL OR t.id > ?1) ORDER BY t.id LIMIT ?2"
+        );
+        self.read_behind(sql, after, limit, decode_tombstone).await
     }
 
     async fn settle(&self, tenant: TenantId) -> Result<()> {

@@ -164,6 +164,30 @@ impl SqliteStore {
         self.inner.readers.read(f).await
     }
 
+    /// Rows in the order of the tenants' ids: `?1` is the tenant that they come behind, NULL at first, `?2`
+    /// how many there are at most.
+    pub(crate) async fn read_behind<T: Send + 'static>(
+        &self,
+        sql: String,
+        after: Option<TenantId>,
+        limit: usize,
+        decode: fn(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
+        self.read(move |reader| {
+            let after = after.map(|id| id.as_uuid().into_bytes());
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            reader
+                .conn
+                .prepare_cached(&sql)
+                .and_then(|mut statement| {
+                    let rows = statement.query_map(params![after, limit], decode)?;
+                    rows.collect()
+                })
+                .map_err(from_sqlite)
+        })
+        .await
+    }
+
     /// Runs `f` in a transaction of its own on the writer's thread, and commits when it is `Ok`.
     pub(crate) async fn write<T: Send + 'static>(
         &self,

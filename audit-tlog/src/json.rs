@@ -204,22 +204,10 @@ pub fn string(raw: &str) -> Result<Cow<'_, str>, Fault> {
 /// it; `None` where there is none that the log admits.
 pub(crate) fn take_string(text: &str) -> Option<(Cow<'_, str>, &str)> {
     let inner = text.strip_prefix('"')?;
-    let bytes = inner.as_bytes();
-    let mut end = find(bytes, 0, Stop::Special);
-    let escaped = bytes.get(end) == Some(&b'\\');
-    while bytes.get(end) == Some(&b'\\') {
-        end = find(bytes, end + 2, Stop::Special);
-    }
-    // A control character must be escaped.
-    if bytes.get(end) != Some(&b'"') {
-        return None;
-    }
-    let (inner, after) = (inner.get(..end)?, inner.get(end + 1..)?);
-    let decoded = match escaped {
-        true => Cow::Owned(unescape(inner).ok()?),
-        false => Cow::Borrowed(inner),
-    };
-    Some((decoded, after))
+    let end = skip_string(inner.as_bytes(), 0);
+    // Both quotes.
+    let (literal, after) = text.split_at_checked(end + 2)?;
+    Some((string(literal).ok()?, after))
 }
 
 /// Appends a JSON string literal, quotes included, escaped as RFC 8785 §3.2.2.2 says: `\b \t \n \f

@@ -20,24 +20,18 @@ fn main() {
 
 #[cfg(audit_unhashed)]
 mod measured {
-    use std::env;
     use std::path::Path;
     use std::time::Instant;
 
     use audit_core::tlog::unhashed;
-    use audit_core::{Batch, Event, LogStore, PreparedEvent, SystemClock, TenantId, TenantScope};
+    use audit_core::{Batch, LogStore, TenantScope};
     use audit_store_sqlite::{SqliteOptions, SqliteStore};
-    use benches::{event, fsync_time};
+    use benches::{fsync_time, median, prepared, setting, tenant};
     use rusqlite::Connection;
     use tokio::runtime::Runtime;
 
     /// Events in a commit.
     const COMMIT: u64 = 500;
-
-    fn setting(name: &str, default: u64) -> u64 {
-        let value = env::var(name).ok().and_then(|value| value.parse().ok());
-        value.unwrap_or(default)
-    }
 
     pub(super) fn run() {
         let (entries, rounds) = (setting("ENTRIES", 100_000), setting("ROUNDS", 5));
@@ -83,17 +77,11 @@ mod measured {
 
     /// Events a second.
     async fn appended(path: &Path, entries: u64, off: bool) -> f64 {
-        let tenant: TenantId = "00000000-0000-7000-8000-000000000001"
-            .parse()
-            .expect("a UUID");
-        let scope = TenantScope::trusted(tenant, "bench");
+        let scope = TenantScope::trusted(tenant(1), "bench");
         let batches: Vec<Batch> = (0..entries)
             .step_by(COMMIT as usize)
             .map(|first| {
-                let events = (first..first + COMMIT).map(|n| {
-                    let event = Event::from_json(&event(n)).expect("a valid event");
-                    PreparedEvent::new(tenant, event, &SystemClock, &[]).expect("a valid event")
-                });
+                let events = (first..first + COMMIT).map(|n| prepared(tenant(1), n));
                 Batch::new(scope.clone(), events.collect()).creating_tenant()
             })
             .collect();
@@ -122,10 +110,5 @@ mod measured {
             |row| row.get::<_, i64>(0),
         )
         .expect("sums") as f64
-    }
-
-    fn median(mut rates: Vec<f64>) -> f64 {
-        rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
     }
 }

@@ -8,25 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use audit_core::{
-    AuditLog, Batch, Event, Filter, LogStore, PageRequest, PreparedEvent, SystemClock, TenantId,
-    TenantScope,
+    AuditLog, Batch, Event, Filter, LogStore, PageRequest, PreparedEvent, SystemClock, TenantScope,
 };
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
-use benches::{RARE_USER, event};
+use benches::{RARE_USER, event, prepared, tenant};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::StreamExt;
 use tokio::runtime::Runtime;
-
-fn tenant(n: u64) -> TenantId {
-    format!("00000000-0000-7000-8000-{n:012x}")
-        .parse()
-        .expect("a UUID")
-}
-
-fn prepared(tenant: TenantId, n: u64) -> PreparedEvent {
-    let event = Event::from_json(&event(n)).expect("a valid event");
-    PreparedEvent::new(tenant, event, &SystemClock, &[]).expect("a valid event")
-}
 
 fn hashing(c: &mut Criterion) {
     let mut group = c.benchmark_group("leaf");

@@ -9,18 +9,12 @@ use std::time::Duration;
 use audit_core::memory::MemoryStore;
 use audit_core::{
     Batch, Clock as _, Entry, Event, Filter, LogStore, PreparedEvent, Query, SearchIndex,
-    SearchRequest, SystemClock, TenantId, TenantScope,
+    SearchRequest, SystemClock, TenantScope,
 };
 use audit_search_opensearch::{Layout, OpenSearchIndex, OpenSearchOptions};
-use benches::event;
+use benches::{event, tenant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
-
-fn tenant(n: u64) -> TenantId {
-    format!("00000000-0000-7000-8000-{n:012x}")
-        .parse()
-        .expect("a UUID")
-}
 
 /// A value of its own, on indexes that nothing else uses.
 fn index(layout: Layout) -> (OpenSearchIndex, String) {

@@ -13,17 +13,16 @@
 #![allow(clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 use std::env;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use audit_core::{
-    AuditLog, Batch, Event, Filter, GroupCommit, LogStore, PageRequest, PreparedEvent, SearchIndex,
-    SystemClock, TenantId, TenantScope,
+    AuditLog, Batch, Event, Filter, GroupCommit, LogStore, PageRequest, SearchIndex, SystemClock,
+    TenantScope,
 };
 use audit_store_postgres::{PostgresOptions, PostgresStore, migrate, outbox};
-use benches::event;
+use benches::{event, median, prepared, setting, tenant};
 use futures_util::{StreamExt, TryStreamExt};
 use sqlx_core::connection::{ConnectOptions, Connection};
 use sqlx_core::executor::Executor;
@@ -36,26 +35,8 @@ const DATABASE: &str = "audit_bench";
 /// An event's number; never the same again in one run.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-fn setting<T: FromStr>(name: &str, default: T) -> T {
-    env::var(name)
-        .ok()
-        .and_then(|value| value.parse().ok())
-        .unwrap_or(default)
-}
-
-fn tenant(n: u64) -> TenantId {
-    format!("00000000-0000-7000-8000-{n:012x}")
-        .parse()
-        .expect("a UUID")
-}
-
 fn scope(n: u64) -> TenantScope {
     TenantScope::trusted(tenant(n), "bench")
-}
-
-fn prepared(tenant: TenantId, n: u64) -> PreparedEvent {
-    let event = Event::from_json(&event(n)).expect("a valid event");
-    PreparedEvent::new(tenant, event, &SystemClock, &[]).expect("a valid event")
 }
 
 /// A call of `size` events of one tenant, or of as many tenants in turn, one event each.
@@ -72,11 +53,6 @@ fn call(tenants: u64, size: u64) -> Vec<Batch> {
             Batch::new(scope(n), vec![prepared(tenant(n), i)]).creating_tenant()
         })
         .collect()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 struct Bench {

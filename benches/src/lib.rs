@@ -1,10 +1,14 @@
 //! What the benchmarks and the load generator share: the event that they record, about 1 KB with both
 //! states and metadata, and how a machine's fsync is timed.
 
+use std::env;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
+
+use audit_core::{Event, PreparedEvent, SystemClock, TenantId};
 
 /// The user of 10 entries in each million.
 pub const RARE_USER: &str = "rare-user";
@@ -75,6 +79,35 @@ pub fn event(n: u64) -> String {
         word = word,
         line = n % 300,
     )
+}
+
+/// A setting of the environment; the default where there is none that can be read.
+pub fn setting<T: FromStr>(name: &str, default: T) -> T {
+    env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
+}
+
+/// The `n`th tenant.
+#[allow(clippy::expect_used)] // it is one
+pub fn tenant(n: u64) -> TenantId {
+    format!("00000000-0000-7000-8000-{n:012x}")
+        .parse()
+        .expect("a UUID")
+}
+
+/// The `n`th event, as a store takes it.
+#[allow(clippy::expect_used)] // it is one
+pub fn prepared(tenant: TenantId, n: u64) -> PreparedEvent {
+    let event = Event::from_json(&event(n)).expect("a valid event");
+    PreparedEvent::new(tenant, event, &SystemClock, &[]).expect("a valid event")
+}
+
+/// The median of values, of which there is one at least.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// The median time of a 4 KiB write with its `fdatasync` in `folder`.

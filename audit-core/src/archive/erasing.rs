@@ -188,6 +188,27 @@ impl Archiver {
         Ok((found.await??, end))
     }
 
+    /// [`search`](Self::search), of all these positions.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn search_all(
+        &self,
+        log: &TenantLog,
+        mut positions: Range<u64>,
+        wanted: Wanted,
+        groups: &[Group],
+    ) -> Result<Vec<(u64, Vec<Group>)>> {
+        let wanted = Arc::new(wanted);
+        let mut all = Vec::new();
+        while !positions.is_empty() {
+            let (found, next) = self.search(log, positions.clone(), &wanted, groups).await?;
+            all.extend(found);
+            positions.start = next;
+        }
+        Ok(all)
+    }
+
     /// Writes the segments at these positions anew that show what was erased.
     async fn renew_all(
         &self,

@@ -400,6 +400,12 @@ pub(super) fn pack(text: &str) -> Result<Files> {
     Ok(files)
 }
 
+/// What was read of a segment's file is not what was written there.
+fn altered(name: SegmentName, what: &str) -> Error {
+    let message = format!("the archive doesn't give back what it was given: {what} of {name}");
+    Error::new(ErrorKind::Unavailable, message)
+}
+
 /// A segment that was read from an archive: its files are those that its manifest lists.
 #[derive(Debug)]
 pub(super) struct Kept {
@@ -418,11 +424,7 @@ impl Kept {
     /// # Errors
     /// [`ErrorKind::Unavailable`] when it is not what its manifest lists.
     pub(super) fn open(name: SegmentName, mut files: BTreeMap<String, Vec<u8>>) -> Result<Self> {
-        let altered = |what: &str| {
-            let message =
-                format!("the archive doesn't give back what it was given: {what} of {name}");
-            Error::new(ErrorKind::Unavailable, message)
-        };
+        let altered = |what: &str| altered(name, what);
         let listing = files.get(MANIFEST);
         let listing = listing.and_then(|bytes| std::str::from_utf8(bytes).ok());
         let listing = listing.and_then(|text| FolderManifest::parse(text).ok());
@@ -521,9 +523,7 @@ pub(super) struct Demands {
 pub(super) fn check(demands: &Demands, files: BTreeMap<String, Vec<u8>>) -> Result<()> {
     let name = demands.name;
     if files.get(MANIFEST) != Some(&demands.manifest) {
-        let message =
-            format!("the archive doesn't give back what it was given: {MANIFEST} of {name}");
-        return Err(Error::new(ErrorKind::Unavailable, message));
+        return Err(altered(name, MANIFEST));
     }
     let kept = Kept::open(name, files)?;
     let wrong = match kept.judge(vec![demands.key.clone()]) {

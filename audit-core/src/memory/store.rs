@@ -183,6 +183,12 @@ impl State {
             .ok_or_else(|| unknown_tenant(tenant))
     }
 
+    /// The logs of the tenants behind one, in the order of their ids.
+    fn logs_behind(&self, after: Option<TenantId>) -> impl Iterator<Item = (&TenantId, &Log)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.logs.range((from, Bound::Unbounded))
+    }
+
     /// The log for a read within the scope.
     fn open(&self, scope: &TenantScope, permission: Permission) -> Result<&Log> {
         scope.require(permission)?;
@@ -861,10 +867,9 @@ impl ErasureStore for MemoryStore {
         after: Option<TenantId>,
         limit: usize,
     ) -> Result<Vec<ErasureJob>> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.lock();
-        let logs = state.logs.range((from, Bound::Unbounded));
-        Ok(logs
+        Ok(state
+            .logs_behind(after)
             .filter(|(id, log)| log.tenant.status.admit_read(**id).is_ok())
             .filter_map(|(_, log)| {
                 let mut jobs = log.erasures.values();
@@ -970,10 +975,9 @@ impl DeploymentStore for MemoryStore {
         after: Option<TenantId>,
         limit: usize,
     ) -> Result<Uncommitted> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.lock();
         let mut uncommitted = Uncommitted::default();
-        for (n, (tenant, log)) in state.logs.range((from, Bound::Unbounded)).enumerate() {
+        for (n, (tenant, log)) in state.logs_behind(after).enumerate() {
             if n == limit {
                 break;
             }
@@ -1096,12 +1100,8 @@ impl TenantStore for MemoryStore {
         after: Option<TenantId>,
         limit: usize,
     ) -> Result<Vec<Tenant>> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.lock();
-        let tenants = state
-            .logs
-            .range((from, Bound::Unbounded))
-            .map(|(_, log)| &log.tenant);
+        let tenants = state.logs_behind(after).map(|(_, log)| &log.tenant);
         Ok(tenants
             .filter(|tenant| filter.matches(tenant))
             .take(limit)
@@ -1162,9 +1162,8 @@ impl RetentionStore for MemoryStore {
     }
 
     async fn retained(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Retained>> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.lock();
-        let logs = state.logs.range((from, Bound::Unbounded));
+        let logs = state.logs_behind(after);
         let set = logs.filter(|(_, log)| !log.retention.is_empty() && log.exists().is_ok());
         Ok(set
             .take(limit)
@@ -1268,9 +1267,8 @@ impl OffboardingStore for MemoryStore {
     }
 
     async fn open_endings(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Ending>> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.lock();
-        let logs = state.logs.range((from, Bound::Unbounded));
+        let logs = state.logs_behind(after);
         let endings = logs.filter_map(|(_, log)| log.ending.clone());
         Ok(endings.take(limit).collect())
     }
@@ -1306,9 +1304,8 @@ impl OffboardingStore for MemoryStore {
     }
 
     async fn unsettled(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Tombstone>> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.lock();
-        let logs = state.logs.range((from, Bound::Unbounded));
+        let logs = state.logs_behind(after);
         let graves = logs.filter_map(|(_, log)| log.grave.as_ref());
         let unsettled = graves.filter(|grave| !grave.is_settled);
         let tombstones = unsettled.map(|grave| grave.tombstone.clone());

@@ -268,16 +268,11 @@ impl<'a> Shelved<'a> {
         if pruned.is_empty() {
             return Ok(share);
         }
-        let wanted = Arc::new(Wanted::Ids(pruned));
-        let mut rest = self.positions.clone();
-        while !rest.is_empty() {
-            let (found, next) = self
-                .archiver
-                .search(&self.log, rest.clone(), &wanted, &job.groups)
-                .await?;
-            share.archived.extend(found);
-            rest.start = next;
-        }
+        let (positions, wanted) = (self.positions.clone(), Wanted::Ids(pruned));
+        share.archived = self
+            .archiver
+            .search_all(&self.log, positions, wanted, &job.groups)
+            .await?;
         Ok(share)
     }
 }

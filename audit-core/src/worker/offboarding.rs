@@ -10,11 +10,11 @@ use audit_tlog::Timestamp;
 use super::followed::Paused;
 use super::{POLL, Worker, is_closed, pause_after};
 use crate::archive::CONSUMER;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::evidence::not_yet;
 use crate::id::TenantId;
 use crate::log::{AuditLog, TenantLog};
-use crate::offboarding::{Ending, OffboardingStore, Tombstone};
+use crate::offboarding::{Ending, OffboardingStore, Tombstone, no_archive};
 use crate::scope::TenantScope;
 
 /// How often it looks when nothing woke it.
@@ -129,16 +129,14 @@ impl Offboarding {
     async fn carry_out(&self, ending: &Ending) -> Result<()> {
         let (inner, tenant) = (&self.log.inner, ending.tenant);
         let log = self.log.tenant(TenantScope::trusted(tenant, CONSUMER));
-        if let Some(archiver) = &inner.archive {
+        let archiver = inner.archive.as_ref();
+        if let Some(archiver) = archiver {
             // What was archived before outlives the log that says what is erased of it.
             archiver.follow(&log).await?;
         }
         let tombstone = self.tombstone(&log).await?;
         if ending.is_archived {
-            let archiver = inner.archive.as_ref().ok_or_else(|| {
-                let message = "there is no archive to keep the tenant's evidence in";
-                Error::new(ErrorKind::Refused, message)
-            })?;
+            let archiver = archiver.ok_or_else(|| no_archive(tenant))?;
             let archived = archiver.archive(&log, tombstone.size, usize::MAX).await?;
             if archived.below < tombstone.size {
                 return Err(not_yet("the log is not archived to its end"));

@@ -24,14 +24,14 @@ use audit_core::{
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-const ORIGIN: &str = "audit.example/log";
+pub(crate) const ORIGIN: &str = "audit.example/log";
 const DAY: i64 = 86_400_000_000;
 
 fn tenant() -> TenantId {
     TenantId::new(Uuid::from_u128(9))
 }
 
-fn key() -> SigningKey {
+pub(crate) fn key() -> SigningKey {
     SigningKey::from_seed(ORIGIN, &[7; 32]).unwrap()
 }
 
@@ -233,7 +233,7 @@ impl Stage {
     async fn segments(&self) -> Vec<(SegmentName, Report)> {
         let files = self.files().await.into_iter();
         files
-            .map(|(name, files)| (name, judged(&files, Vec::new())))
+            .map(|(name, files)| (name, judged(tenant(), &files, Vec::new())))
             .collect()
     }
 
@@ -252,7 +252,12 @@ impl Stage {
     }
 }
 
-fn judged(files: &BTreeMap<String, Vec<u8>>, known: Vec<Note>) -> Report {
+/// The verdict on a segment of a tenant's by itself, from its files.
+pub(crate) fn judged(
+    tenant: TenantId,
+    files: &BTreeMap<String, Vec<u8>>,
+    known: Vec<Note>,
+) -> Report {
     let text = |name: &str| String::from_utf8(files[name].clone()).unwrap();
     let listing = FolderManifest::parse(&text(MANIFEST)).unwrap();
     let opened = folder::open(&listing, |name| Ok::<_, Error>(text(name)));
@@ -260,7 +265,7 @@ fn judged(files: &BTreeMap<String, Vec<u8>>, known: Vec<Note>) -> Report {
     let log = zstd::decode_all(files[LOG_ZST].as_slice()).unwrap();
     let log = String::from_utf8(log).unwrap();
     let name = Origin::parse(ORIGIN).unwrap();
-    let name = name.for_tenant(tenant().into_uuid(), 1);
+    let name = name.for_tenant(tenant.into_uuid(), 1);
     let options = Options {
         partial: true,
         keys: vec![key().renamed(&name).unwrap().verifying_key().clone()],

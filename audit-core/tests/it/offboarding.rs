@@ -8,10 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use audit_core::memory::{MemoryArchive, MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
 use audit_core::tlog::checkpoint::{Checkpoint, Origin};
-use audit_core::tlog::evidence::FolderManifest;
-use audit_core::tlog::folder::{self, LOG_ZST, MANIFEST, SegmentName};
-use audit_core::tlog::note::{Note, SigningKey};
-use audit_core::tlog::verify::{Options, Report, verify_lines};
+use audit_core::tlog::folder::{LOG_ZST, MANIFEST, SegmentName};
+use audit_core::tlog::note::Note;
 use audit_core::{
     Archive, AuditLog, Clock as _, Error, ErrorKind, Event, EventId, EventQueue as _, Filter,
     LogStore as _, ManualClock, Message, MessageKind, OffboardingStore as _, Outbox as _,
@@ -22,7 +20,7 @@ use audit_core::{
 use futures_util::StreamExt as _;
 use uuid::Uuid;
 
-const ORIGIN: &str = "audit.example/log";
+use crate::archive::{ORIGIN, judged, key};
 
 fn tenant(n: u128) -> TenantId {
     TenantId::new(Uuid::from_u128(n))
@@ -30,10 +28,6 @@ fn tenant(n: u128) -> TenantId {
 
 fn scope(n: u128) -> TenantScope {
     TenantScope::trusted(tenant(n), "test")
-}
-
-fn key() -> SigningKey {
-    SigningKey::from_seed(ORIGIN, &[7; 32]).unwrap()
 }
 
 /// An archive whose next writes fail, so many of them.
@@ -123,6 +117,17 @@ impl Stage {
         eventually(async || self.tombstone(n).await).await
     }
 
+    /// Deletes a tenant as the worker would, and does nothing of what comes behind that.
+    async fn delete(&self, log: &AuditLog, n: u128) -> Tombstone {
+        log.end_tenant(tenant(n), "admin", None, false)
+            .await
+            .unwrap();
+        let head = self.store.head(&scope(n)).await.unwrap();
+        let tombstone = Tombstone::of(&head, self.clock.now());
+        self.store.end(&tombstone).await.unwrap();
+        tombstone
+    }
+
     /// The lease of a process that was killed runs out.
     fn forget_signer(&self) {
         self.clock.advance_micros(60_000_000);
@@ -143,7 +148,7 @@ impl Stage {
         files.retain(|_, files| files.contains_key(MANIFEST));
         let mut next = 0;
         for (name, files) in &files {
-            let report = judged(tenant(n), files);
+            let report = judged(tenant(n), files, Vec::new());
             assert!(report.is_verified(), "{name}: {:#?}", report.findings);
             assert_eq!(report.withheld_within(&name.positions()), None);
             assert_eq!(name.from, next);
@@ -160,23 +165,6 @@ impl Stage {
             .unwrap()
             .is_empty()
     }
-}
-
-fn judged(tenant: TenantId, files: &BTreeMap<String, Vec<u8>>) -> Report {
-    let text = |name: &str| String::from_utf8(files[name].clone()).unwrap();
-    let listing = FolderManifest::parse(&text(MANIFEST)).unwrap();
-    let opened = folder::open(&listing, |name| Ok::<_, Error>(text(name)));
-    assert!(opened.findings.is_empty());
-    let log = zstd::decode_all(files[LOG_ZST].as_slice()).unwrap();
-    let log = String::from_utf8(log).unwrap();
-    let name = Origin::parse(ORIGIN).unwrap();
-    let name = name.for_tenant(tenant.into_uuid(), 1);
-    let options = Options {
-        partial: true,
-        keys: vec![key().renamed(&name).unwrap().verifying_key().clone()],
-        ..Options::default()
-    };
-    verify_lines(opened.head.lines().chain(log.lines()), options)
 }
 
 /// Until the condition holds.
@@ -347,12 +335,7 @@ async fn a_process_killed_behind_the_end_leaves_its_rows_to_the_next_one() {
     let ids = stage.record(&log, 1, 20).await;
     let all = stage.store.read(&scope(1), 0, 100).await.unwrap();
     stage.index.index(&all).await.unwrap();
-    log.end_tenant(tenant(1), "admin", None, false)
-        .await
-        .unwrap();
-    let head = stage.store.head(&scope(1)).await.unwrap();
-    let tombstone = Tombstone::of(&head, stage.clock.now());
-    stage.store.end(&tombstone).await.unwrap();
+    let tombstone = stage.delete(&log, 1).await;
     drop(log);
     assert!(stage.is_indexed(1).await);
 
@@ -371,12 +354,7 @@ async fn what_comes_late_is_refused_and_put_aside() {
     let stage = Stage::new();
     let log = stage.log();
     stage.record(&log, 1, 3).await;
-    log.end_tenant(tenant(1), "admin", None, false)
-        .await
-        .unwrap();
-    let head = stage.store.head(&scope(1)).await.unwrap();
-    let tombstone = Tombstone::of(&head, stage.clock.now());
-    stage.store.end(&tombstone).await.unwrap();
+    stage.delete(&log, 1).await;
     while stage.store.sweep().await.unwrap() {}
     let id = stage.clock.event_id();
     let message = Message::new(tenant(1), MessageKind::Ingest, id, "{}".into());

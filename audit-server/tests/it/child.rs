@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A running `audit-server`, killed when it is dropped.
@@ -19,6 +20,19 @@ pub(crate) struct Server {
 pub(crate) fn sized(whole: u64) -> u64 {
     let full = std::env::var_os("AUDIT_TEST_FULL").is_some_and(|v| v == "1");
     if full { whole } else { whole.div_ceil(10) }
+}
+
+/// Waits until writers have made so much more progress.
+pub(crate) async fn progressed(progress: &AtomicU64, by: u64) {
+    let target = progress.load(Ordering::Relaxed) + by;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while progress.load(Ordering::Relaxed) < target {
+        assert!(
+            Instant::now() < deadline,
+            "the writers stand still before {target}"
+        );
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 pub(crate) fn free_port() -> u16 {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use crate::child::{Server, command, free_port, recompute_root, settings, sized};
+use crate::child::{Server, command, free_port, progressed, recompute_root, settings, sized};
 use crate::stack::Stack;
 
 const WRITERS: u64 = 16;
@@ -114,15 +114,7 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
     }
     for round in 0..sized(20).max(3) {
         // Killed in the middle of work: after some more events, at a moment that varies.
-        let target = progress.load(Ordering::Relaxed) + 100 + 37 * (round % 7);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while progress.load(Ordering::Relaxed) < target {
-            assert!(
-                Instant::now() < deadline,
-                "the writers stand still in round {round}"
-            );
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        progressed(&progress, 100 + 37 * (round % 7)).await;
         server.kill_and_restart().await;
     }
     over.store(true, Ordering::Relaxed);

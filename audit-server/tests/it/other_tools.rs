@@ -7,14 +7,14 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use audit_core::tlog::checkpoint::Checkpoint;
 use audit_core::tlog::note::Note;
 use audit_core::tlog::tile::{Content, Tile};
 use serde_json::{Value, json};
 
-use crate::child::{Server, free_port, settings, sized};
+use crate::child::{Server, free_port, progressed, settings, sized};
 use crate::guard::{checkpoint, copy, get, recorded, recover};
 
 const WRITERS: u64 = 4;
@@ -151,15 +151,7 @@ async fn other_tools_accept_the_log_of_a_server_that_was_killed_and_recovered() 
     let writers = write_on(&server, &over, &progress);
     let rounds = sized(20).max(3);
     for round in 0..rounds {
-        let target = progress.load(Ordering::Relaxed) + 200 + 70 * (round % 7);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while progress.load(Ordering::Relaxed) < target {
-            assert!(
-                Instant::now() < deadline,
-                "the writers stand still in round {round}"
-            );
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        progressed(&progress, 200 + 70 * (round % 7)).await;
         seen.look(&server).await;
         server.kill_and_restart().await;
         seen.look(&server).await;

@@ -101,7 +101,7 @@ impl Stage {
         for (name, files) in &files {
             let own = size(&note(files));
             let known = notes.iter().filter(|note| size(note) <= own).cloned();
-            let report = judged(files, known.collect());
+            let report = judged(tenant(), files, known.collect());
             assert!(report.is_verified(), "{name}: {:#?}", report.findings);
             assert_eq!(report.withheld_within(&name.positions()), None);
             assert!(name.from <= next, "{name} behind {next}");
