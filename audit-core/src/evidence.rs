@@ -6,12 +6,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_tlog::evidence::{ComposeFault, Composer, EvidenceLine, Manifest};
+use audit_tlog::evidence::{ComposeFault, Composer, EvidenceLine, LeafData, Manifest};
+use audit_tlog::leaf::{leaf_hash, node_hash};
 use audit_tlog::merkle::{self, subtrees};
 use audit_tlog::note::{Note, VerifyingKey};
 use audit_tlog::proof::InclusionProof;
 use audit_tlog::tile::{self, Content, FULL_WIDTH, Tile};
-use audit_tlog::{Control, Group, Hash, leaf::node_hash};
+use audit_tlog::{Control, Group, Hash, Timestamp};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::time::Instant;
 
@@ -182,10 +183,13 @@ pub(crate) async fn tile(
             let wanted = range.end - range.start;
             let leaves = store.leaves(scope, range).await?;
             if leaves.len() as u64 != wanted {
-                return Err(Error::new(
-                    ErrorKind::Pruned,
-                    "entries of the bundle were pruned",
-                ));
+                // What a prune leaves of a bundle is all of it, until it ends behind the bundle.
+                let pruned = store.head(scope).await?.pruned_below;
+                return Err(match start + u64::from(FULL_WIDTH) <= pruned {
+                    true => Error::new(ErrorKind::Pruned, "entries of the bundle were pruned"),
+                    false => Error::new(ErrorKind::Corrupt, "leaf data of the bundle is missing")
+                        .with_tenant(scope.tenant()),
+                });
             }
             tile::encode_entries(leaves.iter().map(|(_, leaf)| leaf.as_bytes()))
                 .map_err(|fault| broken(scope, fault))
@@ -426,7 +430,8 @@ impl TenantLog {
             withheld,
         };
         let vkey = self.verifying_key().await?.encode();
-        let handovers = handovers(signing, &reader, checkpoint.size).await?;
+        let store = &*self.log.inner.store;
+        let handovers = handovers(signing, store, &reader, checkpoint.size).await?;
         let epochs = signing.checkpoints().epochs(&reader).await?;
         Ok(Exported {
             manifest,
@@ -465,6 +470,8 @@ struct Export {
     request: EvidenceRequest,
     entries: BoxStream<'static, Result<Evidence>>,
     size: u64,
+    /// When the newest entry was accepted, as the head says.
+    accepted: Timestamp,
     composer: Composer,
     /// Positions that are left out, up to the next entry that isn't.
     gap: Run,
@@ -472,8 +479,12 @@ struct Export {
 }
 
 /// The changes of keys below `size`, each with the first checkpoint over it, which lies right behind it.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] for one that isn't what the entry at its position says.
 async fn handovers(
     signing: &Signing,
+    store: &dyn LogStore,
     scope: &TenantScope,
     size: u64,
 ) -> Result<Vec<(u64, SignedCheckpoint)>> {
@@ -481,6 +492,20 @@ async fn handovers(
     for change in signing.checkpoints().key_changes(scope).await? {
         if change.seq >= size {
             break;
+        }
+        // Of an entry that can't be read the verifier says so.
+        let leaf = store.leaves(scope, change.seq..change.seq + 1).await?.pop();
+        let said = leaf
+            .as_ref()
+            .and_then(|(_, leaf)| LeafData::parse(leaf).ok());
+        if let Some(leaf) = said {
+            let (old, new) = (change.old, change.new);
+            if leaf.control != Some(Control::Key { old, new }) {
+                let message = "a change of keys is not what its entry says";
+                return Err(Error::new(ErrorKind::Corrupt, message)
+                    .with_tenant(scope.tenant())
+                    .with_position(change.seq));
+            }
         }
         let first = signing
             .checkpoints()
@@ -595,6 +620,10 @@ impl Exported {
         let begun = self.write_head(None, &mut text);
         let mut composer = begun.map_err(|fault| broken(&scope, fault))?;
         let below = snapshot.head().pruned_below;
+        if below > self.checkpoint.size {
+            let message = "the head says that more was pruned than the log has";
+            return Err(Error::new(ErrorKind::Corrupt, message).with_tenant(scope.tenant()));
+        }
         let keys = self.handovers.iter().map(|(seq, _)| *seq);
         let told = keys.chain(self.epochs.iter().copied());
         let mut told: Vec<u64> = told.filter(|seq| *seq < below).collect();
@@ -606,6 +635,7 @@ impl Exported {
             for seq in told.iter().filter(|seq| pruned.contains(*seq)) {
                 let data = store.leaves(&scope, *seq..seq + 1).await?.pop();
                 let Some((seq, leaf)) = data else { continue };
+                let hash = node(&*store, &scope, seq..seq + 1).await?;
                 gap(&*store, &scope, &mut composer, from..seq, &mut text).await?;
                 let line = EvidenceLine {
                     seq,
@@ -613,7 +643,7 @@ impl Exported {
                     disclosures: Default::default(),
                 };
                 composer
-                    .entry(line, &mut text)
+                    .sealed_entry(line, hash, &mut text)
                     .map_err(|fault| broken(&scope, fault))?;
                 from = seq + 1;
             }
@@ -627,6 +657,7 @@ impl Exported {
             scope,
             request,
             size: self.manifest.size,
+            accepted: snapshot.head().created_at,
             composer,
             gap: Run::starting_at(below),
             text,
@@ -662,9 +693,12 @@ impl Export {
             let Some(evidence) = self.entries.next().await.transpose()? else {
                 self.fill(self.size).await?;
                 self.close_gap()?;
+                // What was changed behind the last mark is found behind it.
+                self.composer.mark(&mut self.text);
                 return Ok(false);
             };
             let entry = &evidence.entry;
+            self.check_head(&evidence)?;
             self.fill(entry.seq).await?;
             if entry.kind.is_control() || self.request.filter.matches(entry) {
                 self.close_gap()?;
@@ -675,6 +709,21 @@ impl Export {
             }
         }
         Ok(true)
+    }
+
+    /// A head whose time isn't its newest entry's would let later entries seem older, or refuse them.
+    /// Where the entry itself was changed, that is for the verifier to find.
+    fn check_head(&self, evidence: &Evidence) -> Result<()> {
+        let entry = &evidence.entry;
+        let is_newest = entry.seq + 1 == self.size;
+        if is_newest
+            && entry.created_at != self.accepted
+            && leaf_hash(evidence.leaf.as_bytes()) == entry.leaf_hash
+        {
+            let message = "the head's time is not its newest entry's";
+            return Err(Error::new(ErrorKind::Corrupt, message).with_tenant(entry.tenant_id));
+        }
+        Ok(())
     }
 
     /// Where rows are missing up to a position, their leaf hashes stand for them: that nothing
@@ -775,8 +824,6 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use audit_tlog::leaf::leaf_hash;
-
     use super::*;
 
     #[test]

@@ -323,13 +323,18 @@ fn is_signed(checkpoint: &SignedCheckpoint, key: &SigningKey) -> bool {
     })
 }
 
-/// Checks that of a head and a checkpoint the larger continues the smaller (RFC 6962 §2.1.2).
+/// Checks that of a head and a checkpoint the larger continues the smaller (RFC 6962 §2.1.2). The head
+/// may be an earlier one of the log, which itself is never smaller than a checkpoint.
 async fn continues(
     store: &dyn LogStore,
     scope: &TenantScope,
     head: &Head,
     latest: &SignedCheckpoint,
 ) -> Result<()> {
+    if latest.size > head.size() && latest.size > store.head(scope).await?.size() {
+        let message = "the log is smaller than its newest checkpoint";
+        return Err(Error::new(ErrorKind::Corrupt, message).with_tenant(head.tenant));
+    }
     let mut ends = [(head.size(), head.tree.root()), (latest.size, latest.root)];
     ends.sort_unstable_by_key(|(size, _)| *size);
     let [(old, old_root), (new, new_root)] = ends;
