@@ -16,7 +16,7 @@ use audit_tlog::{Control, Group, Hash, Timestamp};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::time::Instant;
 
-use crate::checkpoint::SignedCheckpoint;
+use crate::checkpoint::{EpochStart, KeyChange, SignedCheckpoint};
 use crate::entry::{Entry, Evidence};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Filter;
@@ -379,7 +379,7 @@ impl TenantLog {
                     if known.size == head.size()
                         && (fence.is_none() || signing.is_ours(head.tenant, &known).await?) =>
                 {
-                    signing.check(head, &known).await?;
+                    signing.check(&*inner.store, head, &known).await?;
                     return Ok((snapshot, known));
                 }
                 (_, Some(fence)) => {
@@ -431,16 +431,10 @@ impl TenantLog {
         };
         let vkey = self.verifying_key().await?.encode();
         let store = &*self.log.inner.store;
-        let handovers = handovers(signing, store, &reader, checkpoint.size).await?;
-        let epochs = signing.checkpoints().epochs(&reader).await?;
         Ok(Exported {
             manifest,
-            handovers,
-            epochs: epochs
-                .iter()
-                .map(|start| start.seq)
-                .filter(|seq| *seq < checkpoint.size)
-                .collect(),
+            handovers: handovers(signing, store, &reader, checkpoint.size).await?,
+            epochs: epochs(signing, store, &reader, checkpoint.size).await?,
             checkpoint,
             vkey,
         })
@@ -475,13 +469,15 @@ struct Export {
     composer: Composer,
     /// Positions that are left out, up to the next entry that isn't.
     gap: Run,
+    /// The tree's leaf hashes from a position on; none where they can't be read.
+    kept: (u64, Vec<Option<Hash>>),
     text: String,
 }
 
 /// The changes of keys below `size`, each with the first checkpoint over it, which lies right behind it.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`] for one that isn't what the entry at its position says.
+/// [`ErrorKind::Corrupt`] for one that is not what the log's entry says.
 async fn handovers(
     signing: &Signing,
     store: &dyn LogStore,
@@ -493,27 +489,89 @@ async fn handovers(
         if change.seq >= size {
             break;
         }
-        // Of an entry that can't be read the verifier says so.
-        let leaf = store.leaves(scope, change.seq..change.seq + 1).await?.pop();
-        let said = leaf
-            .as_ref()
-            .and_then(|(_, leaf)| LeafData::parse(leaf).ok());
-        if let Some(leaf) = said {
-            let (old, new) = (change.old, change.new);
-            if leaf.control != Some(Control::Key { old, new }) {
-                let message = "a change of keys is not what its entry says";
-                return Err(Error::new(ErrorKind::Corrupt, message)
-                    .with_tenant(scope.tenant())
-                    .with_position(change.seq));
-            }
-        }
-        let first = signing
-            .checkpoints()
-            .covering(scope, change.seq + 1)
-            .await?;
+        check_change(store, scope, &change).await?;
+        let checkpoints = signing.checkpoints();
+        let first = checkpoints.covering(scope, change.seq + 1).await?;
         found.extend(first.map(|first| (change.seq, first)));
     }
     Ok(found)
+}
+
+/// The positions below `size` of the entries that epochs begin with.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] for one that is not what the log's entry says.
+async fn epochs(
+    signing: &Signing,
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    size: u64,
+) -> Result<Vec<u64>> {
+    let mut found = Vec::new();
+    for start in signing.checkpoints().epochs(scope).await? {
+        if start.seq >= size {
+            break;
+        }
+        check_epoch(store, scope, &start).await?;
+        found.push(start.seq);
+    }
+    Ok(found)
+}
+
+/// Checks that a change of keys is what the log's entry says.
+///
+/// # Errors
+/// As [`check_said`].
+pub(crate) async fn check_change(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    change: &KeyChange,
+) -> Result<()> {
+    let is_so = |control: &Control| match control {
+        Control::Key { old, new } => (old, new) == (&change.old, &change.new),
+        _ => false,
+    };
+    check_said(store, scope, change.seq, is_so).await
+}
+
+/// Checks that an epoch is what the log's entry says.
+///
+/// # Errors
+/// As [`check_said`].
+pub(crate) async fn check_epoch(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    start: &EpochStart,
+) -> Result<()> {
+    let is_so = |control: &Control| match control {
+        Control::Epoch { epoch, .. } => *epoch == start.epoch,
+        _ => false,
+    };
+    check_said(store, scope, start.seq, is_so).await
+}
+
+/// Checks that what is kept beside the log of a control entry is what the entry says. Of one that can't
+/// be read the verifier tells.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] with the position when it isn't.
+async fn check_said(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    seq: u64,
+    is_so: impl Fn(&Control) -> bool,
+) -> Result<()> {
+    let leaf = store.leaves(scope, seq..seq + 1).await?.pop();
+    let said = leaf.as_ref().map(|(_, leaf)| LeafData::parse(leaf));
+    match said {
+        Some(Ok(said)) if !said.control.as_ref().is_some_and(is_so) => {
+            let message = "a change of the key or the epoch is not what its entry says";
+            Err(Error::new(ErrorKind::Corrupt, message)
+                .with_tenant(scope.tenant())
+                .with_position(seq))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Shows the control entries that match and are left, oldest first.
@@ -660,6 +718,7 @@ impl Exported {
             accepted: snapshot.head().created_at,
             composer,
             gap: Run::starting_at(below),
+            kept: (below, Vec::new()),
             text,
         };
         drop(snapshot);
@@ -700,12 +759,13 @@ impl Export {
             let entry = &evidence.entry;
             self.check_head(&evidence)?;
             self.fill(entry.seq).await?;
+            let sealed = self.sealed(entry).await?;
             if entry.kind.is_control() || self.request.filter.matches(entry) {
                 self.close_gap()?;
                 self.gap = Run::starting_at(entry.seq + 1);
-                self.write(evidence)?;
+                self.write(evidence, sealed)?;
             } else {
-                self.gap.push(entry.leaf_hash);
+                self.gap.push(sealed);
             }
         }
         Ok(true)
@@ -739,7 +799,28 @@ impl Export {
         Ok(())
     }
 
-    fn write(&mut self, evidence: Evidence) -> Result<()> {
+    /// The leaf hash that the tree has at an entry's position, of which the marks are made: so a row that
+    /// was changed together with its own hash is found between two of them. Its own where the tree's can't
+    /// be read.
+    async fn sealed(&mut self, entry: &Entry) -> Result<Hash> {
+        let (start, hashes) = &self.kept;
+        if !(*start..start + hashes.len() as u64).contains(&entry.seq) {
+            let range = entry.seq..self.size.min(entry.seq + HASHES).max(entry.seq + 1);
+            let hashes = match self.store.hashes(&self.scope, 0, range.clone()).await {
+                Ok(hashes) => hashes.into_iter().map(Some).collect(),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    range.clone().map(|_| None).collect()
+                }
+                Err(error) => return Err(error),
+            };
+            self.kept = (range.start, hashes);
+        }
+        let (start, hashes) = &self.kept;
+        let at = usize::try_from(entry.seq - start).unwrap_or(usize::MAX);
+        Ok(hashes.get(at).copied().flatten().unwrap_or(entry.leaf_hash))
+    }
+
+    fn write(&mut self, evidence: Evidence, sealed: Hash) -> Result<()> {
         let mut disclosures = evidence.disclosures.map(|text| text.map(Into::into));
         for group in &self.request.withheld {
             disclosures[group.index()] = None;
@@ -750,7 +831,7 @@ impl Export {
             disclosures,
         };
         self.composer
-            .sealed_entry(line, evidence.entry.leaf_hash, &mut self.text)
+            .sealed_entry(line, sealed, &mut self.text)
             .map_err(|fault| self.fault(fault))
     }
 
@@ -766,7 +847,11 @@ impl Export {
     }
 
     fn fault(&self, fault: ComposeFault) -> Error {
-        broken(&self.scope, fault)
+        let error = broken(&self.scope, fault);
+        match fault {
+            ComposeFault::Position { expected, .. } => error.with_position(expected),
+            _ => error,
+        }
     }
 }
 

@@ -202,6 +202,7 @@ impl CheckpointStore for PostgresStore {
                 epoch: row::position(r, 1)?,
             })
         };
-        found.iter().map(decode).collect()
+        let found: Result<_> = found.iter().map(decode).collect();
+        found.map_err(|e| e.with_tenant(scope.tenant()))
     }
 }

@@ -200,7 +200,7 @@ impl CheckpointStore for SqliteStore {
                     })?;
                     epochs.collect()
                 })
-                .map_err(from_sqlite)
+                .map_err(|e| from_sqlite(e).with_tenant(tenant))
         })
         .await
     }

@@ -78,10 +78,11 @@ pub(crate) fn hashes(
         _ => tile_roots(conn, no, level - 1, range.clone()),
     }
     .map_err(|e| e.with_tenant(tenant))?;
-    if found.len() as u64 == range.end - range.start {
-        Ok(found)
-    } else {
-        Err(missing().with_tenant(tenant))
+    let next = range.start + found.len() as u64;
+    match (level, next == range.end) {
+        (_, true) => Ok(found),
+        (0, false) => Err(missing().with_tenant(tenant).with_position(next)),
+        (_, false) => Err(missing().with_tenant(tenant)),
     }
 }
 
