@@ -405,14 +405,16 @@ macro_rules! outbox {
     };
 }
 
-/// Expands to the test that what is changed behind a store's back is found, for a
-/// [`TamperingHarness`].
+/// Expands to the tests that what is changed behind a store's back, in its exports or in its archive is
+/// found, for a [`TamperingHarness`].
 #[macro_export]
 macro_rules! tampering {
     ($harness:ty) => {
         $crate::__contracts!(
             $harness, tampering:
             what_is_changed_in_the_tables_is_found,
+            what_is_changed_in_a_bundle_is_found,
+            what_is_changed_in_an_archive_is_found,
         );
     };
 }
@@ -456,7 +458,7 @@ mod tests {
             include_str!("outbox.rs"),
             include_str!("retention_store.rs"),
             include_str!("search_index.rs"),
-            include_str!("tampering.rs"),
+            include_str!("tampering/mod.rs"),
             include_str!("tenant_authorizer.rs"),
             include_str!("tenant_store.rs"),
         ];

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use audit_conformance::TamperingHarness;
-use audit_conformance::tampering::Shown::{Export, Lookup, Nobody, Tiles};
+use audit_conformance::tampering::Shown::{Export, Lookup, Nobody, Reading, Tiles};
 use audit_conformance::tampering::{Cell, Holds, Replacement, Row, Table};
 use audit_core::{Clock as _, ManualClock, SystemClock};
 use audit_store_postgres::PostgresStore;
@@ -164,7 +164,8 @@ impl TamperingHarness for Behind {
                 ("severity", Export),
                 ("outcome", Export),
                 ("kind", Export),
-                ("leaf_hash", Export),
+                // The tree has it once more.
+                ("leaf_hash", Reading),
                 ("opening", Export),
                 ("action", Export),
                 ("ctl", Export),
@@ -208,8 +209,7 @@ impl TamperingHarness for Behind {
             holds: Holds::Head,
             key: &["tenant_id"],
             columns: &[
-                // Another tenant's, the head is gone: see what is dropped.
-                ("tenant_id", Nobody),
+                ("tenant_id", Export),
                 // Whether the tenant is served.
                 ("status", Nobody),
                 ("size", Export),
@@ -252,7 +252,7 @@ impl TamperingHarness for Behind {
             holds: Holds::Checkpoints,
             key: &["tenant_id", "size"],
             columns: &[
-                ("tenant_id", Nobody),
+                ("tenant_id", Export),
                 ("size", Export),
                 ("root", Export),
                 ("note", Export),
@@ -272,6 +272,12 @@ impl TamperingHarness for Behind {
                 ("old_vkey", Export),
                 ("new_vkey", Export),
             ],
+        },
+        Table {
+            name: "audit.epochs",
+            holds: Holds::Epochs,
+            key: &["tenant_id", "seq"],
+            columns: &[("tenant_id", Export), ("seq", Export), ("epoch", Export)],
         },
     ];
 

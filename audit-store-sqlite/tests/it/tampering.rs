@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_conformance::TamperingHarness;
-use audit_conformance::tampering::Shown::{Export, Lookup, Nobody, Tiles};
+use audit_conformance::tampering::Shown::{Export, Lookup, Nobody, Reading, Tiles};
 use audit_conformance::tampering::{Cell, Holds, Replacement, Row, Table};
 use audit_core::{Clock as _, ManualClock, SystemClock};
 use audit_store_sqlite::rusqlite::types::{Value, ValueRef};
@@ -103,7 +103,8 @@ impl TamperingHarness for File {
                 ("severity", Export),
                 ("outcome", Export),
                 ("kind", Export),
-                ("leaf_hash", Export),
+                // The tree has it once more.
+                ("leaf_hash", Reading),
                 ("id", Export),
                 ("opening", Export),
                 ("action", Export),
@@ -189,7 +190,7 @@ impl TamperingHarness for File {
             holds: Holds::Checkpoints,
             key: &["tenant", "size"],
             columns: &[
-                ("tenant", Nobody),
+                ("tenant", Export),
                 ("size", Export),
                 ("root", Export),
                 ("note", Export),
@@ -208,6 +209,12 @@ impl TamperingHarness for File {
                 ("old_vkey", Export),
                 ("new_vkey", Export),
             ],
+        },
+        Table {
+            name: "epochs",
+            holds: Holds::Epochs,
+            key: &["tenant", "seq"],
+            columns: &[("tenant", Export), ("seq", Export), ("epoch", Export)],
         },
     ];
 
