@@ -29,7 +29,8 @@
 //! Every contract is also a public function, so that a single one can be run by itself, and takes a
 //! harness by type: [`ArchiveHarness`], [`LogStoreHarness`], [`CheckpointStoreHarness`],
 //! [`CredentialStoreHarness`], [`ErasureStoreHarness`], [`EventQueueHarness`], [`GuardHarness`],
-//! [`OffboardingStoreHarness`], [`SearchIndexHarness`], [`OutboxHarness`], [`TenantAuthorizerHarness`]. A contract that is broken
+//! [`OffboardingStoreHarness`], [`OutboxHarness`], [`SearchIndexHarness`], [`TamperingHarness`],
+//! [`TenantAuthorizerHarness`]. A contract that is broken
 //! panics. Contracts run at the same time, make tenants of their own with random ids, and so may
 //! share a database, but a queue, an index or an outbox is each one's own.
 
@@ -57,6 +58,7 @@ pub mod person;
 pub mod random;
 pub mod retention_store;
 pub mod search_index;
+pub mod tampering;
 pub mod tenant_authorizer;
 pub mod tenant_store;
 
@@ -70,6 +72,7 @@ pub use log_store::LogStoreHarness;
 pub use offboarding_store::OffboardingStoreHarness;
 pub use outbox::OutboxHarness;
 pub use search_index::SearchIndexHarness;
+pub use tampering::TamperingHarness;
 pub use tenant_authorizer::TenantAuthorizerHarness;
 
 /// A clock for a harness, that stands at an arbitrary moment until a contract moves it.
@@ -431,6 +434,20 @@ macro_rules! outbox {
     };
 }
 
+/// Expands to the tests that what is changed behind a store's back, in its exports or in its archive is
+/// found, for a [`TamperingHarness`].
+#[macro_export]
+macro_rules! tampering {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, tampering:
+            what_is_changed_in_the_tables_is_found,
+            what_is_changed_in_a_bundle_is_found,
+            what_is_changed_in_an_archive_is_found,
+        );
+    };
+}
+
 /// Expands to the tests of [`TenantAuthorizer`](audit_core::TenantAuthorizer) for a
 /// [`TenantAuthorizerHarness`].
 #[macro_export]
@@ -471,6 +488,7 @@ mod tests {
             include_str!("outbox.rs"),
             include_str!("retention_store.rs"),
             include_str!("search_index.rs"),
+            include_str!("tampering/mod.rs"),
             include_str!("tenant_authorizer.rs"),
             include_str!("tenant_store.rs"),
         ];

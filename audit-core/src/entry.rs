@@ -407,6 +407,9 @@ impl Opening {
                 for i in 0..7 {
                     let (flags, tail) = rest.split_first()?;
                     rest = tail;
+                    if flags & !3 != 0 {
+                        return None;
+                    }
                     if flags & 1 != 0 {
                         let (digest, tail) = rest.split_at_checked(32)?;
                         digests[i] = Hash::from_slice(digest);

@@ -6,16 +6,17 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_tlog::evidence::{ComposeFault, Composer, EvidenceLine, Manifest};
+use audit_tlog::evidence::{ComposeFault, Composer, EvidenceLine, LeafData, Manifest};
+use audit_tlog::leaf::{leaf_hash, node_hash};
 use audit_tlog::merkle::{self, subtrees};
 use audit_tlog::note::{Note, VerifyingKey};
 use audit_tlog::proof::InclusionProof;
 use audit_tlog::tile::{self, Content, FULL_WIDTH, Tile};
-use audit_tlog::{Control, Group, Hash, leaf::node_hash};
+use audit_tlog::{Control, Group, Hash, Timestamp};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::time::Instant;
 
-use crate::checkpoint::SignedCheckpoint;
+use crate::checkpoint::{EpochStart, KeyChange, SignedCheckpoint};
 use crate::entry::{Entry, Evidence};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Filter;
@@ -182,10 +183,13 @@ pub(crate) async fn tile(
             let wanted = range.end - range.start;
             let leaves = store.leaves(scope, range).await?;
             if leaves.len() as u64 != wanted {
-                return Err(Error::new(
-                    ErrorKind::Pruned,
-                    "entries of the bundle were pruned",
-                ));
+                // What a prune leaves of a bundle is all of it, until it ends behind the bundle.
+                let pruned = store.head(scope).await?.pruned_below;
+                return Err(match start + u64::from(FULL_WIDTH) <= pruned {
+                    true => Error::new(ErrorKind::Pruned, "entries of the bundle were pruned"),
+                    false => Error::new(ErrorKind::Corrupt, "leaf data of the bundle is missing")
+                        .with_tenant(scope.tenant()),
+                });
             }
             tile::encode_entries(leaves.iter().map(|(_, leaf)| leaf.as_bytes()))
                 .map_err(|fault| broken(scope, fault))
@@ -375,7 +379,7 @@ impl TenantLog {
                     if known.size == head.size()
                         && (fence.is_none() || signing.is_ours(head.tenant, &known).await?) =>
                 {
-                    signing.check(head, &known).await?;
+                    signing.check(&*inner.store, head, &known).await?;
                     return Ok((snapshot, known));
                 }
                 (_, Some(fence)) => {
@@ -426,16 +430,11 @@ impl TenantLog {
             withheld,
         };
         let vkey = self.verifying_key().await?.encode();
-        let handovers = handovers(signing, &reader, checkpoint.size).await?;
-        let epochs = signing.checkpoints().epochs(&reader).await?;
+        let store = &*self.log.inner.store;
         Ok(Exported {
             manifest,
-            handovers,
-            epochs: epochs
-                .iter()
-                .map(|start| start.seq)
-                .filter(|seq| *seq < checkpoint.size)
-                .collect(),
+            handovers: handovers(signing, store, &reader, checkpoint.size).await?,
+            epochs: epochs(signing, store, &reader, checkpoint.size).await?,
             checkpoint,
             vkey,
         })
@@ -465,15 +464,23 @@ struct Export {
     request: EvidenceRequest,
     entries: BoxStream<'static, Result<Evidence>>,
     size: u64,
+    /// When the newest entry was accepted, as the head says.
+    accepted: Timestamp,
     composer: Composer,
     /// Positions that are left out, up to the next entry that isn't.
     gap: Run,
+    /// The tree's leaf hashes from a position on; none where they can't be read.
+    kept: (u64, Vec<Option<Hash>>),
     text: String,
 }
 
 /// The changes of keys below `size`, each with the first checkpoint over it, which lies right behind it.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] for one that is not what the log's entry says.
 async fn handovers(
     signing: &Signing,
+    store: &dyn LogStore,
     scope: &TenantScope,
     size: u64,
 ) -> Result<Vec<(u64, SignedCheckpoint)>> {
@@ -482,13 +489,89 @@ async fn handovers(
         if change.seq >= size {
             break;
         }
-        let first = signing
-            .checkpoints()
-            .covering(scope, change.seq + 1)
-            .await?;
+        check_change(store, scope, &change).await?;
+        let checkpoints = signing.checkpoints();
+        let first = checkpoints.covering(scope, change.seq + 1).await?;
         found.extend(first.map(|first| (change.seq, first)));
     }
     Ok(found)
+}
+
+/// The positions below `size` of the entries that epochs begin with.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] for one that is not what the log's entry says.
+async fn epochs(
+    signing: &Signing,
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    size: u64,
+) -> Result<Vec<u64>> {
+    let mut found = Vec::new();
+    for start in signing.checkpoints().epochs(scope).await? {
+        if start.seq >= size {
+            break;
+        }
+        check_epoch(store, scope, &start).await?;
+        found.push(start.seq);
+    }
+    Ok(found)
+}
+
+/// Checks that a change of keys is what the log's entry says.
+///
+/// # Errors
+/// As [`check_said`].
+pub(crate) async fn check_change(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    change: &KeyChange,
+) -> Result<()> {
+    let is_so = |control: &Control| match control {
+        Control::Key { old, new } => (old, new) == (&change.old, &change.new),
+        _ => false,
+    };
+    check_said(store, scope, change.seq, is_so).await
+}
+
+/// Checks that an epoch is what the log's entry says.
+///
+/// # Errors
+/// As [`check_said`].
+pub(crate) async fn check_epoch(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    start: &EpochStart,
+) -> Result<()> {
+    let is_so = |control: &Control| match control {
+        Control::Epoch { epoch, .. } => *epoch == start.epoch,
+        _ => false,
+    };
+    check_said(store, scope, start.seq, is_so).await
+}
+
+/// Checks that what is kept beside the log of a control entry is what the entry says. Of one that can't
+/// be read the verifier tells.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] with the position when it isn't.
+async fn check_said(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    seq: u64,
+    is_so: impl Fn(&Control) -> bool,
+) -> Result<()> {
+    let leaf = store.leaves(scope, seq..seq + 1).await?.pop();
+    let said = leaf.as_ref().map(|(_, leaf)| LeafData::parse(leaf));
+    match said {
+        Some(Ok(said)) if !said.control.as_ref().is_some_and(is_so) => {
+            let message = "a change of the key or the epoch is not what its entry says";
+            Err(Error::new(ErrorKind::Corrupt, message)
+                .with_tenant(scope.tenant())
+                .with_position(seq))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Shows the control entries that match and are left, oldest first.
@@ -594,6 +677,10 @@ impl Exported {
         let begun = self.write_head(&BTreeMap::new(), &mut text);
         let mut composer = begun.map_err(|fault| broken(&scope, fault))?;
         let below = snapshot.head().pruned_below;
+        if below > self.checkpoint.size {
+            let message = "the head says that more was pruned than the log has";
+            return Err(Error::new(ErrorKind::Corrupt, message).with_tenant(scope.tenant()));
+        }
         let keys = self.handovers.iter().map(|(seq, _)| *seq);
         let told = keys.chain(self.epochs.iter().copied());
         let mut told: Vec<u64> = told.filter(|seq| *seq < below).collect();
@@ -605,6 +692,7 @@ impl Exported {
             for seq in told.iter().filter(|seq| pruned.contains(*seq)) {
                 let data = store.leaves(&scope, *seq..seq + 1).await?.pop();
                 let Some((seq, leaf)) = data else { continue };
+                let hash = node(&*store, &scope, seq..seq + 1).await?;
                 gap(&*store, &scope, &mut composer, from..seq, &mut text).await?;
                 let line = EvidenceLine {
                     seq,
@@ -612,7 +700,7 @@ impl Exported {
                     disclosures: Default::default(),
                 };
                 composer
-                    .entry(line, &mut text)
+                    .sealed_entry(line, hash, &mut text)
                     .map_err(|fault| broken(&scope, fault))?;
                 from = seq + 1;
             }
@@ -626,8 +714,10 @@ impl Exported {
             scope,
             request,
             size: self.manifest.size,
+            accepted: snapshot.head().created_at,
             composer,
             gap: Run::starting_at(below),
+            kept: (below, Vec::new()),
             text,
         };
         drop(snapshot);
@@ -661,19 +751,38 @@ impl Export {
             let Some(evidence) = self.entries.next().await.transpose()? else {
                 self.fill(self.size).await?;
                 self.close_gap()?;
+                // What was changed behind the last mark is found behind it.
+                self.composer.mark(&mut self.text);
                 return Ok(false);
             };
             let entry = &evidence.entry;
+            self.check_head(&evidence)?;
             self.fill(entry.seq).await?;
+            let sealed = self.sealed(entry).await?;
             if entry.kind.is_control() || self.request.filter.matches(entry) {
                 self.close_gap()?;
                 self.gap = Run::starting_at(entry.seq + 1);
-                self.write(evidence)?;
+                self.write(evidence, sealed)?;
             } else {
-                self.gap.push(entry.leaf_hash);
+                self.gap.push(sealed);
             }
         }
         Ok(true)
+    }
+
+    /// A head whose time isn't its newest entry's would let later entries seem older, or refuse them.
+    /// Where the entry itself was changed, that is for the verifier to find.
+    fn check_head(&self, evidence: &Evidence) -> Result<()> {
+        let entry = &evidence.entry;
+        let is_newest = entry.seq + 1 == self.size;
+        if is_newest
+            && entry.created_at != self.accepted
+            && leaf_hash(evidence.leaf.as_bytes()) == entry.leaf_hash
+        {
+            let message = "the head's time is not its newest entry's";
+            return Err(Error::new(ErrorKind::Corrupt, message).with_tenant(entry.tenant_id));
+        }
+        Ok(())
     }
 
     /// Where rows are missing up to a position, their leaf hashes stand for them: that nothing
@@ -689,7 +798,28 @@ impl Export {
         Ok(())
     }
 
-    fn write(&mut self, evidence: Evidence) -> Result<()> {
+    /// The leaf hash that the tree has at an entry's position, of which the marks are made: so a row that
+    /// was changed together with its own hash is found between two of them. Its own where the tree's can't
+    /// be read.
+    async fn sealed(&mut self, entry: &Entry) -> Result<Hash> {
+        let (start, hashes) = &self.kept;
+        if !(*start..start + hashes.len() as u64).contains(&entry.seq) {
+            let range = entry.seq..self.size.min(entry.seq + HASHES).max(entry.seq + 1);
+            let hashes = match self.store.hashes(&self.scope, 0, range.clone()).await {
+                Ok(hashes) => hashes.into_iter().map(Some).collect(),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    range.clone().map(|_| None).collect()
+                }
+                Err(error) => return Err(error),
+            };
+            self.kept = (range.start, hashes);
+        }
+        let (start, hashes) = &self.kept;
+        let at = usize::try_from(entry.seq - start).unwrap_or(usize::MAX);
+        Ok(hashes.get(at).copied().flatten().unwrap_or(entry.leaf_hash))
+    }
+
+    fn write(&mut self, evidence: Evidence, sealed: Hash) -> Result<()> {
         let mut disclosures = evidence.disclosures.map(|text| text.map(Into::into));
         for group in &self.request.withheld {
             disclosures[group.index()] = None;
@@ -700,7 +830,7 @@ impl Export {
             disclosures,
         };
         self.composer
-            .sealed_entry(line, evidence.entry.leaf_hash, &mut self.text)
+            .sealed_entry(line, sealed, &mut self.text)
             .map_err(|fault| self.fault(fault))
     }
 
@@ -716,7 +846,11 @@ impl Export {
     }
 
     fn fault(&self, fault: ComposeFault) -> Error {
-        broken(&self.scope, fault)
+        let error = broken(&self.scope, fault);
+        match fault {
+            ComposeFault::Position { expected, .. } => error.with_position(expected),
+            _ => error,
+        }
     }
 }
 
@@ -774,8 +908,6 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use audit_tlog::leaf::leaf_hash;
-
     use super::*;
 
     #[test]

@@ -11,7 +11,8 @@ use crate::checkpoint::{CheckpointStore, EpochStart, Fence, KeyChange, SignedChe
 use crate::clock::Clock;
 use crate::entry::Receipt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::evidence::{root_of, roots_of};
+use crate::evidence::{check_change, check_epoch, each_control_entry, root_of, roots_of};
+use crate::filter::Filter;
 use crate::guard::{GuardedHead, Sentry, present_epoch};
 use crate::id::TenantId;
 use crate::prepare::Act;
@@ -96,7 +97,10 @@ impl Signing {
                 .pass(&scope, head, latest.as_ref(), &course.epochs)
                 .await?;
         }
-        let mut standing = self.standing(head.tenant, &course, latest.as_ref())?;
+        let mut standing = match self.standing(head.tenant, &course, latest.as_ref()) {
+            Ok(standing) => standing,
+            Err(error) => return Err(self.explained(store, &scope, error).await),
+        };
         if let Standing::Earlier(old) = &standing {
             let change = self
                 .change_key(store, &scope, fence, old, course.epoch())
@@ -261,7 +265,12 @@ impl Signing {
     ///
     /// # Errors
     /// See [`publish`](Self::publish).
-    pub(crate) async fn check(&self, head: &Head, latest: &SignedCheckpoint) -> Result<()> {
+    pub(crate) async fn check(
+        &self,
+        store: &dyn LogStore,
+        head: &Head,
+        latest: &SignedCheckpoint,
+    ) -> Result<()> {
         if latest.size == head.size() && latest.root != head.tree.root() {
             return Err(Error::corrupt(head.tenant, head.size()));
         }
@@ -270,7 +279,43 @@ impl Signing {
         }
         let scope = TenantScope::trusted(head.tenant, "signer");
         let epoch = self.course(&scope).await?.epoch_at(latest.size);
-        Err(self.not_ours(head.tenant, epoch)?)
+        let error = self.not_ours(head.tenant, epoch)?;
+        Err(self.explained(store, &scope, error).await)
+    }
+
+    /// What is wrong where the log's key seems to be none that is known here: what is kept beside the log
+    /// of its keys and epochs may not be what its entries say.
+    async fn explained(&self, store: &dyn LogStore, scope: &TenantScope, error: Error) -> Error {
+        match self.check_course(store, scope).await {
+            Err(wrong) if wrong.kind() == ErrorKind::Corrupt => wrong,
+            _ => error,
+        }
+    }
+
+    /// Checks that what is kept beside the log of its keys and epochs is what its entries say.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] with the position of the first entry that says otherwise.
+    async fn check_course(&self, store: &dyn LogStore, scope: &TenantScope) -> Result<()> {
+        let mut said = Vec::new();
+        let filter = Filter::new().action("log.key").action("log.epoch");
+        each_control_entry(store, scope, &filter, |entry| said.push(entry.seq)).await?;
+        // Read behind the entries, with which it is written.
+        let course = self.course(scope).await?;
+        for change in &course.changes {
+            check_change(store, scope, change).await?;
+        }
+        for start in &course.epochs {
+            check_epoch(store, scope, start).await?;
+        }
+        let changes = course.changes.iter().map(|change| change.seq);
+        let kept: Vec<u64> = changes
+            .chain(course.epochs.iter().map(|start| start.seq))
+            .collect();
+        match said.iter().find(|seq| !kept.contains(seq)) {
+            None => Ok(()),
+            Some(seq) => Err(Error::corrupt(scope.tenant(), *seq)),
+        }
     }
 }
 
@@ -323,13 +368,18 @@ fn is_signed(checkpoint: &SignedCheckpoint, key: &SigningKey) -> bool {
     })
 }
 
-/// Checks that of a head and a checkpoint the larger continues the smaller (RFC 6962 §2.1.2).
+/// Checks that of a head and a checkpoint the larger continues the smaller (RFC 6962 §2.1.2). The head
+/// may be an earlier one of the log, which itself is never smaller than a checkpoint.
 async fn continues(
     store: &dyn LogStore,
     scope: &TenantScope,
     head: &Head,
     latest: &SignedCheckpoint,
 ) -> Result<()> {
+    if latest.size > head.size() && latest.size > store.head(scope).await?.size() {
+        let message = "the log is smaller than its newest checkpoint";
+        return Err(Error::new(ErrorKind::Corrupt, message).with_tenant(head.tenant));
+    }
     let mut ends = [(head.size(), head.tree.root()), (latest.size, latest.root)];
     ends.sort_unstable_by_key(|(size, _)| *size);
     let [(old, old_root), (new, new_root)] = ends;

@@ -144,7 +144,8 @@ impl PostgresStore {
             .fetch_optional(&mut *tx)
             .await
             .map_err(from_sqlx)?;
-        found.as_ref().map(decode).transpose()
+        let found = found.as_ref().map(decode).transpose();
+        found.map_err(|e| e.with_tenant(scope.tenant()))
     }
 }
 
@@ -188,7 +189,8 @@ impl CheckpointStore for PostgresStore {
                 new: row::get(r, 2)?,
             })
         };
-        found.iter().map(decode).collect()
+        let found: Result<_> = found.iter().map(decode).collect();
+        found.map_err(|e| e.with_tenant(scope.tenant()))
     }
 
     async fn epochs(&self, scope: &TenantScope) -> Result<Vec<EpochStart>> {
@@ -203,6 +205,7 @@ impl CheckpointStore for PostgresStore {
                 epoch: row::position(r, 1)?,
             })
         };
-        found.iter().map(decode).collect()
+        let found: Result<_> = found.iter().map(decode).collect();
+        found.map_err(|e| e.with_tenant(scope.tenant()))
     }
 }

@@ -22,11 +22,14 @@ pub(crate) const COLUMNS: &str =
 /// Decodes [`COLUMNS`].
 pub(crate) fn decode(r: &PgRow) -> Result<(TenantStatus, Head)> {
     let tenant = row::tenant_id(r, 0)?;
+    decode_of(r, tenant).map_err(|e| e.with_tenant(tenant))
+}
+
+fn decode_of(r: &PgRow, tenant: TenantId) -> Result<(TenantStatus, Head)> {
     let mut head = Head::empty(tenant);
     let size = row::position(r, 2)?;
-    head.tree = Tree::from_bytes(size, row::get(r, 3)?).ok_or_else(|| {
-        Error::new(ErrorKind::Corrupt, "the head's peaks don't fit its size").with_tenant(tenant)
-    })?;
+    head.tree = Tree::from_bytes(size, row::get(r, 3)?)
+        .ok_or_else(|| Error::new(ErrorKind::Corrupt, "the head's peaks don't fit its size"))?;
     head.created_at = row::time(row::get(r, 4)?)?;
     head.pruned_below = row::position(r, 5)?;
     head.pruned_by = row::get::<Option<i64>>(r, 6)?
@@ -77,12 +80,12 @@ pub(crate) async fn hashes(
     let (start, end) = (row::signed(range.start), row::signed(range.end));
     let rows = match level {
         0 => query(
-            "SELECT leaf_hash FROM audit.tenant_ids WHERE seq >= $1 AND seq < $2 ORDER BY seq",
+            "SELECT seq, leaf_hash FROM audit.tenant_ids WHERE seq >= $1 AND seq < $2 ORDER BY seq",
         )
         .bind(start)
         .bind(end),
         _ => query(
-            "SELECT root FROM audit.tenant_subtrees
+            "SELECT idx, root FROM audit.tenant_subtrees
              WHERE idx >= $1 AND idx < $2 AND level = $3 ORDER BY idx",
         )
         .bind(start)
@@ -92,13 +95,22 @@ pub(crate) async fn hashes(
     .fetch_all(conn)
     .await
     .map_err(from_sqlx)?;
-    if rows.len() as u64 != range.end - range.start {
-        return Err(
-            Error::new(ErrorKind::Corrupt, "hashes of the tree are missing")
-                .with_tenant(head.tenant),
-        );
+    let mut found = Vec::with_capacity(rows.len());
+    let mut rows = rows.iter();
+    for expected in range {
+        let hash = match rows.next() {
+            Some(r) if row::position(r, 0).is_ok_and(|at| at == expected) => row::hash(r, 1),
+            _ => Err(Error::new(
+                ErrorKind::Corrupt,
+                "hashes of the tree are missing",
+            )),
+        };
+        found.push(hash.map_err(|e| match level {
+            0 => e.with_tenant(head.tenant).with_position(expected),
+            _ => e.with_tenant(head.tenant),
+        })?);
     }
-    rows.iter().map(|r| row::hash(r, 0)).collect()
+    Ok(found)
 }
 
 /// The tree of the first `size` leaves of a log that has at least as many.

@@ -22,7 +22,18 @@ pub(crate) const COLUMNS: &str = "seq, created_at, occurred_at, action_type, sev
     trace_id, user_agent, host(ip_address), reason, before_state, after_state, metadata";
 
 /// Decodes [`COLUMNS`] by position, the first of them at `at`. The leaf is not recomputed.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] with tenant and position when a value can't be read.
 pub(crate) fn stored_entry(row: &PgRow, at: usize, tenant: TenantId) -> Result<StoredEntry> {
+    let seq = position(row, at).map_err(|e| e.with_tenant(tenant))?;
+    decode(row, at, tenant, seq).map_err(|e| match e.kind() {
+        ErrorKind::Corrupt => Error::corrupt(tenant, seq).with_source(e),
+        _ => e,
+    })
+}
+
+fn decode(row: &PgRow, at: usize, tenant: TenantId, seq: u64) -> Result<StoredEntry> {
     let mut fields = Fields::new(name(row, at + 3)?);
     fields.severity = name(row, at + 4)?;
     fields.outcome = name(row, at + 5)?;
@@ -35,7 +46,8 @@ pub(crate) fn stored_entry(row: &PgRow, at: usize, tenant: TenantId) -> Result<S
     fields.resource_id = get(row, at + 17)?;
     fields.resource_name = get(row, at + 18)?;
     if let Some(related) = get::<Option<&str>>(row, at + 19)? {
-        fields.related_resources = Fields::parse_related(related)?;
+        fields.related_resources = Fields::parse_related(related)
+            .map_err(|e| bad("the list of resources").with_source(e))?;
     }
     fields.session_id = get(row, at + 20)?;
     fields.request_id = get(row, at + 21)?;
@@ -52,7 +64,7 @@ pub(crate) fn stored_entry(row: &PgRow, at: usize, tenant: TenantId) -> Result<S
 
     let id = EventId::new(get(row, at + 8)?);
     let created_at = time(get(row, at + 1)?)?;
-    let mut entry = Entry::new(tenant, id, position(row, at)?, created_at, fields);
+    let mut entry = Entry::new(tenant, id, seq, created_at, fields);
     entry.occurred_at = time(get(row, at + 2)?)?;
     entry.kind = name::<Kind>(row, at + 6)?;
     entry.leaf_hash = hash(row, at + 7)?;

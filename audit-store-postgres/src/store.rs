@@ -203,10 +203,10 @@ impl LogStore for PostgresStore {
         let (mut tx, head) = self.begin_read(scope, Permission::Read).await?;
         let ids: Vec<Uuid> = ids.iter().map(|id| id.into_uuid()).collect();
         let sql = format!(
-            "SELECT w.n, i.seq, e.*
+            "SELECT w.n, i.seq, i.leaf_hash, e.*
              FROM unnest($1::uuid[]) WITH ORDINALITY AS w (id, n)
              LEFT JOIN LATERAL (
-                 SELECT seq, created_at FROM audit.tenant_ids WHERE id = w.id OFFSET 0
+                 SELECT seq, created_at, leaf_hash FROM audit.tenant_ids WHERE id = w.id OFFSET 0
              ) i ON true
              LEFT JOIN LATERAL (
                  SELECT {} FROM audit.tenant_events
@@ -222,21 +222,25 @@ impl LogStore for PostgresStore {
             .map_err(from_sqlx)?;
         in_order(&found)?
             .into_iter()
-            .map(|r| {
-                let Some(seq) = row::get::<Option<i64>>(r, 1)?
-                    .map(row::unsigned)
-                    .transpose()?
-                else {
+            .zip(ids)
+            .map(|(r, id)| {
+                let seq = row::get::<Option<i64>>(r, 1)?.map(row::unsigned);
+                let Some(seq) = seq.transpose().map_err(|e| e.with_tenant(head.tenant))? else {
                     return Ok(Lookup::Missing);
                 };
                 if let Some(by) = head.pruned_by.filter(|_| seq < head.pruned_below) {
                     return Ok(Lookup::Pruned { by });
                 }
-                if row::get::<Option<i64>>(r, 2)?.is_none() {
-                    return Err(Error::corrupt(head.tenant, seq));
+                let corrupt = || Error::corrupt(head.tenant, seq);
+                if row::get::<Option<i64>>(r, 3)?.is_none() {
+                    return Err(corrupt());
                 }
-                let entry = row::stored_entry(r, 2, head.tenant)?.verify()?;
-                Ok(Lookup::Found(Box::new(entry)))
+                let entry = row::stored_entry(r, 3, head.tenant)?.verify()?;
+                let known = row::hash(r, 2).map_err(|e| corrupt().with_source(e))?;
+                match (entry.id.into_uuid(), entry.leaf_hash) == (id, known) {
+                    true => Ok(Lookup::Found(Box::new(entry))),
+                    false => Err(corrupt()),
+                }
             })
             .collect()
     }

@@ -57,7 +57,7 @@ impl SqliteStore {
                 let size = i64::try_from(size).unwrap_or(i64::MAX);
                 statement.query_row(params![no, size], decode).optional()
             })
-            .map_err(from_sqlite)
+            .map_err(|e| from_sqlite(e).with_tenant(tenant))
         })
         .await
     }
@@ -180,7 +180,7 @@ impl CheckpointStore for SqliteStore {
                 })?;
                 changes.collect()
             })
-            .map_err(from_sqlite)
+            .map_err(|e| from_sqlite(e).with_tenant(tenant))
         })
         .await
     }
@@ -201,7 +201,7 @@ impl CheckpointStore for SqliteStore {
                     })?;
                     epochs.collect()
                 })
-                .map_err(from_sqlite)
+                .map_err(|e| from_sqlite(e).with_tenant(tenant))
         })
         .await
     }

@@ -34,7 +34,7 @@ pub(crate) fn head(conn: &Connection, no: i64, tenant: TenantId) -> Result<Head>
                 })
                 .optional()
         })
-        .map_err(from_sqlite)?;
+        .map_err(|e| from_sqlite(e).with_tenant(tenant))?;
     match found {
         None => Ok(Head::empty(tenant)),
         Some((Some(tree), mut head)) => {
@@ -76,12 +76,18 @@ pub(crate) fn hashes(
     let found = match level {
         0 => leaf_hashes(conn, no, size, range.clone()),
         _ => tile_roots(conn, no, level - 1, range.clone()),
-    }?;
-    if found.len() as u64 == range.end - range.start {
-        Ok(found)
-    } else {
-        Err(Error::new(ErrorKind::Corrupt, "hashes of the tree are missing").with_tenant(tenant))
     }
+    .map_err(|e| e.with_tenant(tenant))?;
+    let next = range.start + found.len() as u64;
+    match (level, next == range.end) {
+        (_, true) => Ok(found),
+        (0, false) => Err(missing().with_tenant(tenant).with_position(next)),
+        (_, false) => Err(missing().with_tenant(tenant)),
+    }
+}
+
+fn missing() -> Error {
+    Error::new(ErrorKind::Corrupt, "hashes of the tree are missing")
 }
 
 /// Leaf hashes in the order of their positions: of complete tiles from there, of the last one from
@@ -124,11 +130,15 @@ fn leaf_hashes(conn: &Connection, no: i64, size: u64, range: Range<u64>) -> Resu
             .map_err(from_sqlite)?;
         let rows = statement
             .query_map(params![no, rest as i64, range.end as i64], |r| {
-                row::hash(r, 1)
+                Ok((row::position(r, 0)?, row::hash(r, 1)?))
             })
             .map_err(from_sqlite)?;
-        for hash in rows {
-            found.push(hash.map_err(from_sqlite)?);
+        for (expected, stored) in (rest..).zip(rows) {
+            let (seq, hash) = stored.map_err(from_sqlite)?;
+            if seq != expected {
+                return Err(missing().with_position(expected));
+            }
+            found.push(hash);
         }
     }
     Ok(found)

@@ -9,14 +9,25 @@ use rusqlite::Row;
 use rusqlite::types::{FromSqlError, Type, ValueRef};
 use uuid::Uuid;
 
+use crate::fault::is_unreadable;
+
 /// The columns that [`stored_entry`] reads, in its order.
 pub(crate) const COLUMNS: &str = "seq, created_at, occurred_at, action_type, severity, outcome, \
     kind, leaf_hash, id, opening, action, ctl, user_id, actor_type, actor_name, on_behalf_of, \
     resource_type, resource_id, resource_name, related_resources, session_id, request_id, \
     trace_id, user_agent, ip_address, reason, before_state, after_state, metadata";
 
-/// Decodes a row of [`COLUMNS`] by position. Its leaf is not recomputed.
+/// Decodes a row of [`COLUMNS`] by position. Its leaf is not recomputed. What can't be read is an
+/// [`UnreadableEntry`].
 pub(crate) fn stored_entry(row: &Row<'_>, tenant: TenantId) -> rusqlite::Result<StoredEntry> {
+    let seq = position(row, 0)?;
+    decode(row, tenant, seq).map_err(|cause| match is_unreadable(&cause) {
+        true => bad(0, Type::Null, UnreadableEntry { tenant, seq, cause }),
+        false => cause,
+    })
+}
+
+fn decode(row: &Row<'_>, tenant: TenantId, seq: u64) -> rusqlite::Result<StoredEntry> {
     let mut fields = Fields::new(name(row, 3)?);
     fields.severity = name(row, 4)?;
     fields.outcome = name(row, 5)?;
@@ -42,13 +53,7 @@ pub(crate) fn stored_entry(row: &Row<'_>, tenant: TenantId) -> rusqlite::Result<
     fields.after_state = optional(row, 27)?.map(Json::from_stored);
     fields.metadata = optional(row, 28)?.map(Json::from_stored);
 
-    let mut entry = Entry::new(
-        tenant,
-        event_id(row, 8)?,
-        position(row, 0)?,
-        time(row, 1)?,
-        fields,
-    );
+    let mut entry = Entry::new(tenant, event_id(row, 8)?, seq, time(row, 1)?, fields);
     entry.occurred_at = time(row, 2)?;
     entry.kind = name::<Kind>(row, 6)?;
     entry.leaf_hash = hash(row, 7)?;
@@ -56,6 +61,36 @@ pub(crate) fn stored_entry(row: &Row<'_>, tenant: TenantId) -> rusqlite::Result<
     let opening = Opening::from_bytes(blob(row, 9)?)
         .ok_or_else(|| bad(9, Type::Blob, Unreadable("the opening")))?;
     Ok(StoredEntry { entry, opening })
+}
+
+/// The row of an entry, of which a value can't be what was written.
+#[derive(Debug)]
+pub(crate) struct UnreadableEntry {
+    pub(crate) tenant: TenantId,
+    pub(crate) seq: u64,
+    cause: rusqlite::Error,
+}
+
+impl UnreadableEntry {
+    /// The one that an error is about.
+    pub(crate) fn of(error: &rusqlite::Error) -> Option<&Self> {
+        match error {
+            rusqlite::Error::FromSqlConversionFailure(_, _, cause) => cause.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for UnreadableEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the row of position {} can't be read", self.seq)
+    }
+}
+
+impl std::error::Error for UnreadableEntry {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
 }
 
 /// A stored value that this program doesn't know.

@@ -261,23 +261,28 @@ fn present_leaves(
 }
 
 fn look_up(conn: &Connection, no: i64, head: &Head, id: EventId) -> Result<Lookup> {
-    let seq = conn
-        .prepare_cached("SELECT seq FROM ids WHERE tenant = ?1 AND id = ?2")
+    let known = conn
+        .prepare_cached("SELECT seq, created_at, leaf_hash FROM ids WHERE tenant = ?1 AND id = ?2")
         .and_then(|mut statement| {
             statement
                 .query_row(params![no, id.as_uuid().as_bytes()], |r| {
-                    row::position(r, 0)
+                    Ok((row::position(r, 0)?, row::time(r, 1)?, row::hash(r, 2)?))
                 })
                 .optional()
         })
-        .map_err(from_sqlite)?;
-    match (seq, head.pruned_by) {
+        .map_err(|e| from_sqlite(e).with_tenant(head.tenant))?;
+    match (known, head.pruned_by) {
         (None, _) => Ok(Lookup::Missing),
-        (Some(seq), Some(by)) if seq < head.pruned_below => Ok(Lookup::Pruned { by }),
-        (Some(seq), _) => match entry_at(conn, no, head.tenant, seq)? {
-            Some(entry) => Ok(Lookup::Found(Box::new(entry))),
-            None => Err(Error::corrupt(head.tenant, seq)),
-        },
+        (Some((seq, ..)), Some(by)) if seq < head.pruned_below => Ok(Lookup::Pruned { by }),
+        (Some((seq, created_at, leaf_hash)), _) => {
+            let found = entry_at(conn, no, head.tenant, seq)?.filter(|entry| {
+                (entry.id, entry.created_at, entry.leaf_hash) == (id, created_at, leaf_hash)
+            });
+            match found {
+                Some(entry) => Ok(Lookup::Found(Box::new(entry))),
+                None => Err(Error::corrupt(head.tenant, seq)),
+            }
+        }
     }
 }
 
@@ -463,7 +468,7 @@ impl LogStore for SqliteStore {
     async fn leaves(&self, scope: &TenantScope, range: Range<u64>) -> Result<Vec<(u64, String)>> {
         self.read_log(scope, Permission::Read, move |conn, no, head| {
             let present = range.start.max(head.pruned_below)..range.end.min(head.size());
-            let mut leaves = prune::kept_leaves(conn, no, range)?;
+            let mut leaves = prune::kept_leaves(conn, no, head.tenant, range)?;
             leaves.extend(present_leaves(conn, no, head.tenant, present)?);
             Ok(leaves)
         })

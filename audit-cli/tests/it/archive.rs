@@ -174,6 +174,69 @@ fn an_archive_verifies_from_its_folder_alone_and_what_was_done_to_it_is_named() 
     fs::remove_dir_all(&changed).unwrap();
 }
 
+/// What the log's file of a segment holds, if it can be unpacked.
+fn unpacked(bytes: &[u8]) -> Option<Vec<u8>> {
+    zstd::decode_all(bytes).ok()
+}
+
+/// Seeded: 60 bytes, or 500 with `AUDIT_TEST_FULL=1`.
+#[test]
+fn every_changed_byte_of_an_archive_is_found_and_its_segment_and_file_named() {
+    let full = std::env::var_os("AUDIT_TEST_FULL").is_some_and(|v| v == "1");
+    let wanted = if full { 500 } else { 60 };
+    let (_within, at) = archived();
+    let names = names(&at);
+    let mut files = Vec::new();
+    for name in &names {
+        for entry in fs::read_dir(at.join(name.to_string())).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                let within = fs::read_dir(path).unwrap();
+                files.extend(within.map(|entry| (*name, entry.unwrap().path())));
+            } else {
+                files.push((*name, path));
+            }
+        }
+    }
+    files.sort();
+    // An xorshift generator.
+    let mut state = 20_261_124_u64;
+    let mut below = move |n: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % n
+    };
+    let (mut found, mut equal) = (0, 0);
+    while found < wanted {
+        let (name, path) = &files[below(files.len())];
+        let before = fs::read(path).unwrap();
+        let mut changed = before.clone();
+        changed[below(before.len())] ^= 1 + below(255) as u8;
+        let is_log = path.ends_with("log.ndjson.zst");
+        if is_log && unpacked(&changed) == unpacked(&before) {
+            equal += 1;
+            continue;
+        }
+        fs::write(path, changed).unwrap();
+        let report = verify(&at, 1, &[]);
+        let first = &report["findings"][0];
+        assert_eq!(first["segment"], name.to_string(), "{report}");
+        let file = path.file_name().unwrap().to_str().unwrap();
+        let told = format!("{} {}", first["file"], first["detail"]);
+        let is_placed = !first["from"].is_null() || !first["line"].is_null();
+        assert!(
+            told.contains(file) || (is_log && is_placed),
+            "{file}: {report}"
+        );
+        fs::write(path, before).unwrap();
+        found += 1;
+    }
+    assert!(equal <= wanted / 5, "{equal} changed nothing that is read");
+    println!("{found} changed bytes of an archive found, {equal} changed nothing that is read");
+    verify(&at, 0, &[]);
+}
+
 #[test]
 fn a_segment_of_another_log_doesnt_continue_an_archive() {
     let (_within, at) = archived();

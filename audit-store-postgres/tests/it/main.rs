@@ -19,5 +19,6 @@ mod plans;
 mod prune;
 mod queue;
 mod roles;
+mod tampering;
 mod vacuum;
 mod workers;

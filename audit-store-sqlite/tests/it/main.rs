@@ -18,4 +18,5 @@ mod queue;
 mod reconcile;
 mod search;
 mod snapshot;
+mod tampering;
 mod vacuum;
