@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The whole HTTP series against a server of its own in a new folder: what the HTTP framework does alone,
-# single writes, bulks, a steady rate, reads and proofs of a filled log, an export, and the evidence of
-# the whole log, exported and verified. Prints the machine and its fsync time with the figures.
+# single writes, bulks, a steady rate, reads and proofs of a filled log, an export, the evidence of the
+# whole log, exported and verified, and what others wait for while entries are erased and pruned. Prints
+# the machine and its fsync time with the figures.
 #   benches/http-load.sh            every part at its full size
 #   ENTRIES=100000 SECONDS_EACH=2 RUNS=1 benches/http-load.sh post bulk
 set -euo pipefail
@@ -13,7 +14,7 @@ runs=${RUNS:-3}
 steady=${STEADY_SECONDS:-60}
 port=${PORT:-18080}
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(echo post bulk sustain reads export evidence)
+[ ${#parts[@]} -gt 0 ] || parts=(echo post bulk sustain reads export evidence erase prune)
 
 cargo build --release --locked --quiet -p audit-server -p audit-cli -p benches
 data=$(mktemp -d "${TMPDIR:-/tmp}/audit-load.XXXXXX")
@@ -98,6 +99,8 @@ for part in "${parts[@]}"; do
         reads) load fill --entries "$entries" && load reads ;;
         export) load fill --entries "$entries" && load export ;;
         evidence) load fill --entries "$entries" && evidence ;;
+        erase) load fill --entries "$entries" && load erase ;;
+        prune) load prune --entries "$entries" ;;
         *) echo "no such part: $part" >&2; exit 2 ;;
     esac
     stop

@@ -7,7 +7,7 @@ use std::thread::available_parallelism;
 
 use audit_tlog::folder::{CHECKPOINTS, MANIFEST, SegmentName};
 use audit_tlog::verify::{Code, Explanation, Finding, Options, Report, verify_blocks};
-use audit_tlog::{Checkpoint, Note};
+use audit_tlog::{Checkpoint, HeadOpening, InclusionProof, Note};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -15,6 +15,7 @@ use crate::args::VerifyArgs;
 use crate::bundle::{self, unreadable};
 use crate::failure::{Failure, Outcome};
 use crate::present::Out;
+use crate::verify::Known;
 
 /// How many findings, and entries that explain what is erased, are listed; all are counted.
 const LISTED: usize = 100;
@@ -76,7 +77,7 @@ pub(crate) fn verify(
     mut out: Out,
     args: &VerifyArgs,
     folder: &Path,
-    known: &[Note],
+    known: &Known,
     names: &BTreeSet<SegmentName>,
 ) -> Result<Outcome, Failure> {
     let mut verdict = Verdict {
@@ -105,10 +106,11 @@ pub(crate) fn verify(
         segment(&mut verdict, args, folder, known, &heads, *name, is_newest);
     }
     continues(&mut verdict);
-    for size in known.iter().filter_map(size) {
+    let proved = known.head_proofs.iter().filter_map(proved_size);
+    for size in known.checkpoints.iter().filter_map(size).chain(proved) {
         if !verdict.compared.contains(&size) {
             verdict.warnings.push(format!(
-                "the known checkpoint of size {size} was not compared: no segment reaches it, or it lies \
+                "the known head of size {size} was not compared: no segment reaches it, or it lies \
                  within a gap"
             ));
         }
@@ -136,6 +138,10 @@ fn size(note: &Note) -> Option<u64> {
     Some(Checkpoint::parse(note.text()).ok()?.size())
 }
 
+fn proved_size(proof: &InclusionProof) -> Option<u64> {
+    Some(HeadOpening::of(proof).ok()?.size)
+}
+
 /// The checkpoints of other segments that one has to be compared with: those that it lists, which are
 /// of its size, or beside it.
 fn others<'a>(
@@ -160,7 +166,7 @@ fn segment(
     verdict: &mut Verdict,
     args: &VerifyArgs,
     folder: &Path,
-    known: &[Note],
+    known: &Known,
     heads: &BTreeMap<SegmentName, Note>,
     name: SegmentName,
     is_newest: bool,
@@ -177,12 +183,15 @@ fn segment(
         unread(verdict, name, "no evidence folder".to_owned());
         return;
     };
-    let is_within = |note: &&Note| size(note).is_none_or(|size| size <= manifest.size);
-    let known = known.iter().filter(|note| is_within(note));
+    let is_within = |size: Option<u64>| size.is_none_or(|size| size <= manifest.size);
+    let checkpoints = known.checkpoints.iter().filter(|note| is_within(size(note)));
+    let proofs = known.head_proofs.iter();
+    let proofs = proofs.filter(|proof| is_within(proved_size(proof)));
     let others = others(heads, &path, name, manifest.size);
     let options = Options {
         partial: true,
-        known: others.chain(known).cloned().collect(),
+        known: others.chain(checkpoints).cloned().collect(),
+        head_proofs: proofs.cloned().collect(),
         keys: args.key.clone(),
         witnesses: match is_newest {
             true => args.witness.clone(),

@@ -120,6 +120,9 @@ pub(crate) enum Command {
     /// Check an evidence bundle without a server, or follow a server's log: exit code 0 verified, 1
     /// findings, 2 unreadable
     Verify(VerifyArgs),
+    /// Print the log's newest signed head, to be kept elsewhere: verify --known then finds a tail that
+    /// was cut off
+    Head(HeadArgs),
     /// Look after messages that were given up
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
@@ -729,6 +732,14 @@ pub(crate) struct EraseArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct HeadArgs {
+    /// The head that witnesses cosigned, as the proof that it is in the deployment log; within the first
+    /// hour there is none
+    #[arg(long)]
+    pub(crate) cosigned: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// The bundle's folder, a tenant's folder of an archive, or a file with an evidence stream, plain
     /// or .zst; - is standard input
@@ -758,10 +769,10 @@ pub(crate) struct VerifyArgs {
     /// archive, that segments are missing
     #[arg(long, conflicts_with = "live")]
     pub(crate) partial: bool,
-    /// A file with a checkpoint that you have from elsewhere; the log has to continue it
+    /// A file with a checkpoint or a head proof that you have from elsewhere; the log has to continue it
     #[arg(long, value_name = "FILE", conflicts_with = "live")]
     pub(crate) known: Vec<PathBuf>,
-    /// The vkey of a witness that has to have cosigned the checkpoint
+    /// The vkey of a witness that has to have cosigned the checkpoint, or a head proof given as --known
     #[arg(long, value_name = "VKEY", conflicts_with = "live")]
     pub(crate) witness: Vec<VerifyingKey>,
     /// The log's vkey, now or earlier, that you have from elsewhere; one of those given has to be its

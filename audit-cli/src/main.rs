@@ -7,6 +7,7 @@ mod cloudtrail;
 mod connect;
 mod export;
 mod failure;
+mod head;
 mod import;
 mod keys;
 mod live;
@@ -85,6 +86,7 @@ fn run(options: Options) -> Result<Outcome, Failure> {
             Command::Import(args) => import::run(&client, out, args).await,
             Command::Prune(args) => removal::prune(&client, out, args).await,
             Command::Erase(args) => removal::erase(&client, out, *args).await,
+            Command::Head(args) => head::run(&client, out, args).await,
             Command::DeadLetters(command) => operator::run(&client, out, command).await,
             Command::Verify(args) => {
                 let verdict = live::run(&client, out, &args).await;

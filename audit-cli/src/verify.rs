@@ -1,11 +1,11 @@
 //! `audit verify`.
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::thread::available_parallelism;
 
-use audit_tlog::Note;
 use audit_tlog::verify::{Options, Report, verify_blocks};
+use audit_tlog::{HeadOpening, InclusionProof, Note};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::archive;
@@ -17,21 +17,21 @@ use crate::present::Out;
 /// How many holes and findings are shown to people; scripts get all that the report lists.
 const SHOWN: usize = 20;
 
-/// The longest file with a known checkpoint.
+/// The longest file with a known checkpoint or head proof.
 const MAX_KNOWN: u64 = 2 << 20;
 
 pub(crate) fn run(mut out: Out, args: &VerifyArgs) -> Result<Outcome, Failure> {
     let Some(path) = &args.bundle else {
         return Err(Failure::Usage("there is no bundle to be verified".into()));
     };
-    let known = args.known.iter().map(|path| known(path));
-    let known = known.collect::<Result<Vec<_>, _>>()?;
+    let known = Known::read(&args.known)?;
     if let Some(segments) = archive::segments(path)? {
         return archive::verify(out, args, path, &known, &segments);
     }
     let options = Options {
         partial: args.partial,
-        known,
+        known: known.checkpoints,
+        head_proofs: known.head_proofs,
         keys: args.key.clone(),
         witnesses: args.witness.clone(),
         ..Options::default()
@@ -76,12 +76,36 @@ pub(crate) fn run(mut out: Out, args: &VerifyArgs) -> Result<Outcome, Failure> {
     }
 }
 
-fn known(path: &Path) -> Result<Note, Failure> {
-    let text = bundle::text(path, MAX_KNOWN)?;
-    Note::parse(&text).map_err(|fault| {
-        let error = io::Error::new(io::ErrorKind::InvalidData, fault.to_string());
-        Failure::Local(format!("{} is no checkpoint", path.display()), error)
-    })
+/// What the caller has from elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) checkpoints: Vec<Note>,
+    pub(crate) head_proofs: Vec<InclusionProof>,
+}
+
+impl Known {
+    /// Reads files, each with a checkpoint or a head proof.
+    fn read(paths: &[PathBuf]) -> Result<Self, Failure> {
+        let mut known = Self::default();
+        for path in paths {
+            let text = bundle::text(path, MAX_KNOWN)?;
+            let unlike = |what: &str, fault: String| {
+                let error = io::Error::new(io::ErrorKind::InvalidData, fault);
+                Failure::Local(format!("{} is no {what}", path.display()), error)
+            };
+            if text.starts_with("c2sp.org/tlog-proof") {
+                let proof = InclusionProof::parse(&text)
+                    .map_err(|fault| unlike("head proof", fault.to_string()))?;
+                HeadOpening::of(&proof).map_err(|fault| unlike("head proof", fault.to_string()))?;
+                known.head_proofs.push(proof);
+            } else {
+                let note =
+                    Note::parse(&text).map_err(|fault| unlike("checkpoint", fault.to_string()))?;
+                known.checkpoints.push(note);
+            }
+        }
+        Ok(known)
+    }
 }
 
 fn present(out: &mut Out, report: &Report) -> Result<(), Failure> {
@@ -101,7 +125,8 @@ fn present(out: &mut Out, report: &Report) -> Result<(), Failure> {
     }
     for one in &report.cosigned {
         let at = cosigned(one.time);
-        out.text(&format!("Cosigned by {} at {at}", one.witness))?;
+        let size = one.size;
+        out.text(&format!("Cosigned by {} at {at}, up to size {size}", one.witness))?;
     }
     for one in &report.epochs {
         out.text(&format!(
@@ -111,7 +136,7 @@ fn present(out: &mut Out, report: &Report) -> Result<(), Failure> {
         ))?;
     }
     for size in &report.known {
-        out.text(&format!("Continues the known checkpoint of size {size}"))?;
+        out.text(&format!("Continues the known head of size {size}"))?;
     }
     let row = |name: &str, count: u64| vec![name.to_owned(), count.to_string()];
     let (absent, groups) = (report.absent, report.groups);
@@ -222,11 +247,15 @@ fn first_line(report: &Report) -> String {
         None => {}
     }
     if let Some(at) = cosigned_at {
-        line.push_str(&format!("; as of {}", cosigned(at)));
+        if let Some(size) = report.cosigned_size().filter(|size| *size < report.size) {
+            line.push_str(&format!("; up to size {size} as of {}", cosigned(at)));
+        } else {
+            line.push_str(&format!("; as of {}", cosigned(at)));
+        }
     }
     for size in &report.known_in_gap {
         line.push_str(&format!(
-            "; not compared with the known checkpoint of size {size}"
+            "; not compared with the known head of size {size}"
         ));
     }
     if known.is_none() && cosigned_at.is_none() {

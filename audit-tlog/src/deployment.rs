@@ -80,8 +80,8 @@ pub struct WitnessedHead {
     pub cosigned: Vec<(VerifyingKey, u64)>,
 }
 
-/// Checks a head proof: that its opening is that of its leaf, that the leaf stands in a log that `log`
-/// signed for, and that at least so many of the witnesses cosigned. Whether the opening is of the
+/// Checks a head proof: that its opening is that of its leaf, that the leaf stands in a log that one of
+/// `log`, the log's keys, signed for, and that at least so many of the witnesses cosigned. Whether the opening is of the
 /// expected tenant, and its head the expected one, is for the caller to compare.
 ///
 /// # Errors
@@ -90,13 +90,12 @@ pub struct WitnessedHead {
 /// theirs is one, however many others there are.
 pub fn verify_head(
     proof: &InclusionProof,
-    log: &VerifyingKey,
+    log: &[VerifyingKey],
     witnesses: &[VerifyingKey],
     least: usize,
 ) -> Result<WitnessedHead, HeadFault> {
-    let extra = proof.extra().and_then(|extra| str::from_utf8(extra).ok());
-    let opening = HeadOpening::parse(extra.ok_or(OpeningFault::Shape)?)?;
-    let keys = [std::slice::from_ref(log), witnesses].concat();
+    let opening = HeadOpening::of(proof)?;
+    let keys = [log, witnesses].concat();
     let opened = proof.verify(&opening.leaf_hash(), &keys)?;
     // A key of the log's that was configured as a witness states no time.
     let cosigned: Vec<_> = opened
@@ -186,6 +185,16 @@ impl HeadOpening {
         format!(
             "{{\"v\":1,\"salt\":\"{salt}\",\"tenant_id\":\"{tenant}\",\"size\":{size},\"root\":\"{root}\"}}"
         )
+    }
+
+    /// The opening that a head proof has. Whether it is that of the proof's leaf, [`verify_head`] says.
+    ///
+    /// # Errors
+    ///
+    /// [`OpeningFault::Shape`].
+    pub fn of(proof: &InclusionProof) -> Result<Self, OpeningFault> {
+        let extra = proof.extra().and_then(|extra| str::from_utf8(extra).ok());
+        Self::parse(extra.ok_or(OpeningFault::Shape)?)
     }
 
     /// Reads an opening; accepts only what [`to_json`](Self::to_json) writes.

@@ -17,7 +17,8 @@
 //! tiles.
 //!
 //! What a bundle can't show by itself is a tail that was cut off, or a log that was rolled back to
-//! an older signed head: a known checkpoint finds both, a witness's cosignature bounds when.
+//! an older signed head: a known checkpoint or head proof finds both, a witness's cosignature bounds
+//! when.
 //!
 //! Memory: about 40 bytes for each entry in the bundle (ids, and which groups are shown), 40 for each
 //! mark, 16 for each gap, and the `entries` of the log's `erase` entries; and before the first
@@ -31,6 +32,7 @@ mod pipeline;
 mod report;
 mod rules;
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 
 pub use check::Checked;
@@ -42,10 +44,12 @@ pub use report::{
 
 use crate::checkpoint::Checkpoint;
 use crate::control::Control;
+use crate::deployment::{HeadOpening, verify_head};
 use crate::evidence::{End, Gap, Manifest, Mark, Record, grow, head_digest};
 use crate::leaf::{Group, Hash};
 use crate::merkle::Tree;
 use crate::note::{self, Note, VerifyingKey};
+use crate::proof::InclusionProof;
 use crate::time::Timestamp;
 
 use chain::{Chain, Change};
@@ -74,7 +78,12 @@ pub struct Options {
     pub known: Vec<Note>,
     /// Keys of which one has to be the log's, or to lead to it through its `key` entries.
     pub keys: Vec<VerifyingKey>,
-    /// Witnesses that have to have cosigned the checkpoint of the snapshot.
+    /// Head proofs ([`deployment`](crate::deployment)) that the caller has. The log has to have each
+    /// one's root at its size, and its deployment log to be signed by a key that the log had or by one of
+    /// `keys`. What lies within a gap is not compared, as with `known`.
+    pub head_proofs: Vec<InclusionProof>,
+    /// Witnesses that have to have cosigned: the checkpoint of the snapshot, or one of the head proofs
+    /// that were compared.
     pub witnesses: Vec<VerifyingKey>,
     /// How many findings the report lists; it counts all.
     pub max_findings: usize,
@@ -89,6 +98,7 @@ impl Default for Options {
             partial: false,
             known: Vec::new(),
             keys: Vec::new(),
+            head_proofs: Vec::new(),
             witnesses: Vec::new(),
             max_findings: 100,
             max_holes: 10_000,
@@ -386,7 +396,13 @@ impl Verifier {
             let sizes = self.heads.iter().map(|head| head.checkpoint.size());
             let known = self.options.known.iter();
             let known = known.filter_map(|note| Some(Checkpoint::parse(note.text()).ok()?.size()));
-            self.due = sizes.chain(known).filter(|size| *size > 0).collect();
+            let proved = self.options.head_proofs.iter();
+            let proved = proved.filter_map(|proof| Some(HeadOpening::of(proof).ok()?.size));
+            self.due = sizes
+                .chain(known)
+                .chain(proved)
+                .filter(|size| *size > 0)
+                .collect();
             // So that the lines before the first position are over in any case.
             self.due.push(u64::MAX);
             self.due.sort_unstable_by(|a, b| b.cmp(a));
@@ -781,27 +797,114 @@ impl Verifier {
                            that you have from elsewhere";
             report.warnings.push(warning.into());
         }
-        self.judge_witnesses(last, report, late);
         self.judge_known(&chain, manifest, report, late);
+        let mut cosigned = self.judge_head_proofs(&chain, manifest, report, late);
+        if let Some(last) = last {
+            let signers = self.options.witnesses.iter().filter_map(|witness| {
+                let signers = last.note.verify(std::slice::from_ref(witness)).ok()?;
+                Some((witness.clone(), size, signers.first()?.time?))
+            });
+            cosigned.extend(signers);
+        }
+        self.judge_witnesses(&cosigned, report, late);
     }
 
-    fn judge_witnesses(&self, last: Option<&Head>, report: &mut Report, late: &mut Findings) {
+    /// For each witness that was asked for the largest of the sizes for which it vouches, and of its
+    /// times the earliest.
+    fn judge_witnesses(
+        &self,
+        cosigned: &[(VerifyingKey, u64, u64)],
+        report: &mut Report,
+        late: &mut Findings,
+    ) {
         for witness in &self.options.witnesses {
-            let signed = last.and_then(|head| {
-                let signers = head.note.verify(std::slice::from_ref(witness)).ok()?;
-                signers.first()?.time
+            let own = cosigned.iter().filter(|(key, _, _)| key == witness);
+            let best = own.max_by_key(|(_, size, time)| (*size, Reverse(*time)));
+            let Some(&(_, size, time)) = best else {
+                let detail = format!(
+                    "{} cosigned neither the checkpoint nor a head proof that was compared",
+                    witness.name()
+                );
+                late.global(Code::Witness, detail);
+                continue;
+            };
+            report.cosigned.push(Cosigned {
+                witness: witness.name().to_owned(),
+                time,
+                size,
             });
-            match signed {
-                Some(time) => report.cosigned.push(Cosigned {
-                    witness: witness.name().to_owned(),
-                    time,
-                }),
-                None => {
-                    let detail = format!("{} didn't cosign the checkpoint", witness.name());
-                    late.global(Code::Witness, detail);
+        }
+    }
+
+    /// Compares the head proofs, and returns which witnesses vouch for which sizes at what times.
+    fn judge_head_proofs(
+        &self,
+        chain: &Chain,
+        manifest: &Manifest,
+        report: &mut Report,
+        late: &mut Findings,
+    ) -> Vec<(VerifyingKey, u64, u64)> {
+        let mut cosigned = Vec::new();
+        if self.options.head_proofs.is_empty() {
+            return cosigned;
+        }
+        let keys = chain.deployment_keys(&self.options.keys);
+        for proof in &self.options.head_proofs {
+            let head = match verify_head(proof, &keys, &self.options.witnesses, 0) {
+                Ok(head) => head,
+                Err(fault) => {
+                    late.global(Code::HeadProof, format!("the head proof: {fault}"));
+                    continue;
                 }
+            };
+            let (at, root) = (head.opening.size, head.opening.root);
+            if head.opening.tenant != manifest.tenant_id {
+                let detail = format!("the head proof is of tenant {}", head.opening.tenant);
+                late.global(Code::HeadProof, detail);
+            } else if at > manifest.size {
+                let detail = format!(
+                    "the log of the head proof had {at} entries, and has {} here",
+                    manifest.size
+                );
+                late.span(Code::Rollback, (manifest.size, at - 1), detail);
+            } else if self.is_continued(at, &root, "head proof", report, late) {
+                let witnesses = head.cosigned.into_iter();
+                cosigned.extend(witnesses.map(|(key, time)| (key, at, time)));
             }
         }
+        cosigned
+    }
+
+    /// Whether the log has this root at a size, that a known head has. What lies within a gap is not
+    /// compared, and the report warns of it.
+    fn is_continued(
+        &self,
+        at: u64,
+        root: &Hash,
+        what: &str,
+        report: &mut Report,
+        late: &mut Findings,
+    ) -> bool {
+        let empty = Tree::new().root();
+        let found = if at == 0 { Some(&empty) } else { self.root_at(at) };
+        match found {
+            Some(found) if found == root => {
+                report.known.push(at);
+                return true;
+            }
+            Some(_) => {
+                let detail = format!("not what the {what} of size {at} has");
+                late.span(Code::Known, self.parted(at, 0), detail);
+            }
+            None if self.broken => {}
+            None => {
+                report.known_in_gap.push(at);
+                let warning =
+                    format!("the {what} of size {at} was not compared: that size lies within a gap");
+                report.warnings.push(warning);
+            }
+        }
+        false
     }
 
     fn judge_known(
@@ -843,25 +946,8 @@ impl Verifier {
             } else if !chain.signed(at, note) {
                 let detail = "the known checkpoint is not signed by the log's key at its size";
                 late.global(Code::Known, detail.into());
-            } else if at == 0 && known.root() == Tree::new().root() {
-                report.known.push(at);
             } else {
-                match self.root_at(at) {
-                    Some(root) if *root == known.root() => report.known.push(at),
-                    Some(_) => {
-                        let detail = format!("not what the known checkpoint of size {at} has");
-                        late.span(Code::Known, self.parted(at, 0), detail);
-                    }
-                    None if self.broken => {}
-                    None => {
-                        report.known_in_gap.push(at);
-                        let warning = format!(
-                            "the known checkpoint of size {at} was not compared: that size lies \
-                             within a gap"
-                        );
-                        report.warnings.push(warning);
-                    }
-                }
+                self.is_continued(at, &known.root(), "known checkpoint", report, late);
             }
         }
     }

@@ -12,6 +12,8 @@ use audit_core::{Event, PreparedEvent, SystemClock, TenantId};
 
 /// The user of 10 entries in each million.
 pub const RARE_USER: &str = "rare-user";
+/// The user of one entry in 100.
+pub const FREQUENT_USER: &str = "frequent-user";
 /// A word in 5 entries of each million.
 pub const RARE_WORD: &str = "xylophone";
 /// A word in half of all entries.
@@ -25,6 +27,8 @@ pub const START_MICROS: i64 = 1_700_000_000_000_000;
 pub fn event(n: u64) -> String {
     let user = if n % 100_000 == 7 {
         RARE_USER.to_owned()
+    } else if n % 100 == 42 {
+        FREQUENT_USER.to_owned()
     } else {
         format!("user-{}", n % 5_000)
     };

@@ -134,7 +134,7 @@ async fn cosign_once() -> Outcome<()> {
     };
     // Whoever has the proof, the two keys and nothing else:
     let witnesses = [witness.key().clone()];
-    let head = verify_head(&proof, &reader.deployment_key()?, &witnesses, 1)?;
+    let head = verify_head(&proof, &[reader.deployment_key()?], &witnesses, 1)?;
     println!(
         "the head of {} entries was there at {}",
         head.opening.size, head.cosigned[0].1

@@ -27,6 +27,8 @@ fn archiving_to(data: &Path, archive: Option<String>) -> Settings {
     Settings::read(None, |name| match name {
         "AUDIT_BIND" => Some("127.0.0.1:0".into()),
         "AUDIT_STORE_URL" => Some(store.clone()),
+        // Within an hour no test would see a head in the deployment log.
+        "AUDIT_DEPLOYMENT_EVERY" => Some("1".into()),
         "AUDIT_ARCHIVE_URL" => archive.clone(),
         _ => None,
     })

@@ -208,7 +208,7 @@ fn an_epoch_is_named_and_what_it_took_from_a_known_checkpoint_is_a_finding() {
     let report = text(&output.stdout);
     for line in [
         "Epoch 2 since position 4, where the log was continued (restore)",
-        "Continues the known checkpoint of size 4",
+        "Continues the known head of size 4",
     ] {
         assert!(report.contains(line), "{report}");
     }
@@ -297,7 +297,7 @@ fn a_known_checkpoint_or_a_witness_finds_a_tail_that_was_cut() {
     let output = verify(&cosigned.folder(), &["bundle", "--witness", &vkey], 0);
     let report = text(&output.stdout);
     assert!(
-        report.contains("Cosigned by witness.example at 2025-11-24T16:00:00Z"),
+        report.contains("Cosigned by witness.example at 2025-11-24T16:00:00Z, up to size 5"),
         "{report}"
     );
 }

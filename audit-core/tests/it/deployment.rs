@@ -180,7 +180,7 @@ async fn proved(log: &AuditLog, tenant: TenantId, size: u64, by: &[Arc<Notary>])
             Err(error) if error.is_retryable() => return None,
             Err(error) => panic!("{error}"),
         };
-        match verify_head(&proof, &log_key(), &keys, by.len()) {
+        match verify_head(&proof, &[log_key()], &keys, by.len()) {
             Ok(head) => (head.opening.size == size).then_some(head),
             Err(HeadFault::Witnesses { .. }) => None,
             Err(fault) => panic!("{fault}"),
@@ -213,14 +213,14 @@ async fn each_tenant_proves_that_its_head_is_in_a_cosigned_deployment_head() {
 
     let proof = reader(&log, tenant(2)).head_proof().await.unwrap();
     let keys: Vec<_> = notaries.iter().map(|witness| witness.key.clone()).collect();
-    let of_one = verify_head(&proof, &log_key(), &keys[..1], 2);
+    let of_one = verify_head(&proof, &[log_key()], &keys[..1], 2);
     assert_eq!(of_one, Err(HeadFault::Witnesses { found: 1, least: 2 }));
     let other = key(9).renamed(log_key().name()).unwrap();
-    assert!(verify_head(&proof, other.verifying_key(), &keys, 2).is_err());
+    assert!(verify_head(&proof, &[other.verifying_key().clone()], &keys, 2).is_err());
     let mut forged = after.opening;
     forged.size += 1;
     let forged = proof.with_extra(forged.to_json().into_bytes()).unwrap();
-    assert!(verify_head(&forged, &log_key(), &keys, 2).is_err());
+    assert!(verify_head(&forged, &[log_key()], &keys, 2).is_err());
 
     let nothing = TenantScope::trusted(tenant(2), "test").only(Permissions::NONE);
     let nothing = log.tenant(nothing);
@@ -486,7 +486,7 @@ async fn while_the_key_changes_both_sign_the_deployment_head() {
     let head = proved(&log, tenant(1), 3, &notaries).await;
     let proof = reader(&log, tenant(1)).head_proof().await.unwrap();
     let keys = [notaries[0].key.clone()];
-    let by_new = verify_head(&proof, &new, &keys, 1).unwrap();
+    let by_new = verify_head(&proof, &[new], &keys, 1).unwrap();
     assert_eq!(by_new.checkpoint.origin(), head.checkpoint.origin());
     assert!(workers.shutdown(Duration::from_secs(5)).await);
 }

@@ -10,6 +10,7 @@ use audit_core::tlog::merkle;
 use audit_core::tlog::note::{Cosigner, Note, SigningKey, VerifyingKey};
 use audit_core::tlog::proof::InclusionProof;
 use audit_core::tlog::tile::{Content, Tile, parse_entries, parse_hashes};
+use audit_core::tlog::verify::{Options, verify_lines};
 use audit_core::tlog::witness::{SIZE_CONTENT_TYPE, monitoring_path};
 use audit_core::tlog::{WitnessedHead, leaf, verify_head};
 use audit_core::{Event, Role, TenantId};
@@ -66,7 +67,11 @@ impl Running {
 }
 
 /// The tenant's proof, once a witness has cosigned it.
-async fn proved(service: &Service, tenant: TenantId, witness: &VerifyingKey) -> WitnessedHead {
+async fn proved(
+    service: &Service,
+    tenant: TenantId,
+    witness: &VerifyingKey,
+) -> (InclusionProof, WitnessedHead) {
     let auditor = token(Role::Auditor, tenant);
     let path = format!("/api/v1/tlog/{tenant}/deployment");
     tokio::time::timeout(Duration::from_secs(30), async {
@@ -76,8 +81,8 @@ async fn proved(service: &Service, tenant: TenantId, witness: &VerifyingKey) -> 
                 200 => {
                     let proof = InclusionProof::parse(&answer.text).unwrap();
                     let witnesses = std::slice::from_ref(witness);
-                    if let Ok(head) = verify_head(&proof, &log_key(), witnesses, 1) {
-                        return head;
+                    if let Ok(head) = verify_head(&proof, &[log_key()], witnesses, 1) {
+                        return (proof, head);
                     }
                 }
                 status => assert_eq!(status, 503, "{}", answer.text),
@@ -104,7 +109,7 @@ async fn a_witness_that_follows_the_public_protocol_cosigns_each_tenants_head() 
             .await;
     }
     for tenant in tenants {
-        let head = proved(&service, tenant, &witness.key).await;
+        let (proof, head) = proved(&service, tenant, &witness.key).await;
         assert_eq!(head.opening.tenant, tenant.into_uuid());
         assert_eq!(head.checkpoint.origin(), ORIGIN);
         let auditor = token(Role::Auditor, tenant);
@@ -115,6 +120,18 @@ async fn a_witness_that_follows_the_public_protocol_cosigns_each_tenants_head() 
             (head.opening.size, head.opening.root),
             (own.size(), own.root())
         );
+        // An auditor is shown up to which size and since when the witness vouches.
+        let evidence = service.get("/api/v1/logs/export?format=evidence", &auditor);
+        let evidence = send(evidence).await.expect(200);
+        let options = Options {
+            head_proofs: vec![proof],
+            witnesses: vec![witness.key.clone()],
+            ..Options::default()
+        };
+        let report = verify_lines(evidence.text.lines(), options);
+        assert_eq!(report.findings, []);
+        assert_eq!(report.cosigned_size(), Some(own.size()));
+        assert_eq!(report.cosigned_at(), Some(head.cosigned[0].1));
     }
     let [home, other] = tenants;
     let auditor = token(Role::Auditor, home);

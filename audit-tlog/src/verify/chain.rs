@@ -1,6 +1,6 @@
 //! Which key and which name a log had at each size: what its own `key` and `epoch` entries say.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
@@ -222,6 +222,21 @@ impl Chain {
     pub(super) fn knows(&self, keys: &[VerifyingKey]) -> bool {
         let has = |key: &VerifyingKey| self.states.iter().any(|s| s.key.as_ref() == Some(key));
         keys.iter().any(has)
+    }
+
+    /// The keys of the deployment logs that heads of this log may be in: those that the log has or had,
+    /// and those that are trusted besides, under the names that their deployment logs have.
+    pub(super) fn deployment_keys(&self, trusted: &[VerifyingKey]) -> Vec<VerifyingKey> {
+        let own = self.states.iter().filter_map(|state| {
+            let (origin, _, _) = Origin::of_tenant(&state.name)?;
+            state.key.as_ref()?.renamed(&origin.for_deployment()).ok()
+        });
+        let name = self.origin.for_deployment();
+        let trusted = trusted.iter().filter_map(|key| key.renamed(&name).ok());
+        let mut seen = HashSet::new();
+        own.chain(trusted)
+            .filter(|key| key.algorithm() == Algorithm::Ed25519 && seen.insert(key.encode()))
+            .collect()
     }
 
     /// The first checkpoint over each `key` entry must be signed by the old key as well. The

@@ -98,7 +98,9 @@ codes! {
     /// The log is smaller than a known checkpoint's: its tail was cut off, or it was rolled back, by a
     /// restore that its own `epoch` entry tells of perhaps.
     Rollback = "rollback",
-    /// The witness didn't cosign the checkpoint.
+    /// A head proof doesn't prove, or is another tenant's.
+    HeadProof = "head_proof",
+    /// The witness cosigned neither the checkpoint nor a head proof that was compared.
     Witness = "witness",
 }
 
@@ -277,6 +279,8 @@ pub struct Cosigned {
     pub witness: String,
     /// When it cosigned, in seconds since the epoch.
     pub time: u64,
+    /// The size that the log had then at least, and up to which it is what it was.
+    pub size: u64,
 }
 
 /// What a verification found.
@@ -312,11 +316,11 @@ pub struct Report {
     pub holes_total: u64,
     /// Whether the caller allowed an export that isn't the whole log.
     pub partial: bool,
-    /// The sizes of the known checkpoints that the log continues.
+    /// The sizes of the known checkpoints and head proofs that the log continues.
     pub known: Vec<u64>,
-    /// The sizes of the known checkpoints that can't be compared, since they lie within a gap.
+    /// The sizes of those that can't be compared, since they lie within a gap.
     pub known_in_gap: Vec<u64>,
-    /// The cosignatures that were asked for.
+    /// The cosignatures that were asked for, one of each witness.
     pub cosigned: Vec<Cosigned>,
     /// What doesn't hold: first of lines, in their order, then of the log as a whole, holes without an
     /// explanation last and the lowest positions first. As many as were asked for.
@@ -334,18 +338,25 @@ impl Report {
         self.findings_total == 0
     }
 
-    /// The size of the largest known checkpoint that the log continues: up to there nothing was cut
-    /// off. `None` when none was compared.
+    /// The size of the largest known checkpoint or head proof that the log continues: up to there nothing
+    /// was cut off. `None` when none was compared.
     #[must_use]
     pub fn known_size(&self) -> Option<u64> {
         self.known.iter().copied().max()
     }
 
     /// When all witnesses that were asked for had cosigned, in seconds since the epoch, by the earliest
-    /// of their times: what the log had then is there. `None` when none was asked for.
+    /// of their times: what the log had then, up to [`cosigned_size`](Self::cosigned_size), is there.
+    /// `None` when none was asked for.
     #[must_use]
     pub fn cosigned_at(&self) -> Option<u64> {
         self.cosigned.iter().map(|one| one.time).min()
+    }
+
+    /// Up to which size all witnesses that were asked for vouch. `None` when none was asked for.
+    #[must_use]
+    pub fn cosigned_size(&self) -> Option<u64> {
+        self.cosigned.iter().map(|one| one.size).min()
     }
 
     /// The first hole at these positions that no entry of the log explains: a segment of an archive has
@@ -424,10 +435,11 @@ impl Report {
             "cosigned": self
                 .cosigned
                 .iter()
-                .map(|one| json!({"witness": one.witness, "time": one.time}))
+                .map(|one| json!({"witness": one.witness, "time": one.time, "size": one.size}))
                 .collect::<Vec<_>>(),
             "known_size": self.known_size(),
             "cosigned_at": self.cosigned_at(),
+            "cosigned_size": self.cosigned_size(),
             "findings": findings.collect::<Vec<_>>(),
             "findings_total": self.findings_total,
             "warnings": self.warnings,

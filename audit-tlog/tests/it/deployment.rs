@@ -133,7 +133,7 @@ fn a_head_proof_holds_for_its_opening_its_log_and_enough_witnesses() {
             .and_then(|proof| proof.with_extra(opening.to_json().into_bytes()))
             .unwrap()
     };
-    let log_key = own.verifying_key();
+    let log_key = &[own.verifying_key().clone()];
     for (index, opening) in (0..).zip(&openings) {
         let text = proof(opening, index).encode();
         let read = InclusionProof::parse(&text).unwrap();
@@ -152,8 +152,7 @@ fn a_head_proof_holds_for_its_opening_its_log_and_enough_witnesses() {
     assert!(verify_head(&good, log_key, &[], 0).is_ok());
     // A log's own key doesn't count as a witness.
     let none = HeadFault::Witnesses { found: 0, least: 1 };
-    let itself = std::slice::from_ref(log_key);
-    assert_eq!(verify_head(&good, log_key, itself, 1), Err(none));
+    assert_eq!(verify_head(&good, log_key, log_key, 1), Err(none));
 
     for (bad, why) in [
         (proof(&openings[3], 4), "another opening"),
@@ -168,8 +167,12 @@ fn a_head_proof_holds_for_its_opening_its_log_and_enough_witnesses() {
         assert_eq!(refused, Err(OpeningFault::Shape.into()));
     }
     let stranger = key(ORIGIN, 7);
-    let refused = verify_head(&good, stranger.verifying_key(), &witnesses, 1);
+    let stranger = stranger.verifying_key().clone();
+    let refused = verify_head(&good, std::slice::from_ref(&stranger), &witnesses, 1);
     assert!(matches!(refused, Err(HeadFault::Proof(_))));
+    // Over a change of keys one of the two will do.
+    let both = [stranger, own.verifying_key().clone()];
+    assert!(verify_head(&good, &both, &witnesses, 1).is_ok());
     // A line in a known witness's name that isn't its own.
     head.replace(cosigners[0].cosign("another\n", 1000).unwrap())
         .unwrap();

@@ -173,7 +173,7 @@ fn gos_libraries_accept_a_deployment_log_and_its_head_proofs() {
         let path = format!("inclusion/{index}-{SIZE}.tlog-proof");
         write(&path, proof.encode().as_bytes());
         let witnesses = [witness.verifying_key().clone()];
-        let read = verify_head(&proof, own.verifying_key(), &witnesses, 1).unwrap();
+        let read = verify_head(&proof, &[own.verifying_key().clone()], &witnesses, 1).unwrap();
         assert_eq!(read.opening, opening(index));
     }
     let (status, report) = check(folder.path());

@@ -6,11 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use audit_tlog::evidence::Record;
+use audit_tlog::leaf::leaf_hash;
 use audit_tlog::verify::{
     Code, Explanation, Finding, MAX_HEAD_BYTES, MAX_HEAD_LINES, Options, Report, verify_blocks,
     verify_lines,
 };
-use audit_tlog::{Cosigner, Group, Note, SigningKey, VerifyingKey};
+use audit_tlog::{
+    Checkpoint, Cosigner, Group, HeadOpening, InclusionProof, Note, Origin, Salt, SigningKey, Tree,
+    VerifyingKey,
+};
+use uuid::Uuid;
 
 use crate::sample::{ALL, Expected, Export, Log, Rng, mask, sized};
 
@@ -618,6 +623,111 @@ fn a_witness_must_have_cosigned_the_checkpoint() {
     assert_eq!(report.cosigned_at(), Some(1_764_000_000));
     let report = judge(&lines, asking(&other));
     assert_eq!(codes(&report), [Code::Witness]);
+}
+
+#[test]
+fn a_witness_may_have_cosigned_a_head_proof_that_the_log_continues() {
+    let mut log = Log::new(7);
+    for _ in 0..40 {
+        log.event();
+    }
+    let early = Checkpoint::parse(log.checkpoint().text()).unwrap();
+    for _ in 0..40 {
+        log.event();
+    }
+    log.checkpoint();
+    let (lines, _) = log.bundle(&Export::default());
+    let (origin, _, _) = Origin::of_tenant(log.key.name()).unwrap();
+    let key = log.key.renamed(&origin.for_deployment()).unwrap();
+    let other = SigningKey::from_seed(key.name(), &[9; 32]).unwrap();
+    let witness = SigningKey::from_seed("witness.example", &[1; 32]).unwrap();
+    let witness = Cosigner::from(witness);
+    let honest = HeadOpening {
+        salt: Salt([3; 16]),
+        tenant: log.tenant,
+        size: early.size(),
+        root: early.root(),
+    };
+    // The second of two leaves: the first one's hash leads to the root.
+    let proof = |opening: HeadOpening, key: &SigningKey, is_cosigned: bool| {
+        let first = leaf_hash(b"another tenant's");
+        let mut tree = Tree::new();
+        tree.push(first);
+        tree.push(opening.leaf_hash());
+        let head = Checkpoint::new(key.name(), 2, tree.root()).unwrap();
+        let mut note = head.sign(&[key]).unwrap();
+        if is_cosigned {
+            note.add(witness.cosign(note.text(), 1_764_000_000).unwrap())
+                .unwrap();
+        }
+        InclusionProof::new(1, vec![first], note)
+            .and_then(|proof| proof.with_extra(opening.to_json().into_bytes()))
+            .unwrap()
+    };
+    let asking = |proof: InclusionProof, is_witnessed: bool| Options {
+        head_proofs: vec![proof],
+        witnesses: match is_witnessed {
+            true => vec![witness.verifying_key().clone()],
+            false => Vec::new(),
+        },
+        ..Options::default()
+    };
+    let report = judge(&lines, asking(proof(honest, &key, true), true));
+    assert_eq!(report.findings, []);
+    assert_eq!(
+        (report.known_size(), report.cosigned_size(), report.cosigned_at()),
+        (Some(early.size()), Some(early.size()), Some(1_764_000_000))
+    );
+    let report = judge(&lines, asking(proof(honest, &key, false), false));
+    assert_eq!(
+        (report.findings.len(), report.known_size()),
+        (0, Some(early.size()))
+    );
+    // The key may be one that is known of the deployment log alone.
+    let mut options = asking(proof(honest, &other, true), true);
+    options.keys = vec![log.key.verifying_key().clone()];
+    assert_eq!(
+        codes(&judge(&lines, options.clone())),
+        [Code::HeadProof, Code::Witness]
+    );
+    options.keys.push(other.verifying_key().clone());
+    assert_eq!(judge(&lines, options).findings, []);
+
+    let bad = |opening: HeadOpening| proof(opening, &key, true);
+    for (proof, code) in [
+        (proof(honest, &key, false), vec![Code::Witness]),
+        (
+            bad(HeadOpening {
+                tenant: Uuid::from_u128(1),
+                ..honest
+            }),
+            vec![Code::HeadProof, Code::Witness],
+        ),
+        (
+            bad(HeadOpening {
+                root: Tree::new().root(),
+                ..honest
+            }),
+            vec![Code::Known, Code::Witness],
+        ),
+        (
+            bad(HeadOpening {
+                size: log.size() + 5,
+                ..honest
+            }),
+            vec![Code::Rollback, Code::Witness],
+        ),
+    ] {
+        let report = judge(&lines, asking(proof, true));
+        assert_eq!(codes(&report), code, "{:?}", report.findings);
+    }
+    // A head of a size within a gap is not compared, so that nobody vouches for it.
+    log.prune(60);
+    log.checkpoint();
+    let (pruned, _) = log.bundle(&Export::default());
+    let report = judge(&pruned, asking(proof(honest, &key, true), true));
+    assert_eq!(codes(&report), [Code::Witness]);
+    assert_eq!(report.known_in_gap, [early.size()]);
 }
 
 #[test]

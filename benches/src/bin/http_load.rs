@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use audit_core::Timestamp;
-use benches::{COMMON_WORD, HOT_RESOURCE, RARE_USER, RARE_WORD, START_MICROS, event};
+use benches::{
+    COMMON_WORD, FREQUENT_USER, HOT_RESOURCE, RARE_USER, RARE_WORD, START_MICROS, event,
+};
 use clap::{Parser, Subcommand};
 use hdrhistogram::Histogram;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -92,6 +94,16 @@ enum Load {
     },
     /// A whole CSV export.
     Export,
+    /// Erases a person, of one entry in 100, from a filled log, while others record and read.
+    Erase,
+    /// Fills the log and prunes the older half, while others record and read.
+    Prune {
+        #[arg(long, default_value_t = 1_000_000)]
+        entries: u64,
+        /// For how long others are watched after the answer: the rows go afterwards.
+        #[arg(long, default_value_t = 15)]
+        settle: u64,
+    },
 }
 
 #[tokio::main]
@@ -203,6 +215,10 @@ async fn main() -> Result<(), Failure> {
         Load::Fill { entries } => fill(&target, entries).await?,
         Load::Reads { requests } => reads(&target, requests).await?,
         Load::Export => export(&target).await?,
+        Load::Erase => erase(&target).await?,
+        Load::Prune { entries, settle } => {
+            prune(&target, entries, Duration::from_secs(settle)).await?;
+        }
     }
     Ok(())
 }
@@ -644,4 +660,124 @@ async fn export(target: &Target) -> Result<(), Failure> {
         rows as f64 / took
     );
     Ok(())
+}
+
+/// Others, who record and read, a request after the other, as long as this lives.
+struct Others {
+    over: Arc<AtomicBool>,
+    tasks: Vec<(&'static str, JoinHandle<Share>)>,
+}
+
+impl Others {
+    fn begin(target: &Arc<Target>) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let tasks = ["POST /logs", "GET /logs"].map(|what| {
+            let (target, over) = (Arc::clone(target), Arc::clone(&over));
+            let task = async move {
+                let mut connection = Connection::open(&target).await?;
+                let mut latency = Histogram::<u64>::new(3)?;
+                let (mut done, mut refused) = (0, 0);
+                while !over.load(Ordering::Relaxed) {
+                    let sent = Instant::now();
+                    let status = match what {
+                        "GET /logs" => connection.call("GET", "/api/v1/logs?limit=50", "").await?,
+                        _ => connection.call("POST", "/api/v1/logs", &event(done)).await?,
+                    };
+                    latency.record(sent.elapsed().as_micros() as u64)?;
+                    match status {
+                        200 | 201 => done += 1,
+                        _ => refused += 1,
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Ok::<_, Failure>((done, refused, latency))
+            };
+            (what, tokio::spawn(task))
+        });
+        Self {
+            over,
+            tasks: tasks.into(),
+        }
+    }
+
+    /// Prints how long they waited.
+    async fn end(self) -> Result<(), Failure> {
+        self.over.store(true, Ordering::Relaxed);
+        for (what, task) in self.tasks {
+            let (done, refused, latency) = task.await??;
+            let millis = |q| latency.value_at_quantile(q) as f64 / 1_000.0;
+            println!(
+                "{what} meanwhile: {done}, p50 {:.2} ms, p99 {:.2} ms, longest {:.1} ms, {refused} refused",
+                millis(0.5),
+                millis(0.99),
+                latency.max() as f64 / 1_000.0,
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The answer's body, when its status is `expected`.
+fn answer(connection: &Connection, status: u16, expected: u16) -> Result<serde_json::Value, Failure> {
+    if status != expected {
+        let body = String::from_utf8_lossy(&connection.body);
+        return Err(format!("the server answered {status}: {body}").into());
+    }
+    Ok(serde_json::from_slice(&connection.body)?)
+}
+
+async fn erase(target: &Arc<Target>) -> Result<(), Failure> {
+    let mut connection = Connection::open(target).await?;
+    let others = Others::begin(target);
+    let began = Instant::now();
+    let request = format!("{{\"user_id\":\"{FREQUENT_USER}\",\"basis\":\"gdpr-17\"}}");
+    let status = connection.call("POST", "/api/v1/erasures", &request).await?;
+    let mut job = answer(&connection, status, 202)?;
+    let place = format!("/api/v1/erasures/{}", job["id"].as_str().unwrap_or_default());
+    while job["state"] != "done" {
+        if began.elapsed() > Duration::from_secs(600) {
+            return Err(format!("not erased within 10 minutes: {job}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let status = connection.call("GET", &place, "").await?;
+        job = answer(&connection, status, 200)?;
+    }
+    println!(
+        "erased {} of {} entries in {:.1} s",
+        job["entries"],
+        job["below"],
+        began.elapsed().as_secs_f64()
+    );
+    others.end().await?;
+    drain(target).await
+}
+
+async fn prune(target: &Arc<Target>, entries: u64, settle: Duration) -> Result<(), Failure> {
+    let mut connection = Connection::open(target).await?;
+    fill(target, entries / 2).await?;
+    let status = connection.call("POST", "/api/v1/logs", &event(0)).await?;
+    let recorded = answer(&connection, status, 201)?;
+    let before = recorded["receipt"]["created_at"]
+        .as_str()
+        .ok_or("the receipt has no created_at")?;
+    fill(target, entries / 2).await?;
+    let others = Others::begin(target);
+    let began = Instant::now();
+    let mut taken = 0;
+    // With an archive each request comes as far as a few segments.
+    loop {
+        let request = format!("{{\"before\":\"{before}\",\"basis\":\"retention\"}}");
+        let status = connection.call("POST", "/api/v1/prunes", &request).await?;
+        if status == 200 {
+            break;
+        }
+        let pruned = answer(&connection, status, 201)?;
+        taken += pruned["entries"].as_u64().unwrap_or_default();
+    }
+    println!(
+        "pruned {taken} of {entries} entries in {:.1} s",
+        began.elapsed().as_secs_f64()
+    );
+    tokio::time::sleep(settle).await;
+    others.end().await
 }
