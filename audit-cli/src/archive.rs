@@ -184,7 +184,10 @@ fn segment(
         return;
     };
     let is_within = |size: Option<u64>| size.is_none_or(|size| size <= manifest.size);
-    let checkpoints = known.checkpoints.iter().filter(|note| is_within(size(note)));
+    let checkpoints = known
+        .checkpoints
+        .iter()
+        .filter(|note| is_within(size(note)));
     let proofs = known.head_proofs.iter();
     let proofs = proofs.filter(|proof| is_within(proved_size(proof)));
     let others = others(heads, &path, name, manifest.size);

@@ -8,17 +8,13 @@ use crate::failure::{Failure, Outcome};
 use crate::present::Out;
 
 /// The text is printed as it was signed, with `--json` too: it verifies byte by byte.
-pub(crate) async fn run(
-    client: &Client,
-    mut out: Out,
-    args: HeadArgs,
-) -> Result<Outcome, Failure> {
+pub(crate) async fn run(client: &Client, mut out: Out, args: HeadArgs) -> Result<Outcome, Failure> {
     let tenant = match client.tenant() {
         Some(tenant) => tenant,
         // A credential of one tenant's doesn't have to name it; each of its entries does.
         None => {
-            let newest = client.list(&ListRequest::new(Filter::default()).limit(1));
-            match newest.await?.items.first() {
+            let request = ListRequest::new(Filter::new()).limit(1);
+            match client.list(&request).await?.items.first() {
                 Some(entry) => entry.tenant_id,
                 None => return Err(Failure::Usage("the log is empty, and has no head".into())),
             }

@@ -126,7 +126,10 @@ fn present(out: &mut Out, report: &Report) -> Result<(), Failure> {
     for one in &report.cosigned {
         let at = cosigned(one.time);
         let size = one.size;
-        out.text(&format!("Cosigned by {} at {at}, up to size {size}", one.witness))?;
+        out.text(&format!(
+            "Cosigned by {} at {at}, up to size {size}",
+            one.witness
+        ))?;
     }
     for one in &report.epochs {
         out.text(&format!(

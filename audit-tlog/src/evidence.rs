@@ -869,10 +869,10 @@ fn sha256(bytes: &[u8]) -> Hash {
     Hash(Sha256::digest(bytes).into())
 }
 
-/// Whether a text is an object of some of these keys in their order, at least one, without white
+/// Whether valid JSON is an object of some of these keys in their order, at least one, without white
 /// space, and its values are canonical.
 fn is_object(text: &str, keys: &[&str]) -> bool {
-    let Ok(members) = json::members(text) else {
+    let Ok(members) = json::members_of(text) else {
         return false;
     };
     let mut keys = keys.iter();

@@ -126,7 +126,12 @@ pub fn check(text: &str, max_depth: usize) -> Result<(), Fault> {
 /// [`Fault::Syntax`] for what isn't one JSON object; [`Fault::Nul`] and [`Fault::LoneSurrogate`]
 /// for a name that holds one.
 pub fn members(text: &str) -> Result<Vec<Member<'_>>, Fault> {
-    let text = syntax(text)?;
+    members_of(syntax(text)?)
+}
+
+/// [`members`] of a text that is already known to be valid JSON, without white space around it. The
+/// result for another one is unspecified; it doesn't panic.
+pub(crate) fn members_of(text: &str) -> Result<Vec<Member<'_>>, Fault> {
     let bytes = text.as_bytes();
     if bytes.first() != Some(&b'{') {
         return Err(Fault::Syntax);
@@ -204,10 +209,20 @@ pub fn string(raw: &str) -> Result<Cow<'_, str>, Fault> {
 /// it; `None` where there is none that the log admits.
 pub(crate) fn take_string(text: &str) -> Option<(Cow<'_, str>, &str)> {
     let inner = text.strip_prefix('"')?;
-    let end = skip_string(inner.as_bytes(), 0);
-    // Both quotes.
-    let (literal, after) = text.split_at_checked(end + 2)?;
-    Some((string(literal).ok()?, after))
+    let bytes = inner.as_bytes();
+    let first = find(bytes, 0, Stop::Special);
+    let end = match bytes.get(first)? {
+        b'"' => first,
+        b'\\' => skip_string(bytes, first),
+        _ => return None,
+    };
+    let after = inner.get(end + 1..)?;
+    let literal = &inner[..end];
+    let decoded = match end == first {
+        true => Cow::Borrowed(literal),
+        false => Cow::Owned(unescape(literal).ok()?),
+    };
+    Some((decoded, after))
 }
 
 /// Appends a JSON string literal, quotes included, escaped as RFC 8785 §3.2.2.2 says: `\b \t \n \f

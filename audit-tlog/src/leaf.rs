@@ -11,7 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{GeneralPurpose, STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -61,10 +61,7 @@ impl Hash {
     /// Reads what [`to_base64`](Self::to_base64) writes and no other spelling.
     #[must_use]
     pub fn from_base64(s: &str) -> Option<Self> {
-        STANDARD
-            .decode(s)
-            .ok()
-            .and_then(|bytes| Self::from_slice(&bytes))
+        decode(&STANDARD, s).map(Self)
     }
 
     /// The base64url (RFC 4648 §5) without padding, 43 characters, as digests stand in leaf data.
@@ -76,10 +73,7 @@ impl Hash {
     /// Reads what [`to_base64url`](Self::to_base64url) writes and no other spelling.
     #[must_use]
     pub fn from_base64url(s: &str) -> Option<Self> {
-        URL_SAFE_NO_PAD
-            .decode(s)
-            .ok()
-            .and_then(|bytes| Self::from_slice(&bytes))
+        decode(&URL_SAFE_NO_PAD, s).map(Self)
     }
 
     /// The 32 bytes.
@@ -93,6 +87,14 @@ impl Hash {
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
+}
+
+/// Decodes the base64 of exactly `N` bytes, of which there are 32 at most.
+fn decode<const N: usize>(engine: &GeneralPurpose, text: &str) -> Option<[u8; N]> {
+    // Room for a group of four characters more, so that a longer text is told by its length.
+    let mut bytes = [0; 36];
+    let len = engine.decode_slice(text, &mut bytes).ok()?;
+    bytes[..len].try_into().ok()
 }
 
 impl fmt::Display for Hash {
@@ -426,9 +428,9 @@ pub fn open_disclosure_with<'b>(
     URL_SAFE_NO_PAD.decode_vec(text, buf).ok()?;
     let decoded = std::str::from_utf8(buf).ok()?;
     let (salt, rest) = decoded.strip_prefix("[\"")?.split_at_checked(22)?;
-    let salt = Salt::from_slice(&URL_SAFE_NO_PAD.decode(salt).ok()?)?;
-    let (name, rest) = rest.strip_prefix("\",\"")?.split_once("\",")?;
-    let value = rest.strip_suffix(']')?;
+    let salt = Salt(decode(&URL_SAFE_NO_PAD, salt)?);
+    let (name, rest) = rest.strip_prefix("\",\"")?.split_once('"')?;
+    let value = rest.strip_prefix(',')?.strip_suffix(']')?;
     let spaced = |b: &u8| matches!(b, b' ' | b'\t' | b'\n' | b'\r');
     if value == "null"
         || value.as_bytes().first().is_some_and(spaced)

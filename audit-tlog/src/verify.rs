@@ -886,7 +886,11 @@ impl Verifier {
         late: &mut Findings,
     ) -> bool {
         let empty = Tree::new().root();
-        let found = if at == 0 { Some(&empty) } else { self.root_at(at) };
+        let found = if at == 0 {
+            Some(&empty)
+        } else {
+            self.root_at(at)
+        };
         match found {
             Some(found) if found == root => {
                 report.known.push(at);
@@ -899,8 +903,9 @@ impl Verifier {
             None if self.broken => {}
             None => {
                 report.known_in_gap.push(at);
-                let warning =
-                    format!("the {what} of size {at} was not compared: that size lies within a gap");
+                let warning = format!(
+                    "the {what} of size {at} was not compared: that size lies within a gap"
+                );
                 report.warnings.push(warning);
             }
         }

@@ -4,6 +4,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 
+use memchr::memchr_iter;
+
 use super::{Checked, Options, Report, Verifier};
 
 /// How many blocks wait before and after each worker.
@@ -62,8 +64,15 @@ impl Drop for Taking<'_> {
 
 /// What a block may take: itself, and each of its lines when it was checked.
 fn cost(block: &[u8]) -> usize {
-    let lines = block.iter().filter(|b| **b == b'\n').count();
+    let lines = memchr_iter(b'\n', block).count();
     block.len() + lines * size_of::<Checked>()
+}
+
+/// The lines of a block, without their breaks.
+fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ends = memchr_iter(b'\n', block).chain([block.len()]);
+    let mut from = 0;
+    ends.map(move |end| &block[std::mem::replace(&mut from, end + 1)..end])
 }
 
 /// What was read until now.
@@ -106,8 +115,7 @@ pub fn verify_blocks<E: Send>(
             scope.spawn(move || {
                 let mut buf = Vec::new();
                 for (block, cost) in blocks {
-                    let lines = block
-                        .split(|b| *b == b'\n')
+                    let lines = lines(&block)
                         .filter(|line| !line.trim_ascii().is_empty())
                         .map(|line| Checked::line(line, &mut buf))
                         .collect();

@@ -681,7 +681,11 @@ impl Others {
                     let sent = Instant::now();
                     let status = match what {
                         "GET /logs" => connection.call("GET", "/api/v1/logs?limit=50", "").await?,
-                        _ => connection.call("POST", "/api/v1/logs", &event(done)).await?,
+                        _ => {
+                            connection
+                                .call("POST", "/api/v1/logs", &event(done))
+                                .await?
+                        }
                     };
                     latency.record(sent.elapsed().as_micros() as u64)?;
                     match status {
@@ -718,7 +722,11 @@ impl Others {
 }
 
 /// The answer's body, when its status is `expected`.
-fn answer(connection: &Connection, status: u16, expected: u16) -> Result<serde_json::Value, Failure> {
+fn answer(
+    connection: &Connection,
+    status: u16,
+    expected: u16,
+) -> Result<serde_json::Value, Failure> {
     if status != expected {
         let body = String::from_utf8_lossy(&connection.body);
         return Err(format!("the server answered {status}: {body}").into());
@@ -731,9 +739,14 @@ async fn erase(target: &Arc<Target>) -> Result<(), Failure> {
     let others = Others::begin(target);
     let began = Instant::now();
     let request = format!("{{\"user_id\":\"{FREQUENT_USER}\",\"basis\":\"gdpr-17\"}}");
-    let status = connection.call("POST", "/api/v1/erasures", &request).await?;
+    let status = connection
+        .call("POST", "/api/v1/erasures", &request)
+        .await?;
     let mut job = answer(&connection, status, 202)?;
-    let place = format!("/api/v1/erasures/{}", job["id"].as_str().unwrap_or_default());
+    let place = format!(
+        "/api/v1/erasures/{}",
+        job["id"].as_str().unwrap_or_default()
+    );
     while job["state"] != "done" {
         if began.elapsed() > Duration::from_secs(600) {
             return Err(format!("not erased within 10 minutes: {job}").into());
@@ -753,14 +766,16 @@ async fn erase(target: &Arc<Target>) -> Result<(), Failure> {
 }
 
 async fn prune(target: &Arc<Target>, entries: u64, settle: Duration) -> Result<(), Failure> {
-    let mut connection = Connection::open(target).await?;
     fill(target, entries / 2).await?;
+    let mut connection = Connection::open(target).await?;
     let status = connection.call("POST", "/api/v1/logs", &event(0)).await?;
     let recorded = answer(&connection, status, 201)?;
     let before = recorded["receipt"]["created_at"]
         .as_str()
         .ok_or("the receipt has no created_at")?;
     fill(target, entries / 2).await?;
+    // The server ends connections at rest.
+    connection = Connection::open(target).await?;
     let others = Others::begin(target);
     let began = Instant::now();
     let mut taken = 0;
