@@ -186,6 +186,7 @@ impl Blocks {
         }
         while let Some(from) = &mut self.from {
             let before = self.rest.len();
+            self.rest.reserve(BLOCK);
             let read = from.take(BLOCK as u64).read_to_end(&mut self.rest)?;
             if read == 0 {
                 self.from = None;

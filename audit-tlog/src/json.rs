@@ -211,18 +211,16 @@ pub(crate) fn take_string(text: &str) -> Option<(Cow<'_, str>, &str)> {
     let inner = text.strip_prefix('"')?;
     let bytes = inner.as_bytes();
     let first = find(bytes, 0, Stop::Special);
-    let end = match bytes.get(first)? {
-        b'"' => first,
-        b'\\' => skip_string(bytes, first),
+    let (decoded, end) = match bytes.get(first)? {
+        b'"' => (Cow::Borrowed(&inner[..first]), first),
+        // Leaf data with its quotes escaped is rarely longer.
+        b'\\' => {
+            let (decoded, end) = unescape_to_quote(inner, inner.len().min(1_024)).ok()?;
+            (Cow::Owned(decoded), end)
+        }
         _ => return None,
     };
-    let after = inner.get(end + 1..)?;
-    let literal = &inner[..end];
-    let decoded = match end == first {
-        true => Cow::Borrowed(literal),
-        false => Cow::Owned(unescape(literal).ok()?),
-    };
-    Some((decoded, after))
+    Some((decoded, inner.get(end + 1..)?))
 }
 
 /// Appends a JSON string literal, quotes included, escaped as RFC 8785 §3.2.2.2 says: `\b \t \n \f
@@ -486,14 +484,25 @@ fn code_point(bytes: &[u8], at: usize) -> Result<(char, usize), Fault> {
 
 /// Decodes what stands between a string's quotes.
 fn unescape(inner: &str) -> Result<String, Fault> {
-    let bytes = inner.as_bytes();
-    let mut out = String::with_capacity(inner.len());
+    let (out, end) = unescape_to_quote(inner, inner.len())?;
+    if end == inner.len() {
+        Ok(out)
+    } else {
+        Err(Fault::Syntax)
+    }
+}
+
+/// Decodes what stands behind a string's opening quote, and says where the closing one is: at the end of
+/// the text where there is none. `len` is about how long the string will be.
+fn unescape_to_quote(text: &str, len: usize) -> Result<(String, usize), Fault> {
+    let bytes = text.as_bytes();
+    let mut out = String::with_capacity(len);
     let mut from = 0;
     loop {
         let at = find(bytes, from, Stop::Special);
-        out.push_str(inner.get(from..at).ok_or(Fault::Syntax)?);
+        out.push_str(text.get(from..at).ok_or(Fault::Syntax)?);
         match bytes.get(at) {
-            None => return Ok(out),
+            None | Some(b'"') => return Ok((out, at)),
             Some(b'\\') => {}
             Some(_) => return Err(Fault::Syntax),
         }
