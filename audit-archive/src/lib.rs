@@ -21,13 +21,19 @@
 //! `file:///path` is a folder, which is made when it is missing. Each object is written to a file of
 //! another name, synced, and renamed. A folder that another machine serves has to keep to that.
 //!
-//! `s3://bucket/prefix` is a bucket. Credentials, region and endpoint come from the variables that
-//! AWS's own tools read (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`,
-//! web identities, the instance's role). It needs to list, get, put and delete objects below the prefix.
-//! Where the bucket keeps versions, as an object lock demands, what is deleted is only listed no more.
-//! S3 compares a checksum of what it is sent.
+//! `s3://bucket/prefix` is a bucket, which has to be there. Credentials, region and endpoint come from the
+//! variables that AWS's own tools read (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
+//! `AWS_ENDPOINT_URL`, web identities, the instance's role). It needs to list, get, put and delete objects
+//! below the prefix, and no more: no conditional put, no deletion of many at once. Where the bucket keeps
+//! versions, as an object lock demands, what is deleted is only listed no more. Each object is sent with its
+//! SHA-256, which S3 compares.
 //!
-//! Calls are repeated by the client for three minutes at most; then the error is retryable.
+//! A call that fails is repeated five times at most, and not after ten seconds any more; one try takes
+//! thirty at most. Then the error is retryable.
+
+mod options;
+#[cfg(feature = "s3")]
+mod s3;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -42,10 +48,14 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use url::Url;
 
+pub use options::ArchiveOptions;
+
 /// An [`Archive`] in a folder or a bucket.
 pub struct ObjectArchive {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    /// Whether a list comes in the order of its paths' bytes.
+    in_order: bool,
 }
 
 impl fmt::Debug for ObjectArchive {
@@ -63,25 +73,21 @@ impl ObjectArchive {
     /// missing; a bucket is not asked for before the first call.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] naming `url` when it is neither, or has a user or a query;
-    /// [`ErrorKind::Refused`] when it is of S3 and this build has none; [`ErrorKind::Unavailable`] when
-    /// the folder can't be made.
+    /// Those of [`ArchiveOptions::new`] and [`open_with`](Self::open_with).
     pub fn open(url: &str) -> Result<Self> {
-        let invalid = |detail: &'static str| Error::field("url", detail);
-        let read = Url::parse(url);
-        let url = read.map_err(|_| invalid("file:///path or s3://bucket/prefix is expected"))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(invalid(
-                "credentials come from the environment, not from the URL",
-            ));
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(invalid("has neither a query nor a fragment"));
-        }
-        match url.scheme() {
-            "file" => Self::folder(&url),
-            "s3" => Self::bucket(&url),
-            _ => Err(invalid("file:///path or s3://bucket/prefix is expected")),
+        Self::open_with(&ArchiveOptions::new(url)?)
+    }
+
+    /// Opens an archive, as [`open`](Self::open) does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when the URL's path or a variable can't be used; [`ErrorKind::Refused`] when
+    /// it is of S3 and this build has none, or naming the file of authorities when that can't be used;
+    /// [`ErrorKind::Unavailable`] when the folder can't be made.
+    pub fn open_with(options: &ArchiveOptions) -> Result<Self> {
+        match options.url.scheme() {
+            "file" => Self::folder(&options.url),
+            _ => Self::bucket(options),
         }
     }
 
@@ -97,29 +103,24 @@ impl ObjectArchive {
         Ok(Self {
             store: Arc::new(store.with_fsync(true).with_automatic_cleanup(true)),
             prefix: Path::default(),
+            in_order: false,
         })
     }
 
     #[cfg(feature = "s3")]
-    fn bucket(url: &Url) -> Result<Self> {
-        use object_store::aws::{AmazonS3Builder, Checksum};
-
-        let bucket = url.host_str().unwrap_or_default();
-        let prefix = Path::from_url_path(url.path());
+    fn bucket(options: &ArchiveOptions) -> Result<Self> {
+        let prefix = Path::from_url_path(options.url.path());
         let prefix = prefix.map_err(|_| Error::field("url", "the prefix is no path of objects"))?;
-        let store = AmazonS3Builder::from_env()
-            .with_bucket_name(bucket)
-            .with_checksum_algorithm(Checksum::SHA256)
-            .build()
-            .map_err(|e| Error::new(ErrorKind::Invalid, "S3 can't be used so").with_source(e))?;
+        let (store, in_order) = s3::open(options)?;
         Ok(Self {
             store: Arc::new(store),
             prefix,
+            in_order,
         })
     }
 
     #[cfg(not(feature = "s3"))]
-    fn bucket(_: &Url) -> Result<Self> {
+    fn bucket(_: &ArchiveOptions) -> Result<Self> {
         Err(Error::new(ErrorKind::Refused, "this build has no S3"))
     }
 
@@ -134,18 +135,33 @@ impl ObjectArchive {
     }
 }
 
+/// How S3 names a missing bucket, whose status is that of a missing object.
+const NO_BUCKET: &str = "<Code>NoSuchBucket</Code>";
+/// How the client tells a refusal of which it kept the text alone, as it does of a list.
+const FORBIDDEN: &str = "status code: 403";
+const REFUSED: &str = "the archive refuses this program";
+
 fn failed(error: object_store::Error) -> Error {
     use object_store::Error as Fault;
+    let says = |part| error.to_string().contains(part);
     let (kind, message) = match &error {
-        Fault::PermissionDenied { .. } | Fault::Unauthenticated { .. } => {
-            (ErrorKind::Refused, "the archive refuses this program")
-        }
         Fault::NotSupported { .. } | Fault::NotImplemented { .. } => {
             (ErrorKind::Internal, "the archive can't do this")
         }
+        // Credentials are renewed, rights given and buckets made: the same call may succeed later.
+        Fault::PermissionDenied { .. } | Fault::Unauthenticated { .. } => {
+            (ErrorKind::Unavailable, REFUSED)
+        }
+        Fault::Generic { .. } if says(FORBIDDEN) => (ErrorKind::Unavailable, REFUSED),
+        _ if says(NO_BUCKET) => (ErrorKind::Unavailable, "the archive's bucket is missing"),
         _ => (ErrorKind::Unavailable, "the archive doesn't answer"),
     };
     Error::new(kind, message).with_source(error)
+}
+
+/// Whether there is no such object in an archive that is there.
+fn is_absent(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::NotFound { .. }) && !error.to_string().contains(NO_BUCKET)
 }
 
 #[async_trait]
@@ -165,7 +181,7 @@ impl Archive for ObjectArchive {
         };
         match found {
             Ok(bytes) => Ok(Some(bytes.into())),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(failed(error)),
         }
     }
@@ -183,7 +199,7 @@ impl Archive for ObjectArchive {
                 self.prefix.parts().chain(parts.parts()).collect()
             }
         };
-        // A folder's files come in any order, a bucket's in theirs.
+        // A folder's files come in any order, so that all have to be seen.
         let mut found = self.store.list_with_offset(Some(&place), &behind);
         let mut paths = BTreeSet::new();
         while let Some(object) = found.try_next().await.map_err(failed)? {
@@ -191,7 +207,16 @@ impl Archive for ObjectArchive {
             if path <= after {
                 continue;
             }
+            let comes_late = |last: &String| path <= last.as_str();
+            if self.in_order && paths.last().is_some_and(comes_late) {
+                // A list that ends at its first thousand would leave out what comes late.
+                let message = "the bucket doesn't list its objects in order";
+                return Err(Error::new(ErrorKind::Internal, message));
+            }
             paths.insert(path.to_owned());
+            if self.in_order && paths.len() == MAX_LISTED {
+                break;
+            }
             if paths.len() > MAX_LISTED {
                 paths.pop_last();
             }
@@ -201,8 +226,8 @@ impl Archive for ObjectArchive {
 
     async fn remove(&self, path: &str) -> Result<()> {
         match self.store.delete(&self.place(path)?).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failed(error)),
+            Err(error) if !is_absent(&error) => Err(failed(error)),
+            _ => Ok(()),
         }
     }
 }

@@ -162,7 +162,7 @@ const VARIABLES: &[(&str, &str, &str)] = &[
     (
         "ca_file",
         "",
-        "authorities (PEM) that vouch for store, queue and search",
+        "authorities (PEM) that vouch for store, queue, search and archive",
     ),
     (
         "tlog_origin",
@@ -436,7 +436,7 @@ pub struct Settings {
     pub search: SearchUrl,
     /// Where entries are archived before they are pruned; none prunes without an archive.
     pub archive_url: Option<String>,
-    /// Authorities that vouch for store, queue and search.
+    /// Authorities that vouch for store, queue, search and archive.
     pub ca_file: Option<PathBuf>,
     /// The name that heads are signed under; none where only this machine reaches the server.
     pub tlog_origin: Option<Origin>,

@@ -73,6 +73,8 @@ fn what_names_no_archive_is_refused() {
         "http://host/x",
         "file://host/x?y",
         "s3://user:word@b/x",
+        "s3:///prefix",
+        "s3://127.0.0.1:9000/bucket",
     ] {
         let refused = ObjectArchive::open(url).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Invalid, "{url}");

@@ -2,3 +2,5 @@
 #![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)] // a test fails by panicking
 
 mod folder;
+#[cfg(feature = "s3")]
+mod s3;

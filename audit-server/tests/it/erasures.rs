@@ -18,7 +18,7 @@ const ANN: &str = "ann@example.com";
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Asks until the answer satisfies a condition.
-async fn until(
+pub(crate) async fn until(
     ask: impl Fn() -> reqwest::RequestBuilder,
     what: &str,
     holds: impl Fn(&Answer) -> bool,
@@ -37,7 +37,7 @@ async fn until(
     }
 }
 
-fn is_done(answer: &Answer) -> bool {
+pub(crate) fn is_done(answer: &Answer) -> bool {
     answer.status == 200 && answer.json()["state"] == "done"
 }
 
@@ -186,24 +186,24 @@ async fn each_fault_of_an_erasure_names_its_field() {
     assert!(entry.expect(200).json().get("erased").is_none());
 }
 
-struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
 }
 
 impl Client {
-    fn of(server: &Server) -> Self {
+    pub(crate) fn of(server: &Server) -> Self {
         Self {
             http: server.client(),
             base: server.url.clone(),
         }
     }
 
-    fn get(&self, path: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn get(&self, path: &str) -> reqwest::RequestBuilder {
         self.http.get(format!("{}{path}", self.base))
     }
 
-    fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
         self.http
             .post(format!("{}{path}", self.base))
             .header("content-type", "application/json")
@@ -212,7 +212,7 @@ impl Client {
 }
 
 /// The tenant of a first start's token.
-async fn own_tenant(client: &Client) -> String {
+pub(crate) async fn own_tenant(client: &Client) -> String {
     let event = json!({"action_type": "VIEW", "resource_type": "doc", "resource_id": "first"});
     let made = send(client.post("/api/v1/logs", &event)).await.expect(201);
     made.json()["tenant_id"].as_str().unwrap().to_owned()

@@ -3,6 +3,8 @@
 // The drivers of the engines nest their futures deeply.
 #![recursion_limit = "256"]
 
+#[cfg(feature = "s3")]
+mod archive;
 mod child;
 mod concurrency;
 mod crash;
