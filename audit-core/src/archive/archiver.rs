@@ -52,6 +52,13 @@ pub(super) struct Signed {
 }
 
 /// Archives what is about to be pruned, and takes from the archive what is erased later.
+///
+/// Nothing but this process waits for `turn`; others may do the same at the same time, the clocks of
+/// which differ. So a segment is removed, by whoever may have written it, only behind another of the same
+/// positions that the remover has written itself, read back and verified; and what is removed was listed
+/// before that one was begun. Of two that are each written in place of the other, the later one to be
+/// begun is not in the other's list, and stays. Until it removes something, a process may take back what it
+/// wrote itself: nobody relies on that.
 #[derive(Debug)]
 pub(crate) struct Archiver {
     pub(super) archive: Arc<dyn Archive>,
@@ -163,17 +170,15 @@ impl Archiver {
             self.discard_all(tenant, written).await?;
             return Err(not_yet("entries were erased while they were archived"));
         }
-        for name in leftovers {
-            if name.to <= at {
-                self.discard(shelf.paths(name)).await?;
-            }
-        }
+        let covered = leftovers.into_iter().filter(|name| name.to <= at);
+        self.discard_all(tenant, covered.collect()).await?;
         let below = at.min(end);
         store.advance(tenant, CONSUMER, true, below).await?;
         Ok(Archived { below, looked })
     }
 
     /// Writes a segment, reads it back, and verifies that, up to a root. Returns the bytes of its files.
+    /// One that is not verified is taken back, as far as the archive takes that.
     pub(super) async fn store(
         &self,
         log: &TenantLog,
@@ -197,7 +202,13 @@ impl Archiver {
             paths.push(path);
         }
         let read = self.read(&paths).await?;
-        blocking(move || check(&demands, read)).await??;
+        if let Err(error) = blocking(move || check(&demands, read)).await? {
+            // Another process may have removed some of it while it had no manifest yet.
+            if let Err(error) = self.discard_all(tenant, vec![name]).await {
+                tracing::warn!(%tenant, %name, %error, "what is not verified could not be removed");
+            }
+            return Err(error);
+        }
         Ok(bytes as u64)
     }
 
@@ -255,22 +266,28 @@ impl Archiver {
         Ok(())
     }
 
-    /// Removes segments that the caller wrote. Nobody prunes for their sake before the cursor is behind
-    /// them.
+    /// Removes segments, until nothing of them is there: a manifest may come meanwhile. Who puts one behind
+    /// that reads back that the rest is missing.
     pub(super) async fn discard_all(
         &self,
         tenant: TenantId,
-        written: Vec<SegmentName>,
+        names: Vec<SegmentName>,
     ) -> Result<()> {
-        for name in written {
-            let paths = self.archive.list(&format!("{tenant}/{name}"), "").await?;
-            self.discard(&paths).await?;
+        for name in names {
+            let folder = format!("{tenant}/{name}");
+            loop {
+                let paths = self.archive.list(&folder, "").await?;
+                if paths.is_empty() {
+                    break;
+                }
+                self.discard(&paths).await?;
+            }
         }
         Ok(())
     }
 
     /// Removes the files of a segment: the manifest first, so that it is none any more.
-    pub(super) async fn discard(&self, paths: &[String]) -> Result<()> {
+    async fn discard(&self, paths: &[String]) -> Result<()> {
         let (manifest, others): (Vec<_>, Vec<_>) =
             paths.iter().partition(|path| path.ends_with(MANIFEST));
         for path in manifest.into_iter().chain(others) {

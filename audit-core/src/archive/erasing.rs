@@ -2,9 +2,9 @@
 //! taken out of the segments that still show it.
 //!
 //! A segment is never changed. One without what was erased is written beside it, under a newer head and
-//! with the entries that explain its new holes, read back and verified; only then the old one goes, its
-//! manifest first. Wherever that is cut off, the positions are in a whole segment, and what is left over
-//! goes with the next try: the cursor of the required consumer [`ERASURES`] moves behind all that.
+//! with the entries that explain its new holes, read back and verified; only then what was there before
+//! goes, manifests first. Wherever that is cut off, the positions are in a whole segment, and what is left
+//! over goes with the next try: the cursor of the required consumer [`ERASURES`] moves behind all that.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -235,7 +235,7 @@ impl Archiver {
     }
 
     /// Leaves one segment of these positions, and that one without what was erased. At each moment one that
-    /// was verified is there.
+    /// was verified is there, whatever other processes do: see [`Archiver`].
     async fn renew(
         &self,
         log: &TenantLog,
@@ -250,55 +250,43 @@ impl Archiver {
             return Ok(());
         }
         let kept = self.newest(log, &shelf, run, Some(source.size())).await?;
-        let old = kept.name;
         let gone = source.gone(run);
         let (kept, is_shown) = blocking(move || {
             let is_shown = kept.lines().any(|mut line| gone.take_from(&mut line));
             (kept, is_shown)
         })
         .await?;
+        // Which of several another process is about to remove, or has not written to its end, can't be
+        // seen: they go behind one of this process's own.
         if !is_shown && shelf.names().count() == 1 {
             return Ok(());
         }
         if let Some(refusal) = log.hold_refusal().await? {
             return Err(refusal);
         }
-        // Older ones, and what a try before left, perhaps damaged.
-        for name in shelf.names().filter(|name| *name != old) {
-            self.discard(shelf.paths(name)).await?;
-            heads.remove(&name);
-        }
-        if is_shown {
-            // It continues the old one and all that that one continues, the newest, and those beside it.
-            let mut sizes = kept.earlier();
-            sizes.insert(kept.size());
-            sizes.extend(heads.values().map(|signed| signed.size).max());
-            let beside = |name: &SegmentName| name.to == run.start || name.from == run.end;
-            let beside = heads.iter().filter(|(name, _)| beside(name));
-            sizes.extend(beside.map(|(_, signed)| signed.size));
-            let earlier = heads.values().filter(|signed| sizes.contains(&signed.size));
-            let earlier = earlier
-                .map(|signed| (signed.size, signed.note.clone()))
-                .collect();
-            let id = log.log.clock().event_id().into_uuid();
-            let composed = source.renew(&kept, id, &earlier).await?;
-            drop(kept);
-            let name = composed.0;
-            let bytes = match self.store(log, source.root(), composed).await {
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    self.discard_all(tenant, vec![name]).await?;
-                    return Err(error);
-                }
-                stored => stored?,
-            };
-            self.discard(shelf.paths(old)).await?;
-            heads.remove(&old);
-            let note = source.note().to_owned();
-            let size = source.size();
-            heads.insert(name, Signed { size, note });
-            self.count(|status| status.renewed += 1);
-            tracing::info!(%tenant, from = run.start, to = run.end, bytes, "what was erased left the archive");
-        }
+        // It continues the old one and all that that one continues, the newest, and those beside it.
+        let mut sizes = kept.earlier();
+        sizes.insert(kept.size());
+        sizes.extend(heads.values().map(|signed| signed.size).max());
+        let beside = |name: &SegmentName| name.to == run.start || name.from == run.end;
+        let beside = heads.iter().filter(|(name, _)| beside(name));
+        sizes.extend(beside.map(|(_, signed)| signed.size));
+        let earlier = heads.values().filter(|signed| sizes.contains(&signed.size));
+        let earlier = earlier
+            .map(|signed| (signed.size, signed.note.clone()))
+            .collect();
+        let id = log.log.clock().event_id().into_uuid();
+        let composed = source.renew(&kept, id, &earlier).await?;
+        drop(kept);
+        let name = composed.0;
+        let bytes = self.store(log, source.root(), composed).await?;
+        self.discard_all(tenant, shelf.names().collect()).await?;
+        heads.retain(|name, _| name.positions() != *run);
+        let note = source.note().to_owned();
+        let size = source.size();
+        heads.insert(name, Signed { size, note });
+        self.count(|status| status.renewed += 1);
+        tracing::info!(%tenant, from = run.start, to = run.end, bytes, "what was erased left the archive");
         Ok(())
     }
 

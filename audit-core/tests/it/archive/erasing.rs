@@ -10,6 +10,8 @@ use audit_core::{
     PageRequest, Query, Selection,
 };
 
+use tokio::task::JoinHandle;
+
 use super::*;
 
 /// What nothing but a person's own content holds.
@@ -263,6 +265,116 @@ async fn a_kill_leaves_each_position_in_a_segment_that_verifies() {
             stage.assert_forgotten().await;
         }
         assert!(died > 20, "{mode:?}: {died}");
+    }
+}
+
+impl Stage {
+    /// A log of which a try archived the first 20 positions, and pruned none; the person was in them, and
+    /// was erased. Nothing runs any more. Returns when all of them had been recorded, too.
+    async fn archived_and_erased() -> (Self, Timestamp) {
+        let (mut stage, _) = Self::signed(10).await;
+        let ids = stage.record_ten().await;
+        stage._workers = None;
+        let recorded = stage.clock.now();
+        // The segment is whole, and its answer was lost.
+        stage.archive.next_fault(4, Mode::LosesItsAnswer);
+        stage.try_prune().await.unwrap_err();
+        let erased = vec![ids[2], ids[7]];
+        let erased = stage.reader().erase(erased, None, basis(), None).await;
+        assert_eq!(erased.unwrap().entries, 2);
+        stage.clock.advance_micros(1_000_000);
+        (stage, recorded)
+    }
+
+    fn follows(&self) -> JoinHandle<Result<u64>> {
+        let reader = self.reader();
+        tokio::spawn(async move { reader.erase_in_archive().await })
+    }
+
+    fn prunes(&self, before: Timestamp) -> JoinHandle<Result<u64>> {
+        let reader = self.reader();
+        tokio::spawn(async move {
+            let pruned = reader.prune(before, basis(), None, false).await?;
+            Ok(pruned.below)
+        })
+    }
+
+    /// That what is pruned is in the archive, and the person isn't, now and behind the next prune.
+    async fn assert_kept_and_forgotten(&self) {
+        self.assert_kept(self.pruned_below().await).await;
+        self.reader().erase_in_archive().await.unwrap();
+        assert_eq!(self.holding(TOKEN).await, 0);
+        self.assert_kept(self.pruned_below().await).await;
+        let below = self.prune().await;
+        self.assert_kept(below).await;
+        assert_eq!(self.holding(TOKEN).await, 0);
+    }
+}
+
+/// One takes from the archive what was erased, and has found a segment that the other writes just then, at
+/// the same positions, to prune them.
+#[tokio::test]
+async fn of_two_processes_neither_removes_what_the_other_relies_on() {
+    for call in 0.. {
+        let (stage, recorded) = Stage::archived_and_erased().await;
+        let other = stage.other().await;
+        stage.archive.next_fault(0, Mode::Waits);
+        let follows = stage.follows();
+        stage.archive.died.notified().await;
+        // That of the segment behind the one that it writes without what was erased.
+        *other.archive.manifest.lock().unwrap() = Some(1);
+        let prunes = other.prunes(recorded);
+        other.archive.died.notified().await;
+        stage.archive.next_fault(call, Mode::Waits);
+        stage.archive.go.notify_one();
+        let mut follows = follows;
+        let is_through = tokio::select! {
+            followed = &mut follows => { followed.unwrap().unwrap(); true }
+            () = stage.archive.died.notified() => false,
+        };
+        stage.archive.take_fault();
+        other.archive.go.notify_one();
+        match prunes.await.unwrap() {
+            Ok(below) => assert_eq!(below, 20, "{call}"),
+            Err(error) => assert!(error.is_retryable(), "{call}: {error}"),
+        }
+        if !is_through {
+            stage.archive.go.notify_one();
+            if let Err(error) = follows.await.unwrap() {
+                assert!(error.is_retryable(), "{call}: {error}");
+            }
+        }
+        stage.assert_kept_and_forgotten().await;
+        if is_through {
+            assert!(call > 10, "{call}");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_archives_and_one_that_follows_erasures_meet_at_any_call() {
+    for call in 0.. {
+        let (stage, recorded) = Stage::archived_and_erased().await;
+        let other = stage.other().await;
+        other.archive.next_fault(call, Mode::Waits);
+        let mut prunes = other.prunes(recorded);
+        let is_through = tokio::select! {
+            pruned = &mut prunes => { assert_eq!(pruned.unwrap().unwrap(), 20); true }
+            () = other.archive.died.notified() => false,
+        };
+        stage.reader().erase_in_archive().await.unwrap();
+        if !is_through {
+            other.archive.go.notify_one();
+            if let Err(error) = prunes.await.unwrap() {
+                assert!(error.is_retryable(), "{call}: {error}");
+            }
+        }
+        stage.assert_kept_and_forgotten().await;
+        if is_through {
+            assert!(call > 20, "{call}");
+            break;
+        }
     }
 }
 
