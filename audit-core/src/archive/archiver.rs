@@ -51,6 +51,15 @@ pub(super) struct Signed {
     pub(super) note: String,
 }
 
+/// What a try has written so far.
+#[derive(Debug, Default)]
+struct Tried {
+    start: u64,
+    /// Of the log, when it was begun.
+    size: u64,
+    written: Vec<SegmentName>,
+}
+
 /// Archives what is about to be pruned, and takes from the archive what is erased later.
 ///
 /// Nothing but this process waits for `turn`; others may do the same at the same time, the clocks of
@@ -110,6 +119,41 @@ impl Archiver {
     }
 
     async fn archive_below(&self, log: &TenantLog, end: u64, segments: usize) -> Result<Archived> {
+        let mut tried = Tried::default();
+        let archived = self.try_below(log, end, segments, &mut tried).await;
+        if archived.is_err() {
+            self.take_back(log, tried).await;
+        }
+        archived
+    }
+
+    /// Removes what a failed try wrote, unless the next one goes on with it: not where something was erased
+    /// meanwhile, which another process may have followed already, nor where that is pruned.
+    async fn take_back(&self, log: &TenantLog, tried: Tried) {
+        let Some(last) = tried.written.last() else {
+            return;
+        };
+        let (tenant, positions) = (log.scope().tenant(), tried.start..last.to);
+        let has_changed = async {
+            let head = log.log.log_store().head(log.scope()).await?;
+            let is_pruned = head.pruned_below != tried.start;
+            Ok::<_, Error>(is_pruned || erased_since(log, tried.size, &positions).await?)
+        };
+        // A log that can't be asked may have been.
+        if has_changed.await.unwrap_or(true)
+            && let Err(error) = self.discard_all(tenant, tried.written).await
+        {
+            tracing::warn!(%tenant, %error, "what a failed try archived could not be removed");
+        }
+    }
+
+    async fn try_below(
+        &self,
+        log: &TenantLog,
+        end: u64,
+        segments: usize,
+        tried: &mut Tried,
+    ) -> Result<Archived> {
         let tenant = log.scope().tenant();
         let store = log.log.log_store();
         let (snapshot, checkpoint) = log.signed_snapshot().await?;
@@ -118,6 +162,7 @@ impl Archiver {
         let end = end.min(head.size());
         let root = checkpoint.root;
         let size = checkpoint.size;
+        (tried.start, tried.size) = (start, size);
         let begun = log.begin(checkpoint, None, Vec::new()).await?;
         let shelf = Shelf::list(&*self.archive, tenant, 0, |_| false).await?;
         let leftovers: Vec<SegmentName> = shelf.names().filter(|name| name.from >= start).collect();
@@ -143,14 +188,13 @@ impl Archiver {
             self.checkpoint(log, *name, size).await?;
         }
         let mut at = start;
-        let mut written = Vec::new();
-        while (at < end && written.len() < segments) || at < again {
+        while (at < end && tried.written.len() < segments) || at < again {
             // What is pruned ends with a segment.
             let to = if at < end { end } else { again };
             let id = log.log.clock().event_id().into_uuid();
             let composed = source.compose(&*snapshot, at, to, id, &earlier).await?;
             let name = composed.0;
-            written.push(name);
+            tried.written.push(name);
             let bytes = self.store(log, root, composed).await?;
             self.count(|status| {
                 status.segments += 1;
@@ -159,7 +203,6 @@ impl Archiver {
             });
             tracing::info!(%tenant, from = name.from, to = name.to, bytes, "entries were archived");
             if store.head(log.scope()).await?.pruned_below != start {
-                self.discard_all(tenant, written).await?;
                 return Err(not_yet("the log was pruned while it was archived"));
             }
             at = name.to;
@@ -167,7 +210,6 @@ impl Archiver {
         let looked = store.head(log.scope()).await?.size();
         // The cursor, which lets others prune, comes behind this, and so do older segments' removals.
         if erased_since(log, size, &(start..at)).await? {
-            self.discard_all(tenant, written).await?;
             return Err(not_yet("entries were erased while they were archived"));
         }
         let covered = leftovers.into_iter().filter(|name| name.to <= at);
@@ -193,11 +235,10 @@ impl Archiver {
             key: log.verifying_key().await?,
             root,
         };
-        let path = |file: &str| format!("{tenant}/{name}/{file}");
         let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
         let mut paths = Vec::with_capacity(files.len());
         for (file, bytes) in files {
-            let path = path(&file);
+            let path = path_of(tenant, name, &file);
             self.archive.put(&path, bytes).await?;
             paths.push(path);
         }
@@ -237,7 +278,7 @@ impl Archiver {
         name: SegmentName,
         size: u64,
     ) -> Result<Option<Signed>> {
-        let path = format!("{}/{name}/{CHECKPOINT}", log.scope().tenant());
+        let path = path_of(log.scope().tenant(), name, CHECKPOINT);
         let Some(found) = self.archive.get(&path).await? else {
             return Ok(None);
         };
@@ -311,7 +352,13 @@ fn manifest_of(files: &[(String, Vec<u8>)]) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-fn checkpoint_of(bytes: &[u8]) -> Option<(Signed, Hash)> {
+/// Where a segment has a file.
+pub(super) fn path_of(tenant: TenantId, name: SegmentName, file: &str) -> String {
+    format!("{tenant}/{name}/{file}")
+}
+
+/// What a segment's file `checkpoint` says.
+pub(super) fn checkpoint_of(bytes: &[u8]) -> Option<(Signed, Hash)> {
     let note = std::str::from_utf8(bytes).ok()?.to_owned();
     let read = Note::parse(&note).ok()?;
     let checkpoint = Checkpoint::parse(read.text()).ok()?;

@@ -4,16 +4,17 @@
 //! A segment is never changed. One without what was erased is written beside it, under a newer head and
 //! with the entries that explain its new holes, read back and verified; only then what was there before
 //! goes, manifests first. Wherever that is cut off, the positions are in a whole segment, and what is left
-//! over goes with the next try: the cursor of the required consumer [`ERASURES`] moves behind all that.
+//! over goes with the next try: the cursor of the required consumer [`ERASURES`] moves behind all that. It
+//! passes nothing that this process is archiving meanwhile.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use audit_tlog::Group;
-use audit_tlog::folder::SegmentName;
+use audit_tlog::folder::{CHECKPOINT, LOG_ZST, SegmentName};
 
-use super::archiver::{Archiver, Signed, blocking};
+use super::archiver::{Archiver, Signed, blocking, checkpoint_of, path_of};
 use super::segment::{Erase, Gone, Kept, Source};
 use super::shelf::Shelf;
 use super::{ERASURES, MAX_ENTRIES};
@@ -21,7 +22,7 @@ use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::evidence::not_yet;
 use crate::filter::Filter;
-use crate::id::EventId;
+use crate::id::{EventId, TenantId};
 use crate::log::TenantLog;
 use crate::page::PageRequest;
 use crate::store::loses;
@@ -52,7 +53,13 @@ impl Pending {
     }
 
     fn touches(&self, positions: &Range<u64>) -> bool {
-        self.erases.iter().any(|erase| erase.touches(positions))
+        self.touch_since(0, positions)
+    }
+
+    /// Whether one of these positions lost anything since the log had a size.
+    fn touch_since(&self, size: u64, positions: &Range<u64>) -> bool {
+        let mut since = self.erases.iter().filter(|erase| erase.seq >= size);
+        since.any(|erase| erase.touches(positions))
     }
 }
 
@@ -105,13 +112,25 @@ impl Archiver {
         let store = log.log.log_store();
         let pending = Pending::of(log).await?;
         if !pending.erases.is_empty() {
-            let shelf = Shelf::list(&*self.archive, tenant, 0, |_| false).await?;
+            let shelf = {
+                // What is being archived lies there behind that; what is archived later lacks what was
+                // erased.
+                let _turn = self.turn.lock().await;
+                Shelf::list(&*self.archive, tenant, 0, |_| false).await?
+            };
             let touched: Vec<_> = shelf.runs().filter(|run| pending.touches(run)).collect();
             let is_pruned = |run: &Range<u64>| run.start < pending.pruned_below;
             if is_for_prune && touched.iter().any(is_pruned) {
                 return Err(not_yet(
                     "what was erased is still being taken from the archive",
                 ));
+            }
+            let parts = self.parts(tenant, &shelf, &pending).await?;
+            if !parts.is_empty() {
+                if let Some(refusal) = log.hold_refusal().await? {
+                    return Err(refusal);
+                }
+                self.discard_all(tenant, parts).await?;
             }
             if !touched.is_empty() {
                 self.renew_all(log, &shelf, touched).await?;
@@ -126,6 +145,35 @@ impl Archiver {
             log.log.inner.bell.ring(tenant);
         }
         Ok(pending.size)
+    }
+
+    /// Of what was not written to its end, at positions that no whole segment has, that which shows what was
+    /// erased. Who writes it will find that, too, and take it back.
+    async fn parts(
+        &self,
+        tenant: TenantId,
+        shelf: &Shelf,
+        pending: &Pending,
+    ) -> Result<Vec<SegmentName>> {
+        let mut parts = Vec::new();
+        for name in shelf.names() {
+            let positions = name.positions();
+            let is_log = |path: &String| path.ends_with(LOG_ZST);
+            if !shelf.versions(&positions).is_empty()
+                || !shelf.paths(name).iter().any(is_log)
+                || !pending.touches(&positions)
+            {
+                continue;
+            }
+            // It is the first to be removed, and put before the log.
+            let checkpoint = self.archive.get(&path_of(tenant, name, CHECKPOINT)).await?;
+            let signed = checkpoint.and_then(|bytes| checkpoint_of(&bytes));
+            let size = signed.map_or(0, |(signed, _)| signed.size);
+            if pending.touch_since(size, &positions) {
+                parts.push(name);
+            }
+        }
+        Ok(parts)
     }
 
     /// Whether everything that is erased has left the archive.

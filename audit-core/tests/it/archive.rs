@@ -18,8 +18,8 @@ use audit_core::tlog::note::{Note, SigningKey};
 use audit_core::tlog::verify::{Options, Report, verify_lines};
 use audit_core::{
     Archive, AuditLog, Basis, CheckpointStore as _, Clock as _, Error, ErrorKind, Event, EventId,
-    EvidenceRequest, Group, LogStore as _, ManualClock, Recorder as _, Result, Signer, TenantId, TenantLog,
-    TenantScope, Timestamp, Workers,
+    EvidenceRequest, Group, LogStore as _, ManualClock, Recorder as _, Result, Signer, TenantId,
+    TenantLog, TenantScope, Timestamp, Workers,
 };
 use tokio::sync::Notify;
 use uuid::Uuid;

@@ -311,6 +311,69 @@ impl Stage {
     }
 }
 
+/// It would be `done` while a segment shows the person that the archive has a moment later.
+#[tokio::test]
+async fn no_erasure_is_followed_past_what_is_being_archived() {
+    let faults = [Mode::Fails, Mode::LosesItsAnswer];
+    for mode in faults
+        .into_iter()
+        .chain([Mode::DiesBefore, Mode::DiesAfter])
+    {
+        // The three files that come behind the first one, and four that are read back.
+        for call in 0..7 {
+            let (mut stage, _) = Stage::signed(10).await;
+            let ids = stage.record_ten().await;
+            stage._workers = None;
+            stage.archive.next_fault(1, Mode::Waits);
+            let mut prunes = stage.prunes(stage.clock.now());
+            stage.archive.died.notified().await;
+            let erased = vec![ids[2], ids[7]];
+            let erased = stage.reader().erase(erased, None, basis(), None).await;
+            assert_eq!(erased.unwrap().entries, 2);
+            let follows = stage.follows();
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert!(!follows.is_finished(), "{mode:?} {call}");
+            stage.archive.next_fault(call, mode);
+            stage.archive.go.notify_one();
+            tokio::select! {
+                pruned = &mut prunes => { pruned.unwrap().unwrap_err(); }
+                () = stage.archive.died.notified() => prunes.abort(),
+            }
+            follows.await.unwrap().unwrap();
+            assert!(stage.archive.take_fault(), "{mode:?} {call}");
+            assert_eq!(stage.holding(TOKEN).await, 0, "{mode:?} {call}");
+            assert_eq!(stage.pruned_below().await, 0);
+            stage.clock.advance_micros(1_000_000);
+            assert_eq!(stage.prune().await, 21);
+            stage.assert_archived(21).await;
+        }
+    }
+}
+
+/// Nor does a part of one.
+#[tokio::test]
+async fn what_a_killed_try_left_without_a_manifest_shows_nothing_that_is_erased_later() {
+    for call in [3, 4] {
+        let (mut stage, _) = Stage::signed(10).await;
+        let ids = stage.record_ten().await;
+        stage._workers = None;
+        // The log is there, and its manifest not.
+        let mode = [Mode::DiesAfter, Mode::DiesBefore][call - 3];
+        stage.archive.next_fault(call as u64, mode);
+        let prunes = stage.prunes(stage.clock.now());
+        stage.archive.died.notified().await;
+        prunes.abort();
+        assert_eq!(stage.holding(TOKEN).await, 1);
+        let erased = vec![ids[2], ids[7]];
+        let erased = stage.reader().erase(erased, None, basis(), None).await;
+        assert_eq!(erased.unwrap().entries, 2);
+        stage.reader().erase_in_archive().await.unwrap();
+        assert_eq!(stage.holding(TOKEN).await, 0);
+    }
+}
+
 /// One takes from the archive what was erased, and has found a segment that the other writes just then, at
 /// the same positions, to prune them.
 #[tokio::test]
