@@ -1,8 +1,8 @@
 //! The end of a tenant, whatever fails on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,16 +30,20 @@ fn scope(n: u128) -> TenantScope {
     TenantScope::trusted(tenant(n), "test")
 }
 
-/// An archive whose next writes fail, so many of them.
+/// An archive whose next writes fail, so many of them, or the next one of which takes its time.
 #[derive(Debug, Default)]
 struct Failing {
     inner: MemoryArchive,
     failures: AtomicUsize,
+    takes: Mutex<Option<(Arc<ManualClock>, i64)>>,
 }
 
 #[async_trait]
 impl Archive for Failing {
     async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()> {
+        if let Some((clock, micros)) = self.takes.lock().unwrap().take() {
+            clock.advance_micros(micros);
+        }
         let fewer = |left: usize| left.checked_sub(1);
         let failures = &self.failures;
         match failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer) {
@@ -346,6 +350,40 @@ async fn a_process_killed_behind_the_end_leaves_its_rows_to_the_next_one() {
     let refused = log.tenant(scope(1)).get(ids[0]).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::TenantDeleted);
     assert_eq!(stage.ended(1).await, tombstone);
+}
+
+#[tokio::test]
+async fn a_minute_behind_its_end_a_tenant_leaves_the_index_once_more_however_long_archiving_took() {
+    let stage = Stage::new();
+    let log = stage.log();
+    stage.record(&log, 1, 20).await;
+    let all = stage.store.read(&scope(1), 0, 100).await.unwrap();
+    *stage.archive.takes.lock().unwrap() = Some((stage.clock.clone(), 120_000_000));
+    let _workers = log.start();
+    log.end_tenant(tenant(1), "admin", None, true)
+        .await
+        .unwrap();
+    let tombstone = stage.ended(1).await;
+    assert_eq!(tombstone.ended_at, stage.clock.now());
+    // Behind the end of others it has looked at the tombstone twice.
+    for n in 2..4 {
+        stage.record(&log, n, 1).await;
+        log.end_tenant(tenant(n), "admin", None, false)
+            .await
+            .unwrap();
+        stage.ended(n).await;
+    }
+    let unsettled = stage.store.unsettled(None, 10).await.unwrap();
+    assert_eq!(unsettled.len(), 3);
+    // An indexer that had read them before.
+    stage.index.index(&all).await.unwrap();
+    stage.clock.advance_micros(60_000_000);
+    eventually(async || (!stage.is_indexed(1).await).then_some(())).await;
+    eventually(async || {
+        let unsettled = stage.store.unsettled(None, 10).await.unwrap();
+        unsettled.is_empty().then_some(())
+    })
+    .await;
 }
 
 /// A message in the queue, a row in the outbox: for ever, and with the reason.
