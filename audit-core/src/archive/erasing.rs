@@ -343,7 +343,7 @@ impl Archiver {
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] with what is wrong with the oldest one, when none is intact.
-    async fn newest(
+    pub(super) async fn newest(
         &self,
         log: &TenantLog,
         shelf: &Shelf,

@@ -137,9 +137,13 @@ impl Offboarding {
         let mut tombstone = self.tombstone(&log).await?;
         if ending.is_archived {
             let archiver = archiver.ok_or_else(|| no_archive(tenant))?;
-            let archived = archiver.archive(&log, tombstone.size, usize::MAX).await?;
-            if archived.below < tombstone.size {
-                return Err(not_yet("the log is not archived to its end"));
+            let mut at = 0;
+            while at < tombstone.size {
+                let archived = archiver.archive(&log, at, tombstone.size).await?;
+                if archived.below <= at {
+                    return Err(not_yet("the log is not archived to its end"));
+                }
+                at = archived.below;
             }
         }
         // Archiving takes its time, and what settles it counts from the end.
