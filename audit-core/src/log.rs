@@ -1275,7 +1275,7 @@ impl TenantLog {
                     .await?;
             }
             // An `erase` entry has to be there until the archive has followed it.
-            match archiver.follow_for_prune(&log).await {
+            match archiver.follow_for_prune(&log, prune.dry_run).await {
                 Err(_) if prune.dry_run => {}
                 followed => followed?,
             }

@@ -262,7 +262,7 @@ impl Archiver {
         size: u64,
     ) -> Result<bool> {
         let positions = name.positions();
-        match self.newest(log, shelf, &positions, Some(size)).await {
+        match self.newest(log, shelf, &positions, Some(size)).await? {
             Ok(kept) => Ok(!erased_since(log, kept.size(), &positions).await?),
             Err(error) if error.kind() == ErrorKind::Unavailable => Ok(false),
             Err(error) => Err(error),

@@ -63,6 +63,14 @@ impl Pending {
     }
 }
 
+/// Who follows erasures through the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Worker,
+    Prune,
+    DryRun,
+}
+
 /// Which archived entries an erasure is about.
 #[derive(Debug)]
 pub(crate) enum Wanted {
@@ -93,21 +101,27 @@ impl Archiver {
     /// # Errors
     /// What archive and store answer, and [`ErrorKind::Refused`] while a legal hold is open;
     /// [`ErrorKind::Corrupt`] when the log doesn't continue what was archived of it;
-    /// [`ErrorKind::Unavailable`] when a segment is damaged: nothing of it is removed.
+    /// [`ErrorKind::Unavailable`] when a segment is damaged: nothing of it is removed, and all others are
+    /// done.
     pub(crate) async fn follow(&self, log: &TenantLog) -> Result<u64> {
-        let followed = self.follow_erasures(log, false).await;
+        let followed = self.follow_erasures(log, Caller::Worker).await;
         followed.map_err(|error| error.with_tenant(log.scope().tenant()))
     }
 
-    /// As [`follow`](Self::follow), for a prune, which waits for no more than what earlier tries left.
+    /// As [`follow`](Self::follow), for a prune, which waits for no more than what earlier tries left; for a dry
+    /// run, which leaves the archive as it is, for nothing.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] when more is to be done, which the worker does.
-    pub(crate) async fn follow_for_prune(&self, log: &TenantLog) -> Result<()> {
-        self.follow_erasures(log, true).await.map(drop)
+    pub(crate) async fn follow_for_prune(&self, log: &TenantLog, dry_run: bool) -> Result<()> {
+        let caller = match dry_run {
+            true => Caller::DryRun,
+            false => Caller::Prune,
+        };
+        self.follow_erasures(log, caller).await.map(drop)
     }
 
-    async fn follow_erasures(&self, log: &TenantLog, is_for_prune: bool) -> Result<u64> {
+    async fn follow_erasures(&self, log: &TenantLog, caller: Caller) -> Result<u64> {
         let tenant = log.scope().tenant();
         let store = log.log.log_store();
         let pending = Pending::of(log).await?;
@@ -119,13 +133,17 @@ impl Archiver {
                 Shelf::list(&*self.archive, tenant, 0, |_| false).await?
             };
             let touched: Vec<_> = shelf.runs().filter(|run| pending.touches(run)).collect();
-            let is_pruned = |run: &Range<u64>| run.start < pending.pruned_below;
-            if is_for_prune && touched.iter().any(is_pruned) {
+            let parts = self.parts(tenant, &shelf, &pending).await?;
+            let is_left_to_worker = match caller {
+                Caller::Worker => false,
+                Caller::Prune => touched.iter().any(|run| run.start < pending.pruned_below),
+                Caller::DryRun => !touched.is_empty() || !parts.is_empty(),
+            };
+            if is_left_to_worker {
                 return Err(not_yet(
                     "what was erased is still being taken from the archive",
                 ));
             }
-            let parts = self.parts(tenant, &shelf, &pending).await?;
             if !parts.is_empty() {
                 if let Some(refusal) = log.hold_refusal().await? {
                     return Err(refusal);
@@ -137,7 +155,7 @@ impl Archiver {
             }
         }
         // The worker has no need to write this for every log that grows.
-        if is_for_prune || !pending.erases.is_empty() {
+        if caller != Caller::Worker || !pending.erases.is_empty() {
             store.advance(tenant, ERASURES, true, pending.size).await?;
         }
         if !pending.erases.is_empty() {
@@ -218,7 +236,7 @@ impl Archiver {
         let run = found.positions();
         let pending = Pending::of(log).await?;
         let gone = Gone::of(&pending.erases, &run);
-        let kept = self.newest(log, &shelf, &run, None).await?;
+        let kept = self.newest(log, &shelf, &run, None).await??;
         let within = run.start.max(positions.start)..run.end.min(positions.end);
         let end = within.end;
         let (wanted, groups) = (Arc::clone(wanted), groups.to_vec());
@@ -257,7 +275,8 @@ impl Archiver {
         Ok(all)
     }
 
-    /// Writes the segments at these positions anew that show what was erased.
+    /// Writes the segments at these positions anew that show what was erased. One that is damaged holds up no
+    /// other.
     async fn renew_all(
         &self,
         log: &TenantLog,
@@ -270,34 +289,42 @@ impl Archiver {
         let begun = log.begin(checkpoint, None, Vec::new()).await?;
         let source = Source::open(&**store, log.scope(), begun, &(0..size)).await?;
         let mut heads = Heads::new();
+        let mut first = Ok(());
         for name in shelf.whole() {
-            // One may have been removed since it was listed.
-            if let Some(signed) = self.checkpoint(log, name, size).await? {
-                heads.insert(name, signed);
+            match self.checkpoint(log, name, size).await {
+                Ok(Some(signed)) => drop(heads.insert(name, signed)),
+                // It may have been removed since it was listed.
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::Corrupt => first = first.and(Err(error)),
+                Err(error) => return Err(error),
             }
         }
         for run in touched {
-            self.renew(log, &source, &run, &mut heads).await?;
+            first = first.and(self.renew(log, &source, &run, &mut heads).await?);
         }
-        Ok(())
+        first
     }
 
     /// Leaves one segment of these positions, and that one without what was erased. At each moment one that
-    /// was verified is there, whatever other processes do: see [`Archiver`].
+    /// was verified is there, whatever other processes do: see [`Archiver`]. The inner error is what is wrong
+    /// with what lies there.
     async fn renew(
         &self,
         log: &TenantLog,
         source: &Source<'_>,
         run: &Range<u64>,
         heads: &mut Heads,
-    ) -> Result<()> {
+    ) -> Result<Result<()>> {
         let _turn = self.turn.lock().await;
         let tenant = log.scope().tenant();
         let shelf = Shelf::at(&*self.archive, tenant, run).await?;
         if shelf.versions(run).is_empty() {
-            return Ok(());
+            return Ok(Ok(()));
         }
-        let kept = self.newest(log, &shelf, run, Some(source.size())).await?;
+        let kept = match self.newest(log, &shelf, run, Some(source.size())).await? {
+            Ok(kept) => kept,
+            Err(error) => return Ok(Err(error)),
+        };
         let gone = source.gone(run);
         let (kept, is_shown) = blocking(move || {
             let is_shown = kept.lines().any(|mut line| gone.take_from(&mut line));
@@ -307,7 +334,7 @@ impl Archiver {
         // Which of several another process is about to remove, or has not written to its end, can't be
         // seen: they go behind one of this process's own.
         if !is_shown && shelf.names().count() == 1 {
-            return Ok(());
+            return Ok(Ok(()));
         }
         if let Some(refusal) = log.hold_refusal().await? {
             return Err(refusal);
@@ -334,58 +361,65 @@ impl Archiver {
         let size = source.size();
         heads.insert(name, Signed { size, note });
         self.count(|status| status.renewed += 1);
-        tracing::info!(%tenant, from = run.start, to = run.end, bytes, "what was erased left the archive");
-        Ok(())
+        let (from, to) = (run.start, run.end);
+        tracing::info!(%tenant, from, to, bytes, "what was erased left the archive");
+        Ok(Ok(()))
     }
 
     /// The newest segment of these positions whose files are all there; of a log of which `known` entries
-    /// are signed, one that proves what it has.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unavailable`] with what is wrong with the oldest one, when none is intact.
+    /// are signed, one that proves what it has. The inner error is what is wrong with the oldest one, when
+    /// none is intact: [`ErrorKind::Unavailable`], or [`ErrorKind::Corrupt`] for one of another log.
     pub(super) async fn newest(
         &self,
         log: &TenantLog,
         shelf: &Shelf,
         run: &Range<u64>,
         known: Option<u64>,
-    ) -> Result<Kept> {
+    ) -> Result<Result<Kept>> {
         let mut damaged = None;
         for name in shelf.versions(run) {
             let files = self.read(shelf.paths(name)).await?;
             let kept = match blocking(move || Kept::open(name, files)).await? {
                 Ok(kept) => match known {
-                    Some(known) => self.judged(log, kept, known).await,
+                    Some(known) => self.judged(log, kept, known).await?,
                     None => Ok(kept),
                 },
                 Err(error) => Err(error),
             };
             match kept {
-                Ok(kept) => return Ok(kept),
+                Ok(kept) => return Ok(Ok(kept)),
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     tracing::warn!(%name, %error, "a segment is damaged");
                     damaged = Some(error);
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Ok(Err(error)),
             }
         }
-        Err(damaged.unwrap_or_else(|| not_yet("the archive has changed meanwhile")))
+        Ok(Err(damaged.unwrap_or_else(|| {
+            not_yet("the archive has changed meanwhile")
+        })))
     }
 
     /// A segment that proves all that it has, under a head of this log, of which `known` entries are
-    /// signed.
-    async fn judged(&self, log: &TenantLog, kept: Kept, known: u64) -> Result<Kept> {
+    /// signed; else what is wrong.
+    async fn judged(&self, log: &TenantLog, kept: Kept, known: u64) -> Result<Result<Kept>> {
         let (kept, judged) = blocking(move || {
             let judged = kept.judge(Vec::new());
             (kept, judged)
         })
         .await?;
-        let root = judged.map_err(|wrong| {
-            let message = format!("{} is not verified: {wrong}", kept.name);
-            Error::new(ErrorKind::Unavailable, message)
-        })?;
-        self.continues(log, kept.name, kept.size(), root, known)
-            .await?;
-        Ok(kept)
+        let root = match judged {
+            Ok(root) => root,
+            Err(wrong) => {
+                let message = format!("{} is not verified: {wrong}", kept.name);
+                return Ok(Err(Error::new(ErrorKind::Unavailable, message)));
+            }
+        };
+        let continues = self.continues(log, kept.name, kept.size(), root, known);
+        match continues.await {
+            Ok(()) => Ok(Ok(kept)),
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Err(error)),
+            Err(error) => Err(error),
+        }
     }
 }

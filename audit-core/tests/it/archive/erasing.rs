@@ -442,7 +442,7 @@ async fn a_process_that_archives_and_one_that_follows_erasures_meet_at_any_call(
 }
 
 #[tokio::test]
-async fn what_is_not_intact_is_not_removed() {
+async fn what_is_not_intact_is_not_removed_and_holds_up_no_other() {
     let (stage, _) = Stage::pruned().await;
     stage.name().await;
     let folder = tenant().to_string();
@@ -455,7 +455,18 @@ async fn what_is_not_intact_is_not_removed() {
     let name = damaged.split('/').nth(1).unwrap();
     assert!(refused.to_string().contains(name), "{refused}");
     let left = stage.archive.inner.list(&folder, "").await.unwrap();
-    assert!(paths.iter().all(|path| left.contains(path)));
+    let mut damaged_ones = paths.iter().filter(|path| path.contains(name));
+    assert!(damaged_ones.all(|path| left.contains(path)));
+    assert_eq!(stage.log.archived().unwrap().renewed, 1);
+    stage
+        .archive
+        .inner
+        .put(damaged, bytes.clone())
+        .await
+        .unwrap();
+    assert_eq!(stage.holding(TOKEN).await, 1);
+    let cursor = stage.store.cursor(tenant(), ERASURES).await.unwrap();
+    assert!(cursor < 41, "{cursor}");
     // Once it is there again, the archive follows.
     stage.archive.inner.put(damaged, bytes).await.unwrap();
     stage.reader().erase_in_archive().await.unwrap();
@@ -509,6 +520,44 @@ async fn an_erasure_waits_for_a_damaged_segment_and_names_it() {
     stage.archive.inner.put(damaged, bytes).await.unwrap();
     assert_eq!(stage.done(&job).await.entries, 6);
     stage.assert_forgotten().await;
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_know_the_archive_ends_no_erasure() {
+    let (mut stage, _) = Stage::pruned().await;
+    let other = AuditLog::builder(stage.store.clone())
+        .clock(stage.clock.clone())
+        .build();
+    let workers = other.start();
+    let job = stage.request(Selection::user(TOKEN)).await;
+    let reader = stage.reader();
+    let told = eventually(async || reader.erasure(job.id).await.unwrap().last_error).await;
+    assert!(told.contains("archive"), "{told}");
+    let waiting = reader.erasure(job.id).await.unwrap();
+    assert_eq!(waiting.state, ErasureState::Running);
+    assert!(workers.shutdown(Duration::from_secs(5)).await);
+    stage._workers = Some(stage.log.start());
+    assert_eq!(stage.done(&job).await.entries, 6);
+    stage.assert_forgotten().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_of_a_prune_leaves_the_archive_as_it_is() {
+    let (stage, _) = Stage::archived_and_erased().await;
+    let folder = tenant().to_string();
+    let before = stage.archive.inner.list(&folder, "").await.unwrap();
+    let now = stage.clock.now();
+    let dry = stage.reader().prune(now, basis(), None, true).await;
+    assert_eq!(dry.unwrap().below, 20);
+    let behind = stage.archive.inner.list(&folder, "").await.unwrap();
+    assert_eq!(before, behind);
+    assert_eq!(stage.log.archived().unwrap().renewed, 0);
+    let cursor = stage.store.cursor(tenant(), ERASURES).await.unwrap();
+    assert!(cursor <= 20, "{cursor}");
+    // When nothing is to be taken out first, it tells what would go.
+    stage.reader().erase_in_archive().await.unwrap();
+    let dry = stage.reader().prune(now, basis(), None, true).await;
+    assert_eq!(dry.unwrap().entries, 21);
 }
 
 #[tokio::test]
