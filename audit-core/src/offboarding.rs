@@ -256,12 +256,14 @@ impl AuditLog {
     /// but its [tombstone](Self::tombstone), and its id is refused for ever. It can't be taken back. Asking again
     /// changes and records nothing; the answer is the first one.
     ///
-    /// What still waits in a queue or an outbox when it is deleted is refused, and put aside with the reason.
+    /// What was accepted before, and waits in a queue or an outbox still, is not appended any more, nor
+    /// archived: what comes out of them is refused and put aside with the reason, and what of that lies in the
+    /// store's own queue or outbox goes with the tenant. Drain them first where that may not be lost.
     ///
     /// # Errors
     /// [`UnknownTenant`](ErrorKind::UnknownTenant), [`TenantDeleted`](ErrorKind::TenantDeleted);
     /// [`Refused`](ErrorKind::Refused) while a legal hold is open, and with `archive` where there is no archive or
-    /// no signer; [`Invalid`](ErrorKind::Invalid) for a reason that is too long.
+    /// this process has no signer; [`Invalid`](ErrorKind::Invalid) for a reason that is too long.
     pub async fn end_tenant(
         &self,
         id: TenantId,
