@@ -208,6 +208,21 @@ pub async fn a_tenant_does_not_end_while_an_erasure_runs<H: OffboardingStoreHarn
     ended.expect("ended");
 }
 
+/// It would make the log grow, again and again.
+pub async fn no_erasure_is_begun_once_the_end_is_asked_for<H: OffboardingStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let (id, other) = (new_tenant(store).await, new_tenant(store).await);
+    begin(store, id).await;
+    for (tenant, expected) in [(id, Some(ErrorKind::Refused)), (other, None)] {
+        let request = ErasureRequest::new(Selection::user("ann"), basis("gdpr-17"));
+        let job = ErasureId::new(SystemClock.event_id().into_uuid());
+        let job = ErasureJob::new(job, &trusted(tenant), request, asked_at());
+        let begun = store.begin_erasure(&trusted(tenant), &job, &[]).await;
+        assert_eq!(kind(begun), expected);
+    }
+}
+
 /// Each once, in the order of the tenants' ids.
 pub async fn endings_and_tombstones_are_told_in_pages<H: OffboardingStoreHarness>() {
     let harness = H::open().await;

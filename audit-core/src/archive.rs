@@ -10,7 +10,8 @@
 //! | `…/checkpoint`, `…/checkpoints/<size>`, `…/keys` | the signed head that all this leads to, earlier ones that other segments have, those over changes of keys, the key |
 //! | `…/manifest.json` | the files' digests. It is written last: without one it is no segment |
 //!
-//! A segment has at most [`MAX_ENTRIES`] entries and about [`MAX_TEXT`] bytes of text.
+//! A segment has at most [`MAX_ENTRIES`] entries, or
+//! [fewer](crate::AuditLogBuilder::segment_entries), and about [`MAX_TEXT`] bytes of text.
 //!
 //! With an archive, [`TenantLog::prune`](crate::TenantLog::prune) archives first what would go, reads
 //! it back, verifies it as an auditor would, and moves the cursor of the required consumer
@@ -34,7 +35,7 @@ use async_trait::async_trait;
 use crate::error::Result;
 
 pub use archiver::ArchiveStatus;
-pub(crate) use archiver::{AT_ONCE, Archiver};
+pub(crate) use archiver::Archiver;
 pub(crate) use erasing::Wanted;
 
 /// The most entries of a segment.

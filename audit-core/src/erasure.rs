@@ -398,7 +398,7 @@ pub trait ErasureStore: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when there is a job of this id, [`ErrorKind::Forbidden`] for another
-    /// tenant's, and what a closed tenant answers.
+    /// tenant's, [`ErrorKind::Refused`] of a tenant whose end was asked for, and what a closed tenant answers.
     async fn begin_erasure(
         &self,
         scope: &TenantScope,

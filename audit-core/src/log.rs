@@ -10,7 +10,7 @@ use audit_tlog::{Basis, Group, Timestamp};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 
-use crate::archive::{AT_ONCE, Archive, ArchiveStatus, Archiver, CONSUMER, ERASURES, Wanted};
+use crate::archive::{Archive, ArchiveStatus, Archiver, CONSUMER, ERASURES, MAX_ENTRIES, Wanted};
 use crate::authorize::{AccessRequest, ByClaims, Decision, TenantAuthorizer};
 use crate::checkpoint::{CheckpointStore, Signer};
 use crate::clock::{Clock, SystemClock};
@@ -131,6 +131,7 @@ pub struct AuditLogBuilder {
     offboarding: Arc<dyn OffboardingStore>,
     retention_every: Duration,
     archive: Option<Arc<dyn Archive>>,
+    segment_entries: u64,
 }
 
 impl AuditLogBuilder {
@@ -252,6 +253,14 @@ impl AuditLogBuilder {
         self
     }
 
+    /// The most entries of a segment in the [archive](Self::archive), which is about what one prune holds in
+    /// memory: from 1 to [`MAX_ENTRIES`], which it is by default.
+    #[must_use]
+    pub fn segment_entries(mut self, entries: u64) -> Self {
+        self.segment_entries = entries;
+        self
+    }
+
     /// The log. Nothing runs before the first call, or [`AuditLog::start`].
     pub fn build(self) -> AuditLog {
         let holder = self.clock.event_id().to_string();
@@ -294,7 +303,9 @@ impl AuditLogBuilder {
                 retention: self.retention,
                 offboarding: self.offboarding,
                 retention_every: self.retention_every,
-                archive: self.archive.map(Archiver::new),
+                archive: self
+                    .archive
+                    .map(|archive| Archiver::new(archive, self.segment_entries)),
                 cache: Mutex::default(),
             }),
         }
@@ -314,6 +325,7 @@ impl AuditLog {
             offboarding: store.clone(),
             retention_every: RETENTION_EVERY,
             archive: None,
+            segment_entries: MAX_ENTRIES,
             erasures: store,
             queue: None,
             search: None,
@@ -1263,7 +1275,7 @@ impl TenantLog {
                     .await?;
             }
             // An `erase` entry has to be there until the archive has followed it.
-            match archiver.follow_for_prune(&log).await {
+            match archiver.follow_for_prune(&log, prune.dry_run).await {
                 Err(_) if prune.dry_run => {}
                 followed => followed?,
             }
@@ -1279,7 +1291,7 @@ impl TenantLog {
                     "without a signer there is no evidence to archive, and nothing is pruned",
                 ));
             }
-            let archived = archiver.archive(&log, due.below, AT_ONCE).await?;
+            let archived = archiver.archive(&log, 0, due.below).await?;
             prune = prune
                 .unless_erased_since(archived.looked)
                 .below_at_most(archived.below);

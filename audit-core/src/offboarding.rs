@@ -223,6 +223,19 @@ pub fn admit_update(tenant: TenantId, is_ending: bool, update: &TenantUpdate) ->
     Ok(())
 }
 
+/// Refuses an erasure of a tenant whose end was asked for, as every store does: the log would grow, and be
+/// archived again, for what goes with the tenant.
+///
+/// # Errors
+/// [`ErrorKind::Refused`].
+pub fn admit_begun_erasure(tenant: TenantId, is_ending: bool) -> Result<()> {
+    if is_ending {
+        let message = "the tenant is about to be deleted: no further erasure is begun";
+        return Err(Error::new(ErrorKind::Refused, message).with_tenant(tenant));
+    }
+    Ok(())
+}
+
 /// The refusal to archive a log where nothing is archived.
 pub(crate) fn no_archive(tenant: TenantId) -> Error {
     let message = "there is no archive to keep the tenant's evidence in";
@@ -243,12 +256,14 @@ impl AuditLog {
     /// but its [tombstone](Self::tombstone), and its id is refused for ever. It can't be taken back. Asking again
     /// changes and records nothing; the answer is the first one.
     ///
-    /// What still waits in a queue or an outbox when it is deleted is refused, and put aside with the reason.
+    /// What was accepted before, and waits in a queue or an outbox still, is not appended any more, nor
+    /// archived: what comes out of them is refused and put aside with the reason, and what of that lies in the
+    /// store's own queue or outbox goes with the tenant. Drain them first where that may not be lost.
     ///
     /// # Errors
     /// [`UnknownTenant`](ErrorKind::UnknownTenant), [`TenantDeleted`](ErrorKind::TenantDeleted);
     /// [`Refused`](ErrorKind::Refused) while a legal hold is open, and with `archive` where there is no archive or
-    /// no signer; [`Invalid`](ErrorKind::Invalid) for a reason that is too long.
+    /// this process has no signer; [`Invalid`](ErrorKind::Invalid) for a reason that is too long.
     pub async fn end_tenant(
         &self,
         id: TenantId,
@@ -265,8 +280,12 @@ impl AuditLog {
         });
         let event = Event::update("tenant", id.to_string()).metadata(&change);
         let event = self.admin_event(id, event, "log.tenant", subject, reason.clone())?;
-        if archive && (inner.archive.is_none() || inner.signing.is_none()) {
+        if archive && inner.archive.is_none() {
             return Err(no_archive(id));
+        }
+        if archive && inner.signing.is_none() {
+            let message = "without a signer there is no evidence to archive";
+            return Err(Error::new(ErrorKind::Refused, message).with_tenant(id));
         }
         inner.admit(id).await?;
         let ending = Ending::new(id, subject, reason, inner.clock.now())

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use audit_core::erasure::{LATE_MICROS, admit_erasure, taken_erasure};
+use audit_core::offboarding::admit_begun_erasure;
 use audit_core::tlog::{Basis, Timestamp};
 use audit_core::{
     Erasure, ErasureId, ErasureJob, ErasureMark, ErasureState, ErasureStore, Permission, Result,
@@ -14,6 +15,7 @@ use uuid::Uuid;
 use crate::append::lock_head;
 use crate::fault::from_sqlx;
 use crate::head::unknown_tenant;
+use crate::offboarding::ending;
 use crate::pool::{Role, to_its_end};
 use crate::row;
 use crate::store::PostgresStore;
@@ -103,6 +105,7 @@ impl PostgresStore {
             .await?
             .ok_or_else(|| unknown_tenant(tenant))?;
         status.admit_read(tenant)?;
+        admit_begun_erasure(tenant, ending(&mut tx, tenant).await?.is_some())?;
         let job = job.begun_at(head.size());
         let kept = query(
             "INSERT INTO audit.erasures (id, tenant_id, selection, groups, basis, subject, reason,

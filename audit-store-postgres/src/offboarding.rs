@@ -1,12 +1,11 @@
-//! Ends of tenants, and their tombstones. The functions that delete a tenant, and what it left, belong to
-//! the owner.
+//! Ends of tenants, and their tombstones. The functions that keep an end, and that delete a tenant and what
+//! it left, belong to the owner.
 
 use async_trait::async_trait;
 use audit_core::offboarding::{admit_end, admit_ending};
 use audit_core::tlog::Hash;
 use audit_core::{
-    Batch, Ending, OffboardingStore, PreparedEvent, Result, TenantId, TenantScope, TenantStatus,
-    Tombstone,
+    Batch, Ending, OffboardingStore, PreparedEvent, Result, TenantId, TenantScope, Tombstone,
 };
 use sqlx_core::query::query;
 use sqlx_core::query_scalar::query_scalar;
@@ -64,7 +63,9 @@ impl PostgresStore {
     async fn try_begin_ending(&self, asked: &Ending, event: &PreparedEvent) -> Result<Ending> {
         let id = asked.tenant;
         let patience = self.options().lock_timeout;
-        let mut tx = self.begin_append(Role::Writer, Some(id), patience).await?;
+        let mut tx = self
+            .begin_append(Role::Maintainer, Some(id), patience)
+            .await?;
         let (status, head) = lock_head(&mut tx, id)
             .await?
             .ok_or_else(|| unknown_tenant(id))?;
@@ -77,26 +78,16 @@ impl PostgresStore {
         let sealed = self.seal_all(&mut tx, &[(head, vec![&batch])]).await?;
         let months = sealed.months.clone();
         sealed.into_receipts()?;
-        query("UPDATE audit.heads SET status = $2 WHERE tenant_id = $1")
+        query("SELECT audit.begin_ending($1, $2, $3, $4, $5, $6)")
             .bind(id.into_uuid())
-            .bind(TenantStatus::Inactive.as_str())
+            .bind(&asked.subject)
+            .bind(&asked.reason)
+            .bind(row::instant(asked.requested_at))
+            .bind(asked.is_archived)
+            .bind(asked.is_signed)
             .execute(&mut *tx)
             .await
             .map_err(from_sqlx)?;
-        query(
-            "INSERT INTO audit.endings
-                 (tenant_id, subject, reason, requested_at, archived, signed)
-             VALUES ($1, $2, $3, $4, $5, $6)",
-        )
-        .bind(id.into_uuid())
-        .bind(&asked.subject)
-        .bind(&asked.reason)
-        .bind(row::instant(asked.requested_at))
-        .bind(asked.is_archived)
-        .bind(asked.is_signed)
-        .execute(&mut *tx)
-        .await
-        .map_err(from_sqlx)?;
         tx.commit().await.map_err(from_sqlx)?;
         self.months().extend(months);
         Ok(asked.clone())

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use audit_core::erasure::{LATE_MICROS, admit_erasure, taken_erasure};
+use audit_core::offboarding::admit_begun_erasure;
 use audit_core::tlog::{Basis, Timestamp};
 use audit_core::{
     Erasure, ErasureId, ErasureJob, ErasureMark, ErasureState, ErasureStore, Permission, Result,
@@ -12,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use uuid::Uuid;
 
 use crate::fault::from_sqlite;
+use crate::offboarding::ending;
 use crate::reader::{readable_tenant, tenant_no, unknown_tenant};
 use crate::row;
 use crate::store::SqliteStore;
@@ -140,6 +142,7 @@ impl ErasureStore for SqliteStore {
         let (job, marks) = (job.clone(), marks.to_vec());
         self.write(move |conn| {
             let no = readable_tenant(conn, job.tenant)?;
+            admit_begun_erasure(job.tenant, ending(conn, no)?.is_some())?;
             let size = conn
                 .prepare_cached("SELECT size FROM heads WHERE tenant = ?1")
                 .and_then(|mut head| head.query_row([no], |r| row::position(r, 0)).optional())

@@ -9,15 +9,15 @@ use audit_tlog::{Checkpoint, Hash, Note};
 
 use super::segment::{Demands, Erase, Source, check, pack};
 use super::shelf::Shelf;
-use super::{Archive, CONSUMER};
+use super::{Archive, CONSUMER, MAX_ENTRIES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::evidence::{not_yet, root_of};
 use crate::filter::Filter;
 use crate::id::TenantId;
 use crate::log::TenantLog;
 
-/// Segments that one prune waits for.
-pub(crate) const AT_ONCE: usize = 8;
+/// Segments that one prune waits for, and that one snapshot lives for.
+const AT_ONCE: usize = 8;
 
 /// What was archived since the process started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,20 +51,41 @@ pub(super) struct Signed {
     pub(super) note: String,
 }
 
+/// What a try has written so far.
+#[derive(Debug, Default)]
+struct Tried {
+    pruned_below: u64,
+    start: u64,
+    /// Of the log, when it was begun.
+    size: u64,
+    written: Vec<SegmentName>,
+}
+
 /// Archives what is about to be pruned, and takes from the archive what is erased later.
+///
+/// Nothing but this process waits for `turn`; others may do the same at the same time, the clocks of
+/// which differ. So a segment is removed, by whoever may have written it, only behind another of the same
+/// positions that the remover has written itself, read back and verified; and what is removed was listed
+/// before that one was begun. Of two that are each written in place of the other, the later one to be
+/// begun is not in the other's list, and stays. Until it removes something, a process may take back what it
+/// wrote itself: nobody relies on that.
 #[derive(Debug)]
 pub(crate) struct Archiver {
     pub(super) archive: Arc<dyn Archive>,
     /// One segment's memory at a time.
     pub(super) turn: tokio::sync::Mutex<()>,
+    /// The most entries of a segment.
+    entries: u64,
     status: Mutex<ArchiveStatus>,
 }
 
 impl Archiver {
-    pub(crate) fn new(archive: Arc<dyn Archive>) -> Self {
+    /// `entries` is the most that a segment has.
+    pub(crate) fn new(archive: Arc<dyn Archive>, entries: u64) -> Self {
         Self {
             archive,
             turn: tokio::sync::Mutex::default(),
+            entries: entries.clamp(1, MAX_ENTRIES),
             status: Mutex::default(),
         }
     }
@@ -77,82 +98,144 @@ impl Archiver {
         edit(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Archives a log's entries below `end`, from the first one left on, or the first so many segments of
-    /// them, and moves the consumer's cursor behind them. `log` may do anything in its tenant.
+    /// Archives a log's entries below `end`, from the first one left on, or from `from` where this process
+    /// has come so far before: so many segments as one snapshot lives for. Moves the consumer's cursor
+    /// behind them. A repeat goes on from there. `log` may do anything in its tenant.
     ///
-    /// What was archived before and is not pruned is archived once more, behind `end` too: it may have
-    /// been erased since, or written by a process that was killed. The segments that are covered by the
-    /// new ones are then removed.
+    /// What a try before has archived to its end stays when it is verified once more and shows nothing that
+    /// was erased since. Whatever else lies at these positions, or reaches over their end, is archived once
+    /// more: it may have been erased since, or written by a process that was killed. What the new segments
+    /// cover is then removed.
     ///
     /// # Errors
-    /// What archive and store answer; [`ErrorKind::Corrupt`] when the log is not what it signed, or doesn't
-    /// continue what was archived of it;
+    /// What archive and store answer, unless some segments came to their end before that;
+    /// [`ErrorKind::Corrupt`] when the log is not what it signed, or doesn't continue what was archived of it;
     /// [`ErrorKind::Unavailable`] when entries were erased, or the log pruned, meanwhile.
-    pub(crate) async fn archive(
-        &self,
-        log: &TenantLog,
-        end: u64,
-        segments: usize,
-    ) -> Result<Archived> {
+    pub(crate) async fn archive(&self, log: &TenantLog, from: u64, end: u64) -> Result<Archived> {
         let _turn = self.turn.lock().await;
-        let archived = self.archive_below(log, end, segments).await;
+        let mut tried = Tried::default();
+        let archived = self.archive_below(log, from, end, &mut tried).await;
         if archived.is_err() {
             self.count(|status| status.failures += 1);
+            self.take_back(log, tried).await;
         }
         archived.map_err(|error| error.with_tenant(log.scope().tenant()))
     }
 
-    async fn archive_below(&self, log: &TenantLog, end: u64, segments: usize) -> Result<Archived> {
+    /// Removes what a failed try wrote, unless the next one goes on with it: not where something was erased
+    /// meanwhile, which another process may have followed already, nor where that is pruned.
+    async fn take_back(&self, log: &TenantLog, tried: Tried) {
+        let Some(last) = tried.written.last() else {
+            return;
+        };
+        let (tenant, positions) = (log.scope().tenant(), tried.start..last.to);
+        let has_changed = async {
+            let head = log.log.log_store().head(log.scope()).await?;
+            let is_pruned = head.pruned_below != tried.pruned_below;
+            Ok::<_, Error>(is_pruned || erased_since(log, tried.size, &positions).await?)
+        };
+        // A log that can't be asked may have been.
+        if has_changed.await.unwrap_or(true)
+            && let Err(error) = self.discard_all(tenant, tried.written).await
+        {
+            tracing::warn!(%tenant, %error, "what a failed try archived could not be removed");
+        }
+    }
+
+    async fn archive_below(
+        &self,
+        log: &TenantLog,
+        from: u64,
+        end: u64,
+        tried: &mut Tried,
+    ) -> Result<Archived> {
         let tenant = log.scope().tenant();
         let store = log.log.log_store();
         let (snapshot, checkpoint) = log.signed_snapshot().await?;
         let head = snapshot.head();
-        let start = head.pruned_below;
+        let start = head.pruned_below.max(from);
         let end = end.min(head.size());
-        let root = checkpoint.root;
         let size = checkpoint.size;
+        *tried = Tried {
+            pruned_below: head.pruned_below,
+            start,
+            size,
+            written: Vec::new(),
+        };
         let begun = log.begin(checkpoint, None, Vec::new()).await?;
+        let source = Source::open(&**store, log.scope(), begun, &(start..size)).await?;
         let shelf = Shelf::list(&*self.archive, tenant, 0, |_| false).await?;
         let leftovers: Vec<SegmentName> = shelf.names().filter(|name| name.from >= start).collect();
-        let known = store.cursor(tenant, CONSUMER).await?;
-        // What an earlier try left is archived anew, behind `end` too: it may have been erased since, and
-        // a segment that straddles what is pruned now would never be removed.
-        let left = leftovers.iter().map(|name| name.to).max();
-        let again = left.unwrap_or(0).max(known).min(head.size());
-        let positions = start..end.max(again);
-        let source = Source::open(&**store, log.scope(), begun, &positions).await?;
-        // The one before, and the one that was written last: that is shown to continue all others.
-        let previous = shelf.whole().filter(|name| name.to == start).max();
-        let last = shelf.whole().filter(|name| name.to <= start);
-        let last = last.max_by_key(|name| name.id);
-        let mut earlier = BTreeMap::new();
-        for name in BTreeSet::from_iter(previous.into_iter().chain(last)) {
-            if let Some(signed) = self.checkpoint(log, name, size).await? {
-                earlier.insert(signed.size, signed.note);
+        // Behind the cursor is what no try takes back any more.
+        let known = store.cursor(tenant, CONSUMER).await?.min(end);
+        let whole: BTreeSet<SegmentName> = shelf.whole().collect();
+        let finished = alone(&leftovers).filter(|name| name.to <= known && whole.contains(name));
+        let finished: Vec<SegmentName> = finished.collect();
+        let mut stay = BTreeSet::new();
+        let mut earlier = None;
+        let (mut at, mut segments) = (start, 0);
+        loop {
+            // A segment that straddles what is pruned would never be removed.
+            let over = leftovers.iter().filter(|name| name.from < at);
+            let over = over.map(|name| name.to.min(size)).filter(|to| *to > at);
+            let over = over.max();
+            let to = match over {
+                Some(to) => to,
+                None if at < end && segments < AT_ONCE => {
+                    let next = finished.iter().map(|name| name.from);
+                    next.filter(|from| *from > at).min().unwrap_or(end)
+                }
+                None => break,
+            };
+            segments += 1;
+            let found = finished.iter().find(|name| name.from == at);
+            if let Some(name) = found
+                && self.is_left(log, &shelf, *name, size).await?
+            {
+                stay.insert(*name);
+                (at, earlier) = (name.to, None);
+                continue;
             }
-        }
-        // What is removed below has to be of this log.
-        for name in &leftovers {
-            self.checkpoint(log, *name, size).await?;
-        }
-        let mut at = start;
-        let mut written = Vec::new();
-        while (at < end && written.len() < segments) || at < again {
-            // What is pruned ends with a segment.
-            let to = if at < end { end } else { again };
+            let to = to.min(at + self.entries);
+            // What is removed below has to be of this log.
+            for name in leftovers
+                .iter()
+                .filter(|name| (at..to).contains(&name.from))
+            {
+                self.checkpoint(log, *name, size).await?;
+            }
+            if earlier.is_none() {
+                let before = |name: &SegmentName| name.from < start || stay.contains(name);
+                let before = whole.iter().copied().filter(before);
+                earlier = Some(self.earlier(log, before, at, size).await?);
+            }
+            let earlier = earlier.get_or_insert_default();
             let id = log.log.clock().event_id().into_uuid();
-            let composed = source.compose(&*snapshot, at, to, id, &earlier).await?;
-            let name = composed.0;
-            written.push(name);
-            let bytes = self.store(log, root, composed).await?;
+            let written = async {
+                let composed = source.compose(&*snapshot, at, to, id, earlier).await?;
+                let name = composed.0;
+                tried.written.push(name);
+                let bytes = self.store(log, source.root(), composed).await?;
+                Ok::<_, Error>((name, bytes))
+            };
+            let (name, bytes) = match written.await {
+                // The snapshot has expired, perhaps. What was archived so far is there.
+                Err(error) if at > start && over.is_none() && error.is_retryable() => {
+                    tracing::warn!(%tenant, at, %error, "archiving stopped short of its end");
+                    let failed = tried.written.pop_if(|name| name.from == at);
+                    self.discard_all(tenant, failed.into_iter().collect())
+                        .await?;
+                    break;
+                }
+                written => written?,
+            };
             self.count(|status| {
                 status.segments += 1;
                 status.entries += name.to - name.from;
                 status.bytes += bytes;
             });
             tracing::info!(%tenant, from = name.from, to = name.to, bytes, "entries were archived");
-            if store.head(log.scope()).await?.pruned_below != start {
-                self.discard_all(tenant, written).await?;
+            if store.head(log.scope()).await?.pruned_below != head.pruned_below {
                 return Err(not_yet("the log was pruned while it was archived"));
             }
             at = name.to;
@@ -160,20 +243,55 @@ impl Archiver {
         let looked = store.head(log.scope()).await?.size();
         // The cursor, which lets others prune, comes behind this, and so do older segments' removals.
         if erased_since(log, size, &(start..at)).await? {
-            self.discard_all(tenant, written).await?;
             return Err(not_yet("entries were erased while they were archived"));
         }
-        for name in leftovers {
-            if name.to <= at {
-                self.discard(shelf.paths(name)).await?;
-            }
-        }
+        let covered = |name: &SegmentName| name.to <= at && !stay.contains(name);
+        let covered = leftovers.into_iter().filter(covered).collect();
+        self.discard_all(tenant, covered).await?;
         let below = at.min(end);
         store.advance(tenant, CONSUMER, true, below).await?;
         Ok(Archived { below, looked })
     }
 
+    /// Whether a segment of a try before is verified, and nothing of it was erased since it was written.
+    async fn is_left(
+        &self,
+        log: &TenantLog,
+        shelf: &Shelf,
+        name: SegmentName,
+        size: u64,
+    ) -> Result<bool> {
+        let positions = name.positions();
+        match self.newest(log, shelf, &positions, Some(size)).await? {
+            Ok(kept) => Ok(!erased_since(log, kept.size(), &positions).await?),
+            Err(error) if error.kind() == ErrorKind::Unavailable => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The checkpoints that what begins at a position is shown to continue: of the segment before it, and of
+    /// the one that was written last, which is shown to continue all others.
+    async fn earlier(
+        &self,
+        log: &TenantLog,
+        before: impl Iterator<Item = SegmentName>,
+        at: u64,
+        size: u64,
+    ) -> Result<BTreeMap<u64, String>> {
+        let before: Vec<SegmentName> = before.filter(|name| name.to <= at).collect();
+        let previous = before.iter().filter(|name| name.to == at).max();
+        let last = before.iter().max_by_key(|name| name.id);
+        let mut earlier = BTreeMap::new();
+        for name in BTreeSet::from_iter(previous.into_iter().chain(last)) {
+            if let Some(signed) = self.checkpoint(log, *name, size).await? {
+                earlier.insert(signed.size, signed.note);
+            }
+        }
+        Ok(earlier)
+    }
+
     /// Writes a segment, reads it back, and verifies that, up to a root. Returns the bytes of its files.
+    /// One that is not verified is taken back, as far as the archive takes that.
     pub(super) async fn store(
         &self,
         log: &TenantLog,
@@ -188,16 +306,21 @@ impl Archiver {
             key: log.verifying_key().await?,
             root,
         };
-        let path = |file: &str| format!("{tenant}/{name}/{file}");
         let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
         let mut paths = Vec::with_capacity(files.len());
         for (file, bytes) in files {
-            let path = path(&file);
+            let path = path_of(tenant, name, &file);
             self.archive.put(&path, bytes).await?;
             paths.push(path);
         }
         let read = self.read(&paths).await?;
-        blocking(move || check(&demands, read)).await??;
+        if let Err(error) = blocking(move || check(&demands, read)).await? {
+            // Another process may have removed some of it while it had no manifest yet.
+            if let Err(error) = self.discard_all(tenant, vec![name]).await {
+                tracing::warn!(%tenant, %name, %error, "what is not verified could not be removed");
+            }
+            return Err(error);
+        }
         Ok(bytes as u64)
     }
 
@@ -226,7 +349,7 @@ impl Archiver {
         name: SegmentName,
         size: u64,
     ) -> Result<Option<Signed>> {
-        let path = format!("{}/{name}/{CHECKPOINT}", log.scope().tenant());
+        let path = path_of(log.scope().tenant(), name, CHECKPOINT);
         let Some(found) = self.archive.get(&path).await? else {
             return Ok(None);
         };
@@ -255,22 +378,28 @@ impl Archiver {
         Ok(())
     }
 
-    /// Removes segments that the caller wrote. Nobody prunes for their sake before the cursor is behind
-    /// them.
+    /// Removes segments, until nothing of them is there: a manifest may come meanwhile. Who puts one behind
+    /// that reads back that the rest is missing.
     pub(super) async fn discard_all(
         &self,
         tenant: TenantId,
-        written: Vec<SegmentName>,
+        names: Vec<SegmentName>,
     ) -> Result<()> {
-        for name in written {
-            let paths = self.archive.list(&format!("{tenant}/{name}"), "").await?;
-            self.discard(&paths).await?;
+        for name in names {
+            let folder = format!("{tenant}/{name}");
+            loop {
+                let paths = self.archive.list(&folder, "").await?;
+                if paths.is_empty() {
+                    break;
+                }
+                self.discard(&paths).await?;
+            }
         }
         Ok(())
     }
 
     /// Removes the files of a segment: the manifest first, so that it is none any more.
-    pub(super) async fn discard(&self, paths: &[String]) -> Result<()> {
+    async fn discard(&self, paths: &[String]) -> Result<()> {
         let (manifest, others): (Vec<_>, Vec<_>) =
             paths.iter().partition(|path| path.ends_with(MANIFEST));
         for path in manifest.into_iter().chain(others) {
@@ -278,6 +407,21 @@ impl Archiver {
         }
         Ok(())
     }
+}
+
+/// Of segments in the order of their positions those that share none with another one.
+fn alone(names: &[SegmentName]) -> impl Iterator<Item = SegmentName> {
+    let mut behind = 0;
+    let is_alone = move |(i, name): &(usize, &SegmentName)| {
+        let is_behind = name.from >= behind;
+        behind = behind.max(name.to);
+        is_behind && names.get(i + 1).is_none_or(|next| next.from >= name.to)
+    };
+    names
+        .iter()
+        .enumerate()
+        .filter(is_alone)
+        .map(|(_, name)| *name)
 }
 
 /// Whether one of these positions lost anything since the log had a size.
@@ -294,7 +438,13 @@ fn manifest_of(files: &[(String, Vec<u8>)]) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-fn checkpoint_of(bytes: &[u8]) -> Option<(Signed, Hash)> {
+/// Where a segment has a file.
+pub(super) fn path_of(tenant: TenantId, name: SegmentName, file: &str) -> String {
+    format!("{tenant}/{name}/{file}")
+}
+
+/// What a segment's file `checkpoint` says.
+pub(super) fn checkpoint_of(bytes: &[u8]) -> Option<(Signed, Hash)> {
     let note = std::str::from_utf8(bytes).ok()?.to_owned();
     let read = Note::parse(&note).ok()?;
     let checkpoint = Checkpoint::parse(read.text()).ok()?;

@@ -2,18 +2,19 @@
 //! taken out of the segments that still show it.
 //!
 //! A segment is never changed. One without what was erased is written beside it, under a newer head and
-//! with the entries that explain its new holes, read back and verified; only then the old one goes, its
-//! manifest first. Wherever that is cut off, the positions are in a whole segment, and what is left over
-//! goes with the next try: the cursor of the required consumer [`ERASURES`] moves behind all that.
+//! with the entries that explain its new holes, read back and verified; only then what was there before
+//! goes, manifests first. Wherever that is cut off, the positions are in a whole segment, and what is left
+//! over goes with the next try: the cursor of the required consumer [`ERASURES`] moves behind all that. It
+//! passes nothing that this process is archiving meanwhile.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use audit_tlog::Group;
-use audit_tlog::folder::SegmentName;
+use audit_tlog::folder::{CHECKPOINT, LOG_ZST, SegmentName};
 
-use super::archiver::{Archiver, Signed, blocking};
+use super::archiver::{Archiver, Signed, blocking, checkpoint_of, path_of};
 use super::segment::{Erase, Gone, Kept, Source};
 use super::shelf::Shelf;
 use super::{ERASURES, MAX_ENTRIES};
@@ -21,7 +22,7 @@ use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::evidence::not_yet;
 use crate::filter::Filter;
-use crate::id::EventId;
+use crate::id::{EventId, TenantId};
 use crate::log::TenantLog;
 use crate::page::PageRequest;
 use crate::store::loses;
@@ -52,8 +53,22 @@ impl Pending {
     }
 
     fn touches(&self, positions: &Range<u64>) -> bool {
-        self.erases.iter().any(|erase| erase.touches(positions))
+        self.touch_since(0, positions)
     }
+
+    /// Whether one of these positions lost anything since the log had a size.
+    fn touch_since(&self, size: u64, positions: &Range<u64>) -> bool {
+        let mut since = self.erases.iter().filter(|erase| erase.seq >= size);
+        since.any(|erase| erase.touches(positions))
+    }
+}
+
+/// Who follows erasures through the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Worker,
+    Prune,
+    DryRun,
 }
 
 /// Which archived entries an erasure is about.
@@ -86,39 +101,61 @@ impl Archiver {
     /// # Errors
     /// What archive and store answer, and [`ErrorKind::Refused`] while a legal hold is open;
     /// [`ErrorKind::Corrupt`] when the log doesn't continue what was archived of it;
-    /// [`ErrorKind::Unavailable`] when a segment is damaged: nothing of it is removed.
+    /// [`ErrorKind::Unavailable`] when a segment is damaged: nothing of it is removed, and all others are
+    /// done.
     pub(crate) async fn follow(&self, log: &TenantLog) -> Result<u64> {
-        let followed = self.follow_erasures(log, false).await;
+        let followed = self.follow_erasures(log, Caller::Worker).await;
         followed.map_err(|error| error.with_tenant(log.scope().tenant()))
     }
 
-    /// As [`follow`](Self::follow), for a prune, which waits for no more than what earlier tries left.
+    /// As [`follow`](Self::follow), for a prune, which waits for no more than what earlier tries left; for a dry
+    /// run, which leaves the archive as it is, for nothing.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] when more is to be done, which the worker does.
-    pub(crate) async fn follow_for_prune(&self, log: &TenantLog) -> Result<()> {
-        self.follow_erasures(log, true).await.map(drop)
+    pub(crate) async fn follow_for_prune(&self, log: &TenantLog, dry_run: bool) -> Result<()> {
+        let caller = match dry_run {
+            true => Caller::DryRun,
+            false => Caller::Prune,
+        };
+        self.follow_erasures(log, caller).await.map(drop)
     }
 
-    async fn follow_erasures(&self, log: &TenantLog, is_for_prune: bool) -> Result<u64> {
+    async fn follow_erasures(&self, log: &TenantLog, caller: Caller) -> Result<u64> {
         let tenant = log.scope().tenant();
         let store = log.log.log_store();
         let pending = Pending::of(log).await?;
         if !pending.erases.is_empty() {
-            let shelf = Shelf::list(&*self.archive, tenant, 0, |_| false).await?;
+            let shelf = {
+                // What is being archived lies there behind that; what is archived later lacks what was
+                // erased.
+                let _turn = self.turn.lock().await;
+                Shelf::list(&*self.archive, tenant, 0, |_| false).await?
+            };
             let touched: Vec<_> = shelf.runs().filter(|run| pending.touches(run)).collect();
-            let is_pruned = |run: &Range<u64>| run.start < pending.pruned_below;
-            if is_for_prune && touched.iter().any(is_pruned) {
+            let parts = self.parts(tenant, &shelf, &pending).await?;
+            let is_left_to_worker = match caller {
+                Caller::Worker => false,
+                Caller::Prune => touched.iter().any(|run| run.start < pending.pruned_below),
+                Caller::DryRun => !touched.is_empty() || !parts.is_empty(),
+            };
+            if is_left_to_worker {
                 return Err(not_yet(
                     "what was erased is still being taken from the archive",
                 ));
+            }
+            if !parts.is_empty() {
+                if let Some(refusal) = log.hold_refusal().await? {
+                    return Err(refusal);
+                }
+                self.discard_all(tenant, parts).await?;
             }
             if !touched.is_empty() {
                 self.renew_all(log, &shelf, touched).await?;
             }
         }
         // The worker has no need to write this for every log that grows.
-        if is_for_prune || !pending.erases.is_empty() {
+        if caller != Caller::Worker || !pending.erases.is_empty() {
             store.advance(tenant, ERASURES, true, pending.size).await?;
         }
         if !pending.erases.is_empty() {
@@ -126,6 +163,35 @@ impl Archiver {
             log.log.inner.bell.ring(tenant);
         }
         Ok(pending.size)
+    }
+
+    /// Of what was not written to its end, at positions that no whole segment has, that which shows what was
+    /// erased. Who writes it will find that, too, and take it back.
+    async fn parts(
+        &self,
+        tenant: TenantId,
+        shelf: &Shelf,
+        pending: &Pending,
+    ) -> Result<Vec<SegmentName>> {
+        let mut parts = Vec::new();
+        for name in shelf.names() {
+            let positions = name.positions();
+            let is_log = |path: &String| path.ends_with(LOG_ZST);
+            if !shelf.versions(&positions).is_empty()
+                || !shelf.paths(name).iter().any(is_log)
+                || !pending.touches(&positions)
+            {
+                continue;
+            }
+            // It is the first to be removed, and put before the log.
+            let checkpoint = self.archive.get(&path_of(tenant, name, CHECKPOINT)).await?;
+            let signed = checkpoint.and_then(|bytes| checkpoint_of(&bytes));
+            let size = signed.map_or(0, |(signed, _)| signed.size);
+            if pending.touch_since(size, &positions) {
+                parts.push(name);
+            }
+        }
+        Ok(parts)
     }
 
     /// Whether everything that is erased has left the archive.
@@ -170,7 +236,7 @@ impl Archiver {
         let run = found.positions();
         let pending = Pending::of(log).await?;
         let gone = Gone::of(&pending.erases, &run);
-        let kept = self.newest(log, &shelf, &run, None).await?;
+        let kept = self.newest(log, &shelf, &run, None).await??;
         let within = run.start.max(positions.start)..run.end.min(positions.end);
         let end = within.end;
         let (wanted, groups) = (Arc::clone(wanted), groups.to_vec());
@@ -209,7 +275,8 @@ impl Archiver {
         Ok(all)
     }
 
-    /// Writes the segments at these positions anew that show what was erased.
+    /// Writes the segments at these positions anew that show what was erased. One that is damaged holds up no
+    /// other.
     async fn renew_all(
         &self,
         log: &TenantLog,
@@ -222,134 +289,137 @@ impl Archiver {
         let begun = log.begin(checkpoint, None, Vec::new()).await?;
         let source = Source::open(&**store, log.scope(), begun, &(0..size)).await?;
         let mut heads = Heads::new();
+        let mut first = Ok(());
         for name in shelf.whole() {
-            // One may have been removed since it was listed.
-            if let Some(signed) = self.checkpoint(log, name, size).await? {
-                heads.insert(name, signed);
+            match self.checkpoint(log, name, size).await {
+                Ok(Some(signed)) => drop(heads.insert(name, signed)),
+                // It may have been removed since it was listed.
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::Corrupt => first = first.and(Err(error)),
+                Err(error) => return Err(error),
             }
         }
         for run in touched {
-            self.renew(log, &source, &run, &mut heads).await?;
+            first = first.and(self.renew(log, &source, &run, &mut heads).await?);
         }
-        Ok(())
+        first
     }
 
     /// Leaves one segment of these positions, and that one without what was erased. At each moment one that
-    /// was verified is there.
+    /// was verified is there, whatever other processes do: see [`Archiver`]. The inner error is what is wrong
+    /// with what lies there.
     async fn renew(
         &self,
         log: &TenantLog,
         source: &Source<'_>,
         run: &Range<u64>,
         heads: &mut Heads,
-    ) -> Result<()> {
+    ) -> Result<Result<()>> {
         let _turn = self.turn.lock().await;
         let tenant = log.scope().tenant();
         let shelf = Shelf::at(&*self.archive, tenant, run).await?;
         if shelf.versions(run).is_empty() {
-            return Ok(());
+            return Ok(Ok(()));
         }
-        let kept = self.newest(log, &shelf, run, Some(source.size())).await?;
-        let old = kept.name;
+        let kept = match self.newest(log, &shelf, run, Some(source.size())).await? {
+            Ok(kept) => kept,
+            Err(error) => return Ok(Err(error)),
+        };
         let gone = source.gone(run);
         let (kept, is_shown) = blocking(move || {
             let is_shown = kept.lines().any(|mut line| gone.take_from(&mut line));
             (kept, is_shown)
         })
         .await?;
+        // Which of several another process is about to remove, or has not written to its end, can't be
+        // seen: they go behind one of this process's own.
         if !is_shown && shelf.names().count() == 1 {
-            return Ok(());
+            return Ok(Ok(()));
         }
         if let Some(refusal) = log.hold_refusal().await? {
             return Err(refusal);
         }
-        // Older ones, and what a try before left, perhaps damaged.
-        for name in shelf.names().filter(|name| *name != old) {
-            self.discard(shelf.paths(name)).await?;
-            heads.remove(&name);
-        }
-        if is_shown {
-            // It continues the old one and all that that one continues, the newest, and those beside it.
-            let mut sizes = kept.earlier();
-            sizes.insert(kept.size());
-            sizes.extend(heads.values().map(|signed| signed.size).max());
-            let beside = |name: &SegmentName| name.to == run.start || name.from == run.end;
-            let beside = heads.iter().filter(|(name, _)| beside(name));
-            sizes.extend(beside.map(|(_, signed)| signed.size));
-            let earlier = heads.values().filter(|signed| sizes.contains(&signed.size));
-            let earlier = earlier
-                .map(|signed| (signed.size, signed.note.clone()))
-                .collect();
-            let id = log.log.clock().event_id().into_uuid();
-            let composed = source.renew(&kept, id, &earlier).await?;
-            drop(kept);
-            let name = composed.0;
-            let bytes = match self.store(log, source.root(), composed).await {
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    self.discard_all(tenant, vec![name]).await?;
-                    return Err(error);
-                }
-                stored => stored?,
-            };
-            self.discard(shelf.paths(old)).await?;
-            heads.remove(&old);
-            let note = source.note().to_owned();
-            let size = source.size();
-            heads.insert(name, Signed { size, note });
-            self.count(|status| status.renewed += 1);
-            tracing::info!(%tenant, from = run.start, to = run.end, bytes, "what was erased left the archive");
-        }
-        Ok(())
+        // It continues the old one and all that that one continues, the newest, and those beside it.
+        let mut sizes = kept.earlier();
+        sizes.insert(kept.size());
+        sizes.extend(heads.values().map(|signed| signed.size).max());
+        let beside = |name: &SegmentName| name.to == run.start || name.from == run.end;
+        let beside = heads.iter().filter(|(name, _)| beside(name));
+        sizes.extend(beside.map(|(_, signed)| signed.size));
+        let earlier = heads.values().filter(|signed| sizes.contains(&signed.size));
+        let earlier = earlier
+            .map(|signed| (signed.size, signed.note.clone()))
+            .collect();
+        let id = log.log.clock().event_id().into_uuid();
+        let composed = source.renew(&kept, id, &earlier).await?;
+        drop(kept);
+        let name = composed.0;
+        let bytes = self.store(log, source.root(), composed).await?;
+        self.discard_all(tenant, shelf.names().collect()).await?;
+        heads.retain(|name, _| name.positions() != *run);
+        let note = source.note().to_owned();
+        let size = source.size();
+        heads.insert(name, Signed { size, note });
+        self.count(|status| status.renewed += 1);
+        let (from, to) = (run.start, run.end);
+        tracing::info!(%tenant, from, to, bytes, "what was erased left the archive");
+        Ok(Ok(()))
     }
 
     /// The newest segment of these positions whose files are all there; of a log of which `known` entries
-    /// are signed, one that proves what it has.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unavailable`] with what is wrong with the oldest one, when none is intact.
-    async fn newest(
+    /// are signed, one that proves what it has. The inner error is what is wrong with the oldest one, when
+    /// none is intact: [`ErrorKind::Unavailable`], or [`ErrorKind::Corrupt`] for one of another log.
+    pub(super) async fn newest(
         &self,
         log: &TenantLog,
         shelf: &Shelf,
         run: &Range<u64>,
         known: Option<u64>,
-    ) -> Result<Kept> {
+    ) -> Result<Result<Kept>> {
         let mut damaged = None;
         for name in shelf.versions(run) {
             let files = self.read(shelf.paths(name)).await?;
             let kept = match blocking(move || Kept::open(name, files)).await? {
                 Ok(kept) => match known {
-                    Some(known) => self.judged(log, kept, known).await,
+                    Some(known) => self.judged(log, kept, known).await?,
                     None => Ok(kept),
                 },
                 Err(error) => Err(error),
             };
             match kept {
-                Ok(kept) => return Ok(kept),
+                Ok(kept) => return Ok(Ok(kept)),
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     tracing::warn!(%name, %error, "a segment is damaged");
                     damaged = Some(error);
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Ok(Err(error)),
             }
         }
-        Err(damaged.unwrap_or_else(|| not_yet("the archive has changed meanwhile")))
+        Ok(Err(damaged.unwrap_or_else(|| {
+            not_yet("the archive has changed meanwhile")
+        })))
     }
 
     /// A segment that proves all that it has, under a head of this log, of which `known` entries are
-    /// signed.
-    async fn judged(&self, log: &TenantLog, kept: Kept, known: u64) -> Result<Kept> {
+    /// signed; else what is wrong.
+    async fn judged(&self, log: &TenantLog, kept: Kept, known: u64) -> Result<Result<Kept>> {
         let (kept, judged) = blocking(move || {
             let judged = kept.judge(Vec::new());
             (kept, judged)
         })
         .await?;
-        let root = judged.map_err(|wrong| {
-            let message = format!("{} is not verified: {wrong}", kept.name);
-            Error::new(ErrorKind::Unavailable, message)
-        })?;
-        self.continues(log, kept.name, kept.size(), root, known)
-            .await?;
-        Ok(kept)
+        let root = match judged {
+            Ok(root) => root,
+            Err(wrong) => {
+                let message = format!("{} is not verified: {wrong}", kept.name);
+                return Ok(Err(Error::new(ErrorKind::Unavailable, message)));
+            }
+        };
+        let continues = self.continues(log, kept.name, kept.size(), root, known);
+        match continues.await {
+            Ok(()) => Ok(Ok(kept)),
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Err(error)),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -27,7 +27,7 @@ use crate::event::{ActionType, Outcome, Severity};
 use crate::filter::Filter;
 use crate::id::{ErasureId, EventId, TenantId};
 use crate::offboarding::{
-    Ending, OffboardingStore, Tombstone, admit_end, admit_ending, admit_update,
+    Ending, OffboardingStore, Tombstone, admit_begun_erasure, admit_end, admit_ending, admit_update,
 };
 use crate::page::{Order, Page, PageRequest, Sort};
 use crate::prepare::{Batch, PreparedEvent};
@@ -843,6 +843,7 @@ impl ErasureStore for MemoryStore {
         let mut state = self.lock();
         let log = state.log_mut(scope.tenant())?;
         log.tenant.status.admit_read(scope.tenant())?;
+        admit_begun_erasure(scope.tenant(), log.ending.is_some())?;
         if log.erasures.contains_key(&job.id) {
             return Err(taken_erasure(job));
         }

@@ -134,14 +134,20 @@ impl Offboarding {
             // What was archived before outlives the log that says what is erased of it.
             archiver.follow(&log).await?;
         }
-        let tombstone = self.tombstone(&log).await?;
+        let mut tombstone = self.tombstone(&log).await?;
         if ending.is_archived {
             let archiver = archiver.ok_or_else(|| no_archive(tenant))?;
-            let archived = archiver.archive(&log, tombstone.size, usize::MAX).await?;
-            if archived.below < tombstone.size {
-                return Err(not_yet("the log is not archived to its end"));
+            let mut at = 0;
+            while at < tombstone.size {
+                let archived = archiver.archive(&log, at, tombstone.size).await?;
+                if archived.below <= at {
+                    return Err(not_yet("the log is not archived to its end"));
+                }
+                at = archived.below;
             }
         }
+        // Archiving takes its time, and what settles it counts from the end.
+        tombstone.ended_at = inner.clock.now();
         self.store.end(&tombstone).await?;
         tracing::info!(%tenant, size = tombstone.size, "the tenant was deleted");
         inner.forget_cached(tenant);

@@ -18,8 +18,8 @@ use audit_core::tlog::note::{Note, SigningKey};
 use audit_core::tlog::verify::{Options, Report, verify_lines};
 use audit_core::{
     Archive, AuditLog, Basis, CheckpointStore as _, Clock as _, Error, ErrorKind, Event, EventId,
-    Group, LogStore as _, ManualClock, Recorder as _, Result, Signer, TenantId, TenantLog,
-    TenantScope, Timestamp, Workers,
+    EvidenceRequest, Group, LogStore as _, ManualClock, Recorder as _, Result, Signer, TenantId,
+    TenantLog, TenantScope, Timestamp, Workers,
 };
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -61,14 +61,29 @@ enum Mode {
 /// An archive of which one call goes wrong.
 #[derive(Debug, Default)]
 struct Faulty {
-    inner: MemoryArchive,
+    inner: Arc<MemoryArchive>,
     calls: AtomicU64,
     fault: Mutex<Option<(u64, Mode)>>,
+    /// It waits before the manifest that is put behind so many others.
+    manifest: Mutex<Option<usize>>,
     died: Notify,
     go: Notify,
 }
 
 impl Faulty {
+    /// The same objects, as another process has them.
+    fn of(inner: &Arc<MemoryArchive>) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            ..Self::default()
+        }
+    }
+
+    async fn wait(&self) {
+        self.died.notify_one();
+        self.go.notified().await;
+    }
+
     fn next_fault(&self, call: u64, mode: Mode) {
         self.calls.store(0, Ordering::SeqCst);
         *self.fault.lock().unwrap() = Some((call, mode));
@@ -94,8 +109,7 @@ impl Faulty {
             return work.await;
         };
         if mode == Mode::Waits {
-            self.died.notify_one();
-            self.go.notified().await;
+            self.wait().await;
             return work.await;
         }
         if matches!(mode, Mode::LosesItsAnswer | Mode::DiesAfter) {
@@ -112,6 +126,15 @@ impl Faulty {
 #[async_trait]
 impl Archive for Faulty {
     async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()> {
+        let is_due = path.ends_with(MANIFEST) && {
+            let mut left = self.manifest.lock().unwrap();
+            let was = *left;
+            *left = was.and_then(|left| left.checked_sub(1));
+            was == Some(0)
+        };
+        if is_due {
+            self.wait().await;
+        }
         self.call(self.inner.put(path, bytes)).await
     }
 
@@ -152,7 +175,10 @@ impl Stage {
         let start = Timestamp::parse("2026-01-01T00:00:00Z").unwrap();
         let clock = Arc::new(ManualClock::new(start));
         let store = Arc::new(MemoryStore::with_clock(clock.clone()));
-        let archive = Arc::new(Faulty::default());
+        Self::of(clock, store, Arc::default())
+    }
+
+    fn of(clock: Arc<ManualClock>, store: Arc<MemoryStore>, archive: Arc<Faulty>) -> Self {
         let log = AuditLog::builder(store.clone())
             .clock(clock.clone())
             .retention_every(Duration::from_millis(100))
@@ -169,6 +195,14 @@ impl Stage {
             log,
             _workers: None,
         }
+    }
+
+    /// Another process at the same log and archive. The log's head is signed, as it is now.
+    async fn other(&self) -> Self {
+        let signed = self.reader().evidence(EvidenceRequest::default()).await;
+        drop(signed.unwrap());
+        let archive = Arc::new(Faulty::of(&self.archive.inner));
+        Self::of(self.clock.clone(), self.store.clone(), archive)
     }
 
     /// A log of so many entries, of which the head is signed.
@@ -235,6 +269,18 @@ impl Stage {
         files
             .map(|(name, files)| (name, judged(tenant(), &files, Vec::new())))
             .collect()
+    }
+
+    /// That all positions below this one are in segments that verify, more than once perhaps.
+    async fn assert_kept(&self, below: u64) {
+        let mut next = 0;
+        for (name, report) in self.segments().await {
+            assert!(report.is_verified(), "{name}: {:#?}", report.findings);
+            assert_eq!(report.withheld_within(&name.positions()), None);
+            assert!(name.from <= next, "{name} behind {next}");
+            next = next.max(name.to);
+        }
+        assert!(next >= below, "{next}");
     }
 
     /// That the segments are all positions below this one, once and in order.

@@ -12,10 +12,11 @@ use audit_core::memory::MemoryStore;
 use audit_core::tlog::HeadOpening;
 use audit_core::{
     Batch, CheckpointStore, Counter, Declaration, DeploymentStore, Entry, EpochStart, Erased,
-    Erasure, Error, ErrorKind, EventId, Fence, Filter, Grown, Hash, Head, KeyChange, LogStore,
-    Lookup, Mark, Page, PageRequest, Prune, Pruned, Receipt, Result, SignedCheckpoint, Snapshot,
-    TenantId, TenantScope, Uncommitted,
+    Erasure, Error, ErrorKind, EventId, Evidence, Fence, Filter, Grown, Hash, Head, KeyChange,
+    LogStore, Lookup, Mark, Page, PageRequest, Prune, Pruned, Receipt, Result, SignedCheckpoint,
+    Snapshot, TenantId, TenantScope, Uncommitted,
 };
+use futures_util::stream::BoxStream;
 
 /// Fails an append as a whole when it holds a poisonous event, or so many times with a retryable
 /// error; counts appends.
@@ -45,6 +46,33 @@ pub(crate) struct Faulty {
     pub(crate) holder: Mutex<String>,
     /// Happens behind the first read.
     pub(crate) erases_after_read: Mutex<Option<(TenantScope, Erasure)>>,
+    /// After so many reads of its evidence a snapshot has expired.
+    pub(crate) snapshots_live: Mutex<Option<usize>>,
+}
+
+#[derive(Debug)]
+struct Expiring {
+    inner: Box<dyn Snapshot>,
+    left: Mutex<Option<usize>>,
+}
+
+#[async_trait]
+impl Snapshot for Expiring {
+    fn head(&self) -> &Head {
+        self.inner.head()
+    }
+
+    async fn scan(&self, filter: &Filter) -> Result<BoxStream<'static, Result<Entry>>> {
+        self.inner.scan(filter).await
+    }
+
+    async fn evidence(&self, filter: &Filter) -> Result<BoxStream<'static, Result<Evidence>>> {
+        if let Some(left) = &mut *self.left.lock().unwrap() {
+            let expired = || Error::new(ErrorKind::Unavailable, "the snapshot has expired");
+            *left = left.checked_sub(1).ok_or_else(expired)?;
+        }
+        self.inner.evidence(filter).await
+    }
 }
 
 impl Faulty {
@@ -52,9 +80,9 @@ impl Faulty {
         Self::around(MemoryStore::new())
     }
 
-    pub(crate) fn around(store: MemoryStore) -> Self {
+    pub(crate) fn around(store: impl Into<Arc<MemoryStore>>) -> Self {
         Self {
-            inner: Arc::new(store),
+            inner: store.into(),
             poison: Mutex::default(),
             unavailable: AtomicU64::new(0),
             lost_answers: AtomicU64::new(0),
@@ -68,6 +96,7 @@ impl Faulty {
             deployed: Mutex::default(),
             holder: Mutex::default(),
             erases_after_read: Mutex::default(),
+            snapshots_live: Mutex::default(),
         }
     }
 }
@@ -276,7 +305,9 @@ impl LogStore for Faulty {
     }
 
     async fn snapshot(&self, scope: &TenantScope) -> Result<Box<dyn Snapshot>> {
-        self.inner.snapshot(scope).await
+        let inner = self.inner.snapshot(scope).await?;
+        let left = Mutex::new(*self.snapshots_live.lock().unwrap());
+        Ok(Box::new(Expiring { inner, left }))
     }
 
     async fn counters(&self, scope: &TenantScope, days: Range<i32>) -> Result<Vec<Counter>> {

@@ -1,8 +1,8 @@
 //! The end of a tenant, whatever fails on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,16 +11,17 @@ use audit_core::tlog::checkpoint::{Checkpoint, Origin};
 use audit_core::tlog::folder::{LOG_ZST, MANIFEST, SegmentName};
 use audit_core::tlog::note::Note;
 use audit_core::{
-    Archive, AuditLog, Clock as _, Error, ErrorKind, Event, EventId, EventQueue as _, Filter,
-    LogStore as _, ManualClock, Message, MessageKind, OffboardingStore as _, Outbox as _,
-    PageRequest, Query, Recorder as _, Result, SearchIndex as _, Signer, SubscribeRequest,
-    TenantId, TenantScope, TenantStatus, TenantStore as _, Timestamp, Tombstone, WorkerStatus,
-    Workers,
+    Archive, AuditLog, AuditLogBuilder, Clock as _, Error, ErrorKind, Event, EventId,
+    EventQueue as _, Filter, LogStore as _, ManualClock, Message, MessageKind,
+    OffboardingStore as _, Outbox as _, PageRequest, Query, Recorder as _, Result,
+    SearchIndex as _, Signer, SubscribeRequest, TenantId, TenantScope, TenantStatus,
+    TenantStore as _, Timestamp, Tombstone, WorkerStatus, Workers,
 };
 use futures_util::StreamExt as _;
 use uuid::Uuid;
 
 use crate::archive::{ORIGIN, judged, key};
+use crate::faulty::Faulty;
 
 fn tenant(n: u128) -> TenantId {
     TenantId::new(Uuid::from_u128(n))
@@ -30,16 +31,20 @@ fn scope(n: u128) -> TenantScope {
     TenantScope::trusted(tenant(n), "test")
 }
 
-/// An archive whose next writes fail, so many of them.
+/// An archive whose next writes fail, so many of them, or the next one of which takes its time.
 #[derive(Debug, Default)]
 struct Failing {
     inner: MemoryArchive,
     failures: AtomicUsize,
+    takes: Mutex<Option<(Arc<ManualClock>, i64)>>,
 }
 
 #[async_trait]
 impl Archive for Failing {
     async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()> {
+        if let Some((clock, micros)) = self.takes.lock().unwrap().take() {
+            clock.advance_micros(micros);
+        }
         let fewer = |left: usize| left.checked_sub(1);
         let failures = &self.failures;
         match failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer) {
@@ -87,6 +92,10 @@ impl Stage {
 
     /// A process.
     fn log(&self) -> AuditLog {
+        self.builder().build()
+    }
+
+    fn builder(&self) -> AuditLogBuilder {
         let signer = Signer::new(Origin::parse(ORIGIN).unwrap(), key());
         AuditLog::builder(self.store.clone())
             .clock(self.clock.clone())
@@ -95,7 +104,6 @@ impl Stage {
             .search(self.index.clone())
             .queue(self.queue.clone())
             .outbox(self.outbox.clone())
-            .build()
     }
 
     async fn record(&self, log: &AuditLog, n: u128, events: usize) -> Vec<EventId> {
@@ -155,6 +163,14 @@ impl Stage {
             next = name.to;
         }
         next
+    }
+
+    /// How many segments it has of a tenant, written to their ends or not.
+    async fn folders(&self, n: u128) -> usize {
+        let folder = tenant(n).to_string();
+        let paths = self.archive.inner.list(&folder, "").await.unwrap();
+        let names = paths.iter().map(|path| path.split('/').nth(1));
+        names.collect::<BTreeSet<_>>().len()
     }
 
     async fn is_indexed(&self, n: u128) -> bool {
@@ -300,6 +316,58 @@ async fn a_log_that_can_not_be_archived_stays_whole_until_it_can() {
     eventually(async || (worker(&workers).lag == Some(0)).then_some(())).await;
 }
 
+/// As those of a log that is so large that archiving it takes longer than one lives.
+#[tokio::test]
+async fn snapshots_that_expire_hold_up_no_end_and_leave_nothing_twice() {
+    for segments in [1, 3, 20] {
+        let stage = Stage::new();
+        let store = Faulty::around(stage.store.clone());
+        *store.snapshots_live.lock().unwrap() = Some(segments);
+        let builder = stage.builder().log_store(Arc::new(store));
+        let log = builder.segment_entries(10).build();
+        stage.record(&log, 1, 300).await;
+        let workers = log.start();
+        log.end_tenant(tenant(1), "admin", None, true)
+            .await
+            .unwrap();
+        assert_eq!(stage.ended(1).await.size, 301);
+        assert_eq!(stage.archived(1).await, 301);
+        assert_eq!(stage.folders(1).await, 31);
+        assert_eq!(log.archived().unwrap().segments, 31);
+        assert_eq!(worker(&workers).last_error, None);
+    }
+}
+
+#[tokio::test]
+async fn the_next_try_goes_on_behind_what_lies_in_the_archive() {
+    let stage = Stage::new();
+    let log = stage.builder().segment_entries(10).build();
+    stage.record(&log, 1, 300).await;
+    log.end_tenant(tenant(1), "admin", None, true)
+        .await
+        .unwrap();
+    let held = log.place_hold(tenant(1), None, "case 7", "counsel", None);
+    let held = held.await.unwrap();
+    let workers = log.start();
+    eventually(async || worker(&workers).last_error).await;
+    assert_eq!(stage.archived(1).await, 302);
+    assert_eq!(log.archived().unwrap().segments, 31);
+    // One is damaged meanwhile.
+    let folder = tenant(1).to_string();
+    let paths = stage.archive.inner.list(&folder, "").await.unwrap();
+    let damaged = paths.iter().filter(|path| path.ends_with(LOG_ZST)).nth(7);
+    let damaged = stage.archive.inner.put(damaged.unwrap(), b"?".to_vec());
+    damaged.await.unwrap();
+    log.release_hold(tenant(1), held.id, "counsel", None)
+        .await
+        .unwrap();
+    assert_eq!(stage.ended(1).await.size, 303);
+    // That one, and the entry that came behind the others.
+    assert_eq!(stage.archived(1).await, 303);
+    assert_eq!(stage.folders(1).await, 32);
+    assert_eq!(log.archived().unwrap().segments, 33);
+}
+
 /// The first process dies when all is archived and the tenant is not deleted: a hold keeps it there.
 #[tokio::test]
 async fn a_process_killed_before_the_end_leaves_it_to_the_next_one() {
@@ -346,6 +414,40 @@ async fn a_process_killed_behind_the_end_leaves_its_rows_to_the_next_one() {
     let refused = log.tenant(scope(1)).get(ids[0]).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::TenantDeleted);
     assert_eq!(stage.ended(1).await, tombstone);
+}
+
+#[tokio::test]
+async fn a_minute_behind_its_end_a_tenant_leaves_the_index_once_more_however_long_archiving_took() {
+    let stage = Stage::new();
+    let log = stage.log();
+    stage.record(&log, 1, 20).await;
+    let all = stage.store.read(&scope(1), 0, 100).await.unwrap();
+    *stage.archive.takes.lock().unwrap() = Some((stage.clock.clone(), 120_000_000));
+    let _workers = log.start();
+    log.end_tenant(tenant(1), "admin", None, true)
+        .await
+        .unwrap();
+    let tombstone = stage.ended(1).await;
+    assert_eq!(tombstone.ended_at, stage.clock.now());
+    // Behind the end of others it has looked at the tombstone twice.
+    for n in 2..4 {
+        stage.record(&log, n, 1).await;
+        log.end_tenant(tenant(n), "admin", None, false)
+            .await
+            .unwrap();
+        stage.ended(n).await;
+    }
+    let unsettled = stage.store.unsettled(None, 10).await.unwrap();
+    assert_eq!(unsettled.len(), 3);
+    // An indexer that had read them before.
+    stage.index.index(&all).await.unwrap();
+    stage.clock.advance_micros(60_000_000);
+    eventually(async || (!stage.is_indexed(1).await).then_some(())).await;
+    eventually(async || {
+        let unsettled = stage.store.unsettled(None, 10).await.unwrap();
+        unsettled.is_empty().then_some(())
+    })
+    .await;
 }
 
 /// A message in the queue, a row in the outbox: for ever, and with the reason.

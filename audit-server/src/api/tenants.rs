@@ -348,8 +348,10 @@ impl Tenants {
     ///
     /// Needs `admin` across tenants. The tenant takes no more at once. Then, in the background, what is left
     /// of its log goes to the archive as evidence, and everything of it is removed but a tombstone: its id is
-    /// refused for ever. It can't be taken back, and asking again changes nothing. Refused while a legal hold
-    /// is open, and without an archive unless `archive=none` says that the evidence may go.
+    /// refused for ever. It can't be taken back, and asking again changes nothing, `archive` neither. Refused
+    /// while a legal hold is open, and without an archive unless `archive=none` says that the evidence may
+    /// go. The days for which the tenant's entries are kept at least refuse no end. From then on no erasure of
+    /// the tenant's is begun (409).
     #[oai(
         path = "/tenants/:id",
         method = "delete",

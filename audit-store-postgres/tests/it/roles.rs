@@ -165,8 +165,10 @@ async fn a_writer_changes_nothing_that_is_recorded() {
         "SELECT audit.refuse_while_held(NULL)",
         "SELECT audit.sweep_step(1)",
         "SELECT audit.drop_pruned_partition()",
+        "INSERT INTO audit.endings SELECT * FROM audit.endings",
         "UPDATE audit.endings SET archived = false",
         "DELETE FROM audit.endings",
+        "SELECT audit.begin_ending(NULL, NULL, NULL, NULL, NULL, NULL)",
         "INSERT INTO audit.tombstones SELECT * FROM audit.tombstones",
         "UPDATE audit.tombstones SET size = 0",
         "UPDATE audit.tombstones SET settled = true",
@@ -236,22 +238,32 @@ async fn a_maintainer_deletes_no_tenant_by_itself() {
         )
     };
     refused(&mut maintainer, &end(3), CHECK).await;
-    let ask = format!(
+    let insert = format!(
         "INSERT INTO audit.endings VALUES ('{}', 'admin', NULL, now(), false, false)",
         tenant(1)
     );
-    refused(&mut maintainer, &ask, DENIED).await;
-    let mut writer = as_role(&database, "audit_writer").await;
-    writer.execute(&*ask).await.unwrap();
-    refused(&mut maintainer, &end(2), CHECK).await;
+    refused(&mut maintainer, &insert, DENIED).await;
+    let ask = |n| {
+        format!(
+            "SELECT audit.begin_ending('{}', 'admin', NULL, now(), false, false)",
+            tenant(n)
+        )
+    };
+    refused(&mut maintainer, &ask(2), CHECK).await;
     let place = format!(
         "INSERT INTO audit.legal_holds (tenant_id, id, name, placed_at)
          VALUES ('{}', gen_random_uuid(), 'case 7', now())",
         tenant(1)
     );
     maintainer.execute(&*place).await.unwrap();
-    refused(&mut maintainer, &end(3), "AU001").await;
+    refused(&mut maintainer, &ask(1), "AU001").await;
     let release = "UPDATE audit.legal_holds SET released_at = now()";
+    maintainer.execute(release).await.unwrap();
+    maintainer.execute(&*ask(1)).await.unwrap();
+    refused(&mut maintainer, &end(2), CHECK).await;
+    let again = place.replace("case 7", "case 8");
+    maintainer.execute(&*again).await.unwrap();
+    refused(&mut maintainer, &end(3), "AU001").await;
     maintainer.execute(release).await.unwrap();
     maintainer.execute(&*end(3)).await.unwrap();
     for denied in [
@@ -261,6 +273,39 @@ async fn a_maintainer_deletes_no_tenant_by_itself() {
     ] {
         refused(&mut maintainer, denied, DENIED).await;
     }
+}
+
+/// The status says that it takes no more, and nothing else: what is removed is what a tombstone is left of.
+#[tokio::test]
+async fn a_writer_has_no_tenant_deleted() {
+    let database = Database::open().await;
+    // Of a month whose partition would go.
+    let then = audit_core::Timestamp::parse("2021-01-10T00:00:00Z").unwrap();
+    database.clock.set(then);
+    database.append(&scope(1), 3).await;
+    let mut writer = as_role(&database, "audit_writer").await;
+    for denied in [
+        format!(
+            "INSERT INTO audit.endings VALUES ('{}', 'x', NULL, now(), false, false)",
+            tenant(1)
+        ),
+        format!(
+            "SELECT audit.begin_ending('{}', 'x', NULL, now(), false, false)",
+            tenant(1)
+        ),
+    ] {
+        refused(&mut writer, &denied, DENIED).await;
+    }
+    let delete = "UPDATE audit.heads SET status = 'deleted'";
+    writer.execute(delete).await.unwrap();
+    database.sweep_all().await;
+    let mut maintainer = as_role(&database, "audit_maintainer").await;
+    let sweep = "SELECT audit.drop_pruned_partition()";
+    maintainer.execute(sweep).await.unwrap();
+    let open = "UPDATE audit.heads SET status = 'active'";
+    writer.execute(open).await.unwrap();
+    let left = database.store.read(&scope(1), 0, 10).await.unwrap();
+    assert_eq!(left.len(), 3);
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ use audit_core::{
     PageRequest, Query, Selection,
 };
 
+use tokio::task::JoinHandle;
+
 use super::*;
 
 /// What nothing but a person's own content holds.
@@ -266,8 +268,181 @@ async fn a_kill_leaves_each_position_in_a_segment_that_verifies() {
     }
 }
 
+impl Stage {
+    /// A log of which a try archived the first 20 positions, and pruned none; the person was in them, and
+    /// was erased. Nothing runs any more. Returns when all of them had been recorded, too.
+    async fn archived_and_erased() -> (Self, Timestamp) {
+        let (mut stage, _) = Self::signed(10).await;
+        let ids = stage.record_ten().await;
+        stage._workers = None;
+        let recorded = stage.clock.now();
+        // The segment is whole, and its answer was lost.
+        stage.archive.next_fault(4, Mode::LosesItsAnswer);
+        stage.try_prune().await.unwrap_err();
+        let erased = vec![ids[2], ids[7]];
+        let erased = stage.reader().erase(erased, None, basis(), None).await;
+        assert_eq!(erased.unwrap().entries, 2);
+        stage.clock.advance_micros(1_000_000);
+        (stage, recorded)
+    }
+
+    fn follows(&self) -> JoinHandle<Result<u64>> {
+        let reader = self.reader();
+        tokio::spawn(async move { reader.erase_in_archive().await })
+    }
+
+    fn prunes(&self, before: Timestamp) -> JoinHandle<Result<u64>> {
+        let reader = self.reader();
+        tokio::spawn(async move {
+            let pruned = reader.prune(before, basis(), None, false).await?;
+            Ok(pruned.below)
+        })
+    }
+
+    /// That what is pruned is in the archive, and the person isn't, now and behind the next prune.
+    async fn assert_kept_and_forgotten(&self) {
+        self.assert_kept(self.pruned_below().await).await;
+        self.reader().erase_in_archive().await.unwrap();
+        assert_eq!(self.holding(TOKEN).await, 0);
+        self.assert_kept(self.pruned_below().await).await;
+        let below = self.prune().await;
+        self.assert_kept(below).await;
+        assert_eq!(self.holding(TOKEN).await, 0);
+    }
+}
+
+/// It would be `done` while a segment shows the person that the archive has a moment later.
 #[tokio::test]
-async fn what_is_not_intact_is_not_removed() {
+async fn no_erasure_is_followed_past_what_is_being_archived() {
+    let faults = [Mode::Fails, Mode::LosesItsAnswer];
+    for mode in faults
+        .into_iter()
+        .chain([Mode::DiesBefore, Mode::DiesAfter])
+    {
+        // The three files that come behind the first one, and four that are read back.
+        for call in 0..7 {
+            let (mut stage, _) = Stage::signed(10).await;
+            let ids = stage.record_ten().await;
+            stage._workers = None;
+            stage.archive.next_fault(1, Mode::Waits);
+            let mut prunes = stage.prunes(stage.clock.now());
+            stage.archive.died.notified().await;
+            let erased = vec![ids[2], ids[7]];
+            let erased = stage.reader().erase(erased, None, basis(), None).await;
+            assert_eq!(erased.unwrap().entries, 2);
+            let follows = stage.follows();
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert!(!follows.is_finished(), "{mode:?} {call}");
+            stage.archive.next_fault(call, mode);
+            stage.archive.go.notify_one();
+            tokio::select! {
+                pruned = &mut prunes => { pruned.unwrap().unwrap_err(); }
+                () = stage.archive.died.notified() => prunes.abort(),
+            }
+            follows.await.unwrap().unwrap();
+            assert!(stage.archive.take_fault(), "{mode:?} {call}");
+            assert_eq!(stage.holding(TOKEN).await, 0, "{mode:?} {call}");
+            assert_eq!(stage.pruned_below().await, 0);
+            stage.clock.advance_micros(1_000_000);
+            assert_eq!(stage.prune().await, 21);
+            stage.assert_archived(21).await;
+        }
+    }
+}
+
+/// Nor does a part of one.
+#[tokio::test]
+async fn what_a_killed_try_left_without_a_manifest_shows_nothing_that_is_erased_later() {
+    for call in [3, 4] {
+        let (mut stage, _) = Stage::signed(10).await;
+        let ids = stage.record_ten().await;
+        stage._workers = None;
+        // The log is there, and its manifest not.
+        let mode = [Mode::DiesAfter, Mode::DiesBefore][call - 3];
+        stage.archive.next_fault(call as u64, mode);
+        let prunes = stage.prunes(stage.clock.now());
+        stage.archive.died.notified().await;
+        prunes.abort();
+        assert_eq!(stage.holding(TOKEN).await, 1);
+        let erased = vec![ids[2], ids[7]];
+        let erased = stage.reader().erase(erased, None, basis(), None).await;
+        assert_eq!(erased.unwrap().entries, 2);
+        stage.reader().erase_in_archive().await.unwrap();
+        assert_eq!(stage.holding(TOKEN).await, 0);
+    }
+}
+
+/// One takes from the archive what was erased, and has found a segment that the other writes just then, at
+/// the same positions, to prune them.
+#[tokio::test]
+async fn of_two_processes_neither_removes_what_the_other_relies_on() {
+    for call in 0.. {
+        let (stage, recorded) = Stage::archived_and_erased().await;
+        let other = stage.other().await;
+        stage.archive.next_fault(0, Mode::Waits);
+        let follows = stage.follows();
+        stage.archive.died.notified().await;
+        // That of the segment behind the one that it writes without what was erased.
+        *other.archive.manifest.lock().unwrap() = Some(1);
+        let prunes = other.prunes(recorded);
+        other.archive.died.notified().await;
+        stage.archive.next_fault(call, Mode::Waits);
+        stage.archive.go.notify_one();
+        let mut follows = follows;
+        let is_through = tokio::select! {
+            followed = &mut follows => { followed.unwrap().unwrap(); true }
+            () = stage.archive.died.notified() => false,
+        };
+        stage.archive.take_fault();
+        other.archive.go.notify_one();
+        match prunes.await.unwrap() {
+            Ok(below) => assert_eq!(below, 20, "{call}"),
+            Err(error) => assert!(error.is_retryable(), "{call}: {error}"),
+        }
+        if !is_through {
+            stage.archive.go.notify_one();
+            if let Err(error) = follows.await.unwrap() {
+                assert!(error.is_retryable(), "{call}: {error}");
+            }
+        }
+        stage.assert_kept_and_forgotten().await;
+        if is_through {
+            assert!(call > 10, "{call}");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_archives_and_one_that_follows_erasures_meet_at_any_call() {
+    for call in 0.. {
+        let (stage, recorded) = Stage::archived_and_erased().await;
+        let other = stage.other().await;
+        other.archive.next_fault(call, Mode::Waits);
+        let mut prunes = other.prunes(recorded);
+        let is_through = tokio::select! {
+            pruned = &mut prunes => { assert_eq!(pruned.unwrap().unwrap(), 20); true }
+            () = other.archive.died.notified() => false,
+        };
+        stage.reader().erase_in_archive().await.unwrap();
+        if !is_through {
+            other.archive.go.notify_one();
+            if let Err(error) = prunes.await.unwrap() {
+                assert!(error.is_retryable(), "{call}: {error}");
+            }
+        }
+        stage.assert_kept_and_forgotten().await;
+        if is_through {
+            assert!(call > 20, "{call}");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_intact_is_not_removed_and_holds_up_no_other() {
     let (stage, _) = Stage::pruned().await;
     stage.name().await;
     let folder = tenant().to_string();
@@ -280,7 +455,18 @@ async fn what_is_not_intact_is_not_removed() {
     let name = damaged.split('/').nth(1).unwrap();
     assert!(refused.to_string().contains(name), "{refused}");
     let left = stage.archive.inner.list(&folder, "").await.unwrap();
-    assert!(paths.iter().all(|path| left.contains(path)));
+    let mut damaged_ones = paths.iter().filter(|path| path.contains(name));
+    assert!(damaged_ones.all(|path| left.contains(path)));
+    assert_eq!(stage.log.archived().unwrap().renewed, 1);
+    stage
+        .archive
+        .inner
+        .put(damaged, bytes.clone())
+        .await
+        .unwrap();
+    assert_eq!(stage.holding(TOKEN).await, 1);
+    let cursor = stage.store.cursor(tenant(), ERASURES).await.unwrap();
+    assert!(cursor < 41, "{cursor}");
     // Once it is there again, the archive follows.
     stage.archive.inner.put(damaged, bytes).await.unwrap();
     stage.reader().erase_in_archive().await.unwrap();
@@ -334,6 +520,44 @@ async fn an_erasure_waits_for_a_damaged_segment_and_names_it() {
     stage.archive.inner.put(damaged, bytes).await.unwrap();
     assert_eq!(stage.done(&job).await.entries, 6);
     stage.assert_forgotten().await;
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_know_the_archive_ends_no_erasure() {
+    let (mut stage, _) = Stage::pruned().await;
+    let other = AuditLog::builder(stage.store.clone())
+        .clock(stage.clock.clone())
+        .build();
+    let workers = other.start();
+    let job = stage.request(Selection::user(TOKEN)).await;
+    let reader = stage.reader();
+    let told = eventually(async || reader.erasure(job.id).await.unwrap().last_error).await;
+    assert!(told.contains("archive"), "{told}");
+    let waiting = reader.erasure(job.id).await.unwrap();
+    assert_eq!(waiting.state, ErasureState::Running);
+    assert!(workers.shutdown(Duration::from_secs(5)).await);
+    stage._workers = Some(stage.log.start());
+    assert_eq!(stage.done(&job).await.entries, 6);
+    stage.assert_forgotten().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_of_a_prune_leaves_the_archive_as_it_is() {
+    let (stage, _) = Stage::archived_and_erased().await;
+    let folder = tenant().to_string();
+    let before = stage.archive.inner.list(&folder, "").await.unwrap();
+    let now = stage.clock.now();
+    let dry = stage.reader().prune(now, basis(), None, true).await;
+    assert_eq!(dry.unwrap().below, 20);
+    let behind = stage.archive.inner.list(&folder, "").await.unwrap();
+    assert_eq!(before, behind);
+    assert_eq!(stage.log.archived().unwrap().renewed, 0);
+    let cursor = stage.store.cursor(tenant(), ERASURES).await.unwrap();
+    assert!(cursor <= 20, "{cursor}");
+    // When nothing is to be taken out first, it tells what would go.
+    stage.reader().erase_in_archive().await.unwrap();
+    let dry = stage.reader().prune(now, basis(), None, true).await;
+    assert_eq!(dry.unwrap().entries, 21);
 }
 
 #[tokio::test]
