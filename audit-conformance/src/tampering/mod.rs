@@ -22,7 +22,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use audit_core::{
-    CheckpointStore, ErasureStore, LogStore, ManualClock, RetentionStore, TenantStore,
+    CheckpointStore, ErasureStore, LogStore, ManualClock, OffboardingStore, RetentionStore,
+    TenantStore,
 };
 
 use crate::fixture::DEADLINE;
@@ -126,7 +127,13 @@ pub struct Replacement {
 /// Opens a store for the contract, and reaches behind it.
 pub trait TamperingHarness: Sized + Send + Sync + 'static {
     /// The store.
-    type Store: LogStore + CheckpointStore + TenantStore + RetentionStore + ErasureStore + Clone;
+    type Store: LogStore
+        + CheckpointStore
+        + TenantStore
+        + RetentionStore
+        + ErasureStore
+        + OffboardingStore
+        + Clone;
 
     /// All tables in which evidence is kept, with all of their columns.
     const TABLES: &'static [Table];
