@@ -103,8 +103,8 @@ pub(super) struct Change {
     pub(super) exactly: Option<u64>,
     /// All from the first place on is gone: the run that is named begins just there.
     is_gone: bool,
-    /// It is about hashes of whole subtrees.
-    is_of_subtrees: bool,
+    /// An error may tell no position: of hashes of whole subtrees, and of rows whose own can't be read.
+    has_no_position: bool,
     /// Where the tree has no hash but the rows' own: the sizes of signed heads, of which one bounds the run
     /// then, and the log's own.
     heads: Vec<u64>,
@@ -135,7 +135,7 @@ impl Change {
             run: u64::from(FULL_WIDTH),
             exactly: None,
             is_gone: false,
-            is_of_subtrees: false,
+            has_no_position: false,
             heads: Vec::new(),
             unplaced: None,
             code: None,
@@ -179,6 +179,13 @@ impl Change {
             _ if self.places.is_empty() => true,
             None => self.unplaced == Some(finding.code),
             Some((from, _)) if self.is_gone => self.places[0].start == from,
+            // A mark of hashes that the entries don't have is told where it stands, behind them.
+            Some((_, at)) if finding.code == Code::Mark => {
+                let is_behind = |place: &Range<u64>| {
+                    place.start <= at && at < place.end - 1 + u64::from(FULL_WIDTH)
+                };
+                self.places.iter().any(is_behind)
+            }
             Some((from, to)) => {
                 let is_in = |place: &Range<u64>| from < place.end && place.start <= to;
                 let is_bounded = to - from < self.run
@@ -188,11 +195,10 @@ impl Change {
         }
     }
 
-    /// Whether an error's position, or where something else than before is read, is one that is wrong. Only
-    /// hashes of whole subtrees have none.
+    /// Whether an error's position, or where something else than before is read, is one that is wrong.
     pub(super) fn is_there(&self, position: Option<u64>) -> bool {
         match position {
-            None => self.is_of_subtrees || self.places.is_empty(),
+            None => self.has_no_position || self.places.is_empty(),
             Some(_) if self.places.is_empty() => true,
             Some(seq) => self.places.iter().any(|place| place.contains(&seq)),
         }
@@ -385,8 +391,14 @@ impl<H: TamperingHarness> Trial<H> {
         change.hides_tenant = holds == Holds::Head && is_tenant;
         change.places = self.places(holds, table, row);
         change.explains = self.says(table, row);
-        change.is_of_subtrees = holds == Holds::Subtrees;
+        change.has_no_position = holds == Holds::Subtrees;
         change.unplaced = self.unplaced(holds, table, row);
+        if column == "seq" && matches!(changed[at], Cell::Integer(..0)) {
+            change.has_no_position = true;
+        }
+        if column == "leaf_hash" {
+            change.heads = self.heads(&change.places);
+        }
         if holds == Holds::Entries {
             let seq = table.number(row, "seq");
             let is_place = is_tenant || ["seq", "created_at"].contains(&column);
@@ -435,7 +447,7 @@ impl<H: TamperingHarness> Trial<H> {
                 _ => u64::from(FULL_WIDTH),
             },
             explains: self.says(table, row),
-            is_of_subtrees: holds == Holds::Subtrees,
+            has_no_position: holds == Holds::Subtrees,
             unplaced: self.unplaced(holds, table, row),
             spare: self.spare(table, row),
             hides_tenant: holds == Holds::Head,
@@ -522,11 +534,11 @@ impl<H: TamperingHarness> Trial<H> {
         let gone = vec![one.clone(), two.clone()];
         let replacements = vec![self.replacement(holds, gone, vec![first, second])];
         let mut change = Change::new(what, shown, replacements);
-        if of_one_moment {
+        if holds == Holds::Entries {
             change.heads = self.heads(&places);
         }
         change.places = places;
-        change.is_of_subtrees = holds == Holds::Subtrees;
+        change.has_no_position = holds == Holds::Subtrees;
         change.explains = self.says(table, one) || self.says(table, two);
         Some(change)
     }
@@ -568,7 +580,16 @@ impl<H: TamperingHarness> Trial<H> {
         // That its id comes twice is told where it is seen.
         let seen = table.number(from, "seq");
         let seen = if moves && seen >= seq { seen + 1 } else { seen };
-        let mut change = Change::new(what, Shown::Export, replacements).at([seq, seq + 1, seen]);
+        let mut named = vec![seq, seq + 1, seen];
+        if moves {
+            // What an export begins with, changes of keys and of the epoch, is looked at before.
+            for holds in [Holds::KeyChanges, Holds::Epochs] {
+                let (table, rows) = self.rows_of(holds);
+                let seqs = rows.iter().map(|row| table.number(row, "seq"));
+                named.extend(seqs.filter(|at| *at > seq));
+            }
+        }
+        let mut change = Change::new(what, Shown::Export, replacements).at(named);
         change.explains = self.says(table, at) || self.says(table, from);
         Some(change)
     }
@@ -665,7 +686,7 @@ impl<H: TamperingHarness> Trial<H> {
             },
             // What has come since isn't there.
             Some(holds) => Change {
-                is_of_subtrees: holds == Holds::Subtrees,
+                has_no_position: holds == Holds::Subtrees,
                 places: vec![size / u64::from(FULL_WIDTH) * u64::from(FULL_WIDTH)..self.size()],
                 ..change
             },

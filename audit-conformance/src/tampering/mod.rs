@@ -258,11 +258,15 @@ async fn each<K: Copy + fmt::Debug>(
     assert!(tally.wrong.is_empty(), "{of}: {:#?}", tally.wrong);
 }
 
-/// One byte of a value; rows that are dropped, swapped, put in another's place or in between; a tail that
-/// is cut off, everywhere or in the entries alone; an old copy, of everything or of one table: each is
-/// shown to who exports evidence, looks an id up or reads the tiles, as the table's column says. A changed
-/// entry is named by its position to who reads it, and within 256 to who verifies an export. Between any
-/// two changes the log's own exports, whole and partial, raise no alarm.
+/// One byte of a value, by itself or with its row's own hash; rows that are dropped, swapped, forged, put in
+/// another's place or in between; a tail that is cut off, everywhere or in the entries alone; an old copy, of
+/// everything or of one table: each is shown to who exports evidence, looks an id up or reads the tiles, as
+/// the table's column says. A changed entry is named by its position to who reads it; to who verifies an
+/// export, the first finding is of a run that has it in it and lies between two marks, or between two signed
+/// heads where the tree has no hash but the row's own. Only of hashes of whole subtrees, of the head and of
+/// checkpoints an error may tell no position, and of a change of keys that is pruned, a finding. Old copies
+/// of everything are told as a rollback. Between any two changes the log's own exports, whole and partial,
+/// raise no alarm.
 pub async fn what_is_changed_in_the_tables_is_found<H: TamperingHarness>() {
     let (trial, workers) = Trial::<H>::begin().await;
     let (mut found, mut refused) = (BTreeSet::new(), BTreeSet::new());
@@ -322,7 +326,8 @@ pub async fn what_is_changed_in_a_bundle_is_found<H: TamperingHarness>() {
 
 /// One byte of any file of an archived segment; files that are dropped or another segment's; entries that
 /// are dropped from it, or have disclosures of another: each is a finding, or makes the segment
-/// unreadable, and names the file, a position or a line.
+/// unreadable, and names the file, a position or a line. What segments say of each other is the command's
+/// to verify, and is tested there.
 pub async fn what_is_changed_in_an_archive_is_found<H: TamperingHarness>() {
     let (trial, workers) = Trial::<H>::begin().await;
     let segments = trial.segments().await;
