@@ -83,6 +83,9 @@ pub(super) const KINDS: &[Times<Kind>] = &[
     (Kind::RolledBackOne(Holds::Subtrees), 1, 1),
 ];
 
+/// How many entries a bundle has.
+const WIDTH: u64 = FULL_WIDTH as u64;
+
 /// What a store says of a head that an old copy has, beside a newer checkpoint.
 const SMALLER: &str = "the log is smaller than its newest checkpoint";
 
@@ -132,7 +135,7 @@ impl Change {
             replacements,
             shown,
             places: Vec::new(),
-            run: u64::from(FULL_WIDTH),
+            run: WIDTH,
             exactly: None,
             is_gone: false,
             has_no_position: false,
@@ -181,9 +184,8 @@ impl Change {
             Some((from, _)) if self.is_gone => self.places[0].start == from,
             // A mark of hashes that the entries don't have is told where it stands, behind them.
             Some((_, at)) if finding.code == Code::Mark => {
-                let is_behind = |place: &Range<u64>| {
-                    place.start <= at && at < place.end - 1 + u64::from(FULL_WIDTH)
-                };
+                let is_behind =
+                    |place: &Range<u64>| place.start <= at && at < place.end - 1 + WIDTH;
                 self.places.iter().any(is_behind)
             }
             Some((from, to)) => {
@@ -314,21 +316,22 @@ impl<H: TamperingHarness> Trial<H> {
         let rows = self.rows_of(Holds::Subtrees).1;
         let lowest = rows.iter().map(|row| table.number(row, "level")).min();
         let level = table.number(row, "level") - lowest.unwrap_or(0) + 1;
-        let width = u64::from(FULL_WIDTH).pow(level as u32);
+        let width = WIDTH.pow(level as u32);
         let idx = table.number(row, "idx");
         idx * width..(idx + 1) * width
     }
 
     /// The positions that a row is about.
     fn places(&self, holds: Holds, table: &Table, row: &Row) -> Vec<Range<u64>> {
-        match holds {
-            Holds::Head | Holds::Checkpoints => Vec::new(),
-            Holds::Subtrees => vec![self.covered(table, row)],
+        let place = match holds {
+            Holds::Head | Holds::Checkpoints => None,
+            Holds::Subtrees => Some(self.covered(table, row)),
             _ => {
                 let seq = table.number(row, "seq");
-                vec![seq..seq + 1]
+                Some(seq..seq + 1)
             }
-        }
+        };
+        place.into_iter().collect()
     }
 
     /// The signed heads that bound where an entry is wrong of which the tree has no hash but the row's own:
@@ -336,7 +339,7 @@ impl<H: TamperingHarness> Trial<H> {
     fn heads(&self, places: &[Range<u64>]) -> Vec<u64> {
         let (ids, _) = self.rows_of(Holds::Ids);
         let has_hashes = ids.columns[ids.place("leaf_hash")].1 == Shown::Tiles;
-        let complete = self.size() / u64::from(FULL_WIDTH) * u64::from(FULL_WIDTH);
+        let complete = self.size() / WIDTH * WIDTH;
         if has_hashes || places.iter().all(|place| place.end <= complete) {
             return Vec::new();
         }
@@ -444,7 +447,7 @@ impl<H: TamperingHarness> Trial<H> {
             places: self.places(holds, table, row),
             run: match holds {
                 Holds::Entries => 1,
-                _ => u64::from(FULL_WIDTH),
+                _ => WIDTH,
             },
             explains: self.says(table, row),
             has_no_position: holds == Holds::Subtrees,
@@ -687,7 +690,7 @@ impl<H: TamperingHarness> Trial<H> {
             // What has come since isn't there.
             Some(holds) => Change {
                 has_no_position: holds == Holds::Subtrees,
-                places: vec![size / u64::from(FULL_WIDTH) * u64::from(FULL_WIDTH)..self.size()],
+                places: std::iter::once(size / WIDTH * WIDTH..self.size()).collect(),
                 ..change
             },
         })
