@@ -445,6 +445,7 @@ macro_rules! tampering {
             what_is_changed_in_the_tables_is_found,
             what_is_changed_in_a_bundle_is_found,
             what_is_changed_in_an_archive_is_found,
+            an_untouched_export_raises_no_alarm,
         );
     };
 }

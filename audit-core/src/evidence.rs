@@ -788,10 +788,17 @@ impl Export {
     /// Where rows are missing up to a position, their leaf hashes stand for them: that nothing
     /// explains it is for the verifier to find.
     async fn fill(&mut self, to: u64) -> Result<()> {
+        let first = self.gap.end();
         while self.gap.end() < to {
             let from = self.gap.end();
             let range = from..to.min(from + HASHES);
-            for hash in self.store.hashes(&self.scope, 0, range).await? {
+            let hashes = self.store.hashes(&self.scope, 0, range).await;
+            let hashes = hashes.map_err(|error| match error.kind() {
+                // Of some of them the tree may have hashes.
+                ErrorKind::Corrupt => error.with_position(first),
+                _ => error,
+            })?;
+            for hash in hashes {
                 self.gap.push(hash);
             }
         }

@@ -297,10 +297,6 @@ impl Signing {
     /// # Errors
     /// [`ErrorKind::Corrupt`] with the position of the first entry that says otherwise.
     async fn check_course(&self, store: &dyn LogStore, scope: &TenantScope) -> Result<()> {
-        let mut said = Vec::new();
-        let filter = Filter::new().action("log.key").action("log.epoch");
-        each_control_entry(store, scope, &filter, |entry| said.push(entry.seq)).await?;
-        // Read behind the entries, with which it is written.
         let course = self.course(scope).await?;
         for change in &course.changes {
             check_change(store, scope, change).await?;
@@ -308,6 +304,11 @@ impl Signing {
         for start in &course.epochs {
             check_epoch(store, scope, start).await?;
         }
+        let mut said = Vec::new();
+        let filter = Filter::new().action("log.key").action("log.epoch");
+        each_control_entry(store, scope, &filter, |entry| said.push(entry.seq)).await?;
+        // Read once more behind the entries, with which it is written.
+        let course = self.course(scope).await?;
         let changes = course.changes.iter().map(|change| change.seq);
         let kept: Vec<u64> = changes
             .chain(course.epochs.iter().map(|start| start.seq))

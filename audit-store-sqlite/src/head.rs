@@ -99,23 +99,27 @@ fn leaf_hashes(conn: &Connection, no: i64, size: u64, range: Range<u64>) -> Resu
         let first = range.start / TILE;
         let mut statement = conn
             .prepare_cached(
-                "SELECT hashes FROM tiles
+                "SELECT idx, hashes FROM tiles
                  WHERE tenant = ?1 AND level = 0 AND idx >= ?2 AND idx <= ?3 ORDER BY idx",
             )
             .map_err(from_sqlite)?;
         let mut rows = statement
             .query(params![no, first as i64, ((tiled - 1) / TILE) as i64])
             .map_err(from_sqlite)?;
-        let mut begin = first * TILE;
-        while let Some(row) = rows.next().map_err(from_sqlite)? {
-            let blob = row.get_ref(0).map_err(from_sqlite)?;
-            let (hashes, _) = blob.as_blob().unwrap_or_default().as_chunks::<32>();
+        for begin in (first * TILE..tiled).step_by(TILE as usize) {
+            let missing = || missing().with_position(begin.max(range.start));
+            let row = rows.next().map_err(from_sqlite)?.ok_or_else(missing)?;
+            let blob = row.get_ref(1).map_err(from_sqlite)?;
+            let (hashes, rest) = blob.as_blob().unwrap_or_default().as_chunks::<32>();
+            let is_it = row::position(row, 0).map_err(from_sqlite)? == begin / TILE;
+            if !is_it || hashes.len() as u64 != TILE || !rest.is_empty() {
+                return Err(missing());
+            }
             for (seq, hash) in (begin..).zip(hashes) {
                 if range.contains(&seq) {
                     found.push(Hash(*hash));
                 }
             }
-            begin += TILE;
         }
     }
     let rest = range.start.max(tiled);

@@ -266,7 +266,8 @@ fn look_up(conn: &Connection, no: i64, head: &Head, id: EventId) -> Result<Looku
         .and_then(|mut statement| {
             statement
                 .query_row(params![no, id.as_uuid().as_bytes()], |r| {
-                    Ok((row::position(r, 0)?, row::time(r, 1)?, row::hash(r, 2)?))
+                    let entry = row::time(r, 1).and_then(|at| Ok((at, row::hash(r, 2)?)));
+                    Ok((row::position(r, 0)?, entry))
                 })
                 .optional()
         })
@@ -274,13 +275,15 @@ fn look_up(conn: &Connection, no: i64, head: &Head, id: EventId) -> Result<Looku
     match (known, head.pruned_by) {
         (None, _) => Ok(Lookup::Missing),
         (Some((seq, ..)), Some(by)) if seq < head.pruned_below => Ok(Lookup::Pruned { by }),
-        (Some((seq, created_at, leaf_hash)), _) => {
+        (Some((seq, entry)), _) => {
+            let corrupt = || Error::corrupt(head.tenant, seq);
+            let (created_at, leaf_hash) = entry.map_err(|e| corrupt().with_source(e))?;
             let found = entry_at(conn, no, head.tenant, seq)?.filter(|entry| {
                 (entry.id, entry.created_at, entry.leaf_hash) == (id, created_at, leaf_hash)
             });
             match found {
                 Some(entry) => Ok(Lookup::Found(Box::new(entry))),
-                None => Err(Error::corrupt(head.tenant, seq)),
+                None => Err(corrupt()),
             }
         }
     }

@@ -3,7 +3,7 @@
 use audit_core::tlog::evidence::{Composer, EvidenceLine, LeafData, Manifest, Record};
 use audit_core::tlog::tile::FULL_WIDTH;
 use audit_core::tlog::verify::{Code, Finding};
-use audit_core::{Group, Hash};
+use audit_core::{Group, Hash, Timestamp};
 
 use super::trial::Trial;
 use super::{TamperingHarness, Times, Verdict};
@@ -30,6 +30,8 @@ pub(super) enum Kind {
     PartOfEntries,
     /// Groups are left out of an export that calls itself a part.
     PartOfGroups,
+    /// The whole export calls itself a part, and hides nothing.
+    Relabelled,
     /// A disclosure of another entry, or of another group of the same one.
     Disclosure,
 }
@@ -44,6 +46,7 @@ pub(super) const KINDS: &[Times<Kind>] = &[
     (Kind::Old, 3, 3),
     (Kind::PartOfEntries, 5, 30),
     (Kind::PartOfGroups, 5, 30),
+    (Kind::Relabelled, 5, 30),
     (Kind::Disclosure, 10, 60),
 ];
 
@@ -94,6 +97,16 @@ pub(super) fn entry<'a>(line: &'a str) -> EvidenceLine<'a> {
 
 fn is_control(entry: &EvidenceLine<'_>) -> bool {
     LeafData::parse(&entry.leaf).is_ok_and(|leaf| leaf.control.is_some())
+}
+
+/// A filter that has a condition.
+fn another_filter(random: &mut Random, size: u64) -> String {
+    loop {
+        let filter = random.filter(&[Timestamp::MIN, Timestamp::MAX], size);
+        if !filter.is_empty() {
+            return filter.to_json();
+        }
+    }
 }
 
 /// Writes the stream anew, with another manifest, and the hashes for some entries in their place.
@@ -219,9 +232,8 @@ impl<H: TamperingHarness> Trial<H> {
                 if [&one, &two].iter().any(|entry| is_control(entry)) {
                     return Verdict::None;
                 }
-                let part = |manifest: &mut Manifest| {
-                    manifest.filter = Some("{\"severity\":[\"INFO\"]}".to_owned());
-                };
+                let filter = another_filter(random, self.size());
+                let part = |manifest: &mut Manifest| manifest.filter = Some(filter);
                 let hidden = [seq, two.seq];
                 let changed = recomposed(&lines, part, &hidden, &self.hashes, &[]);
                 self.part(&changed)
@@ -234,6 +246,17 @@ impl<H: TamperingHarness> Trial<H> {
                 }
                 let part = |manifest: &mut Manifest| manifest.withheld.clone_from(&groups);
                 let changed = recomposed(&lines, part, &[], &self.hashes, &groups);
+                self.part(&changed)
+            }
+            Kind::Relabelled => {
+                let mut groups = Group::ALL.to_vec();
+                groups.retain(|_| random.one_in(3));
+                let filter = another_filter(random, self.size());
+                let part = |manifest: &mut Manifest| match groups.is_empty() {
+                    true => manifest.filter = Some(filter),
+                    false => manifest.withheld = groups,
+                };
+                let changed = recomposed(&lines, part, &[], &self.hashes, &[]);
                 self.part(&changed)
             }
             Kind::Disclosure => {
@@ -259,7 +282,7 @@ impl<H: TamperingHarness> Trial<H> {
         let report = self.judge(lines, false);
         match report.findings.first() {
             None => Verdict::Wrong("not found".into()),
-            Some(first) if is_it(first) => Verdict::Found,
+            Some(first) if is_it(first) => Verdict::Found(format!("finding {}", first.code)),
             Some(_) => Verdict::Wrong(format!("not where it is: {:#?}", report.findings)),
         }
     }

@@ -266,6 +266,13 @@ async fn pages(store: &dyn LogStore, notices: &Notices, scope: &TenantScope, siz
             70.0,
             12,
         ),
+        (
+            "changes of keys and of the epoch",
+            Filter::new().action("log.key").action("log.epoch"),
+            first.ascending(),
+            0.0,
+            12,
+        ),
     ];
     for (name, filter, page, most, partitions) in cases {
         drop(store.list(scope, &filter, &page).await);
