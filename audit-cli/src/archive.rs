@@ -1,13 +1,15 @@
 //! One tenant's part of an archive: segments, of which each is an evidence folder.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::thread::available_parallelism;
 
 use audit_tlog::folder::{CHECKPOINTS, MANIFEST, SegmentName};
-use audit_tlog::verify::{Code, Explanation, Finding, Options, Report, verify_blocks};
-use audit_tlog::{Checkpoint, HeadOpening, InclusionProof, Note};
+use audit_tlog::verify::{Code, Cosigned, Explanation, Finding, Options, Report, verify_blocks};
+use audit_tlog::{Checkpoint, HeadOpening, InclusionProof, Note, VerifyingKey};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -15,7 +17,7 @@ use crate::args::VerifyArgs;
 use crate::bundle::{self, unreadable};
 use crate::failure::{Failure, Outcome};
 use crate::present::Out;
-use crate::verify::Known;
+use crate::verify::{self, Known};
 
 /// How many findings, and entries that explain what is erased, are listed; all are counted.
 const LISTED: usize = 100;
@@ -27,9 +29,21 @@ pub(crate) fn segments(path: &Path) -> Result<Option<BTreeSet<SegmentName>>, Fai
         return Ok(None);
     }
     let mut names = BTreeSet::new();
+    let mut tenants = 0;
     for entry in fs::read_dir(path).map_err(|e| unreadable(path, e))? {
         let entry = entry.map_err(|e| unreadable(path, e))?;
-        names.extend(entry.file_name().to_str().and_then(SegmentName::parse));
+        let name = entry.file_name();
+        let name = name.to_str();
+        names.extend(name.and_then(SegmentName::parse));
+        tenants += usize::from(name.is_some_and(|name| Uuid::try_parse(name).is_ok()));
+    }
+    if names.is_empty() && tenants > 0 {
+        let what = format!(
+            "{} is an archive: name a tenant's folder in it",
+            path.display()
+        );
+        let error = io::Error::new(io::ErrorKind::IsADirectory, "it has one for each tenant");
+        return Err(Failure::Local(what, error));
     }
     Ok((!names.is_empty()).then_some(names))
 }
@@ -52,6 +66,10 @@ struct Verdict {
     key_trusted: bool,
     /// The sizes of the checkpoints that a segment was compared with.
     compared: BTreeSet<u64>,
+    /// Those of them that the caller knew.
+    known: BTreeSet<u64>,
+    /// What witnesses vouch for: of each the largest size.
+    cosigned: Vec<Cosigned>,
     /// The segments that were read, and the sizes of their checkpoints.
     sizes: Vec<(SegmentName, u64)>,
     /// The sizes of checkpoints that a segment under a larger one continues.
@@ -108,13 +126,16 @@ pub(crate) fn verify(
     continues(&mut verdict);
     let proved = known.head_proofs.iter().filter_map(proved_size);
     for size in known.checkpoints.iter().filter_map(size).chain(proved) {
-        if !verdict.compared.contains(&size) {
+        if verdict.compared.contains(&size) {
+            verdict.known.insert(size);
+        } else {
             verdict.warnings.push(format!(
                 "the known head of size {size} was not compared: no segment reaches it, or it lies \
                  within a gap"
             ));
         }
     }
+    witnessed(&mut verdict, &args.witness);
     if whole.is_empty() {
         let detail = "none of its segments was written to the end".to_owned();
         verdict.add("archive", Finding::at(Code::Missing, None, detail));
@@ -131,6 +152,24 @@ pub(crate) fn verify(
         // A reader that has seen enough doesn't change the verdict.
         Err(failure) if !failure.is_closed_pipe() => Err(failure),
         _ => Ok(outcome),
+    }
+}
+
+/// Keeps of each witness the largest size for which it vouches in any segment, and of that the earliest time.
+fn witnessed(verdict: &mut Verdict, witnesses: &[VerifyingKey]) {
+    let found = std::mem::take(&mut verdict.cosigned);
+    for witness in witnesses {
+        let own = found.iter().filter(|one| one.witness == witness.name());
+        match own.max_by_key(|one| (one.size, Reverse(one.time))) {
+            Some(best) => verdict.cosigned.push(best.clone()),
+            None => {
+                let name = witness.name();
+                let detail = format!(
+                    "{name} cosigned no segment's head and no head proof that was compared"
+                );
+                verdict.add("archive", Finding::at(Code::Witness, None, detail));
+            }
+        }
     }
 }
 
@@ -196,10 +235,7 @@ fn segment(
         known: others.chain(checkpoints).cloned().collect(),
         head_proofs: proofs.cloned().collect(),
         keys: args.key.clone(),
-        witnesses: match is_newest {
-            true => args.witness.clone(),
-            false => Vec::new(),
-        },
+        witnesses: args.witness.clone(),
         max_findings: LISTED,
         // As many as a segment can have.
         max_holes: usize::MAX,
@@ -214,9 +250,13 @@ fn segment(
         }
     };
     for one in opened.findings.iter().chain(&report.findings) {
-        verdict.add(name, one.clone());
+        // Any segment's head may be the one that a witness cosigned.
+        if one.code != Code::Witness {
+            verdict.add(name, one.clone());
+        }
     }
     verdict.findings_total += report.findings_total - report.findings.len() as u64;
+    verdict.cosigned.extend(report.cosigned.iter().cloned());
 
     let filter = name.filter();
     if manifest.filter.as_deref() != Some(filter.as_str()) {
@@ -350,6 +390,12 @@ fn to_json(verdict: &Verdict, is_partial: bool) -> String {
         "key_trusted": verdict.key_trusted && newest.is_some(),
         "partial": is_partial,
         "compared": verdict.compared,
+        "known": verdict.known,
+        "cosigned": verdict
+            .cosigned
+            .iter()
+            .map(|one| json!({"witness": one.witness, "time": one.time, "size": one.size}))
+            .collect::<Vec<_>>(),
         "findings": findings.collect::<Vec<_>>(),
         "findings_total": verdict.findings_total,
         "warnings": verdict.warnings,
@@ -375,7 +421,12 @@ fn present(out: &mut Out, verdict: &Verdict, is_partial: bool) -> Result<(), Fai
         if !verdict.key_trusted {
             line.push_str("; signed by a key that only the archive names");
         }
-        line.push_str("; a last segment that was removed can't be seen");
+        match verdict.known.last() {
+            Some(size) => line.push_str(&format!(
+                "; of a log that reaches at least up to size {size}"
+            )),
+            None => line.push_str("; a last segment that was removed can't be seen"),
+        }
     }
     out.text(&line)?;
     if let Some(newest) = &verdict.newest {
@@ -392,6 +443,7 @@ fn present(out: &mut Out, verdict: &Verdict, is_partial: bool) -> Result<(), Fai
         if let Some(key) = &newest.signed_by {
             out.text(&format!("Signed by {key}"))?;
         }
+        verify::present_known(out, &verdict.cosigned, &verdict.known)?;
     }
     let row = |name: &str, count: u64| vec![name.to_owned(), count.to_string()];
     let mut rows = vec![row("entries in the archive", verdict.entries)];

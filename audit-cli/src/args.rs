@@ -182,7 +182,7 @@ pub(crate) struct FieldArgs {
     #[arg(long)]
     pub(crate) severity: Option<Severity>,
     /// The actor
-    #[arg(long, alias = "user", value_name = "ID")]
+    #[arg(long, visible_alias = "user", value_name = "ID")]
     pub(crate) user_id: Option<String>,
     /// user, service, system, agent or anonymous
     #[arg(long, value_name = "TYPE")]
@@ -212,16 +212,16 @@ pub(crate) struct FieldArgs {
     #[arg(long)]
     pub(crate) user_agent: Option<String>,
     /// From where
-    #[arg(long, alias = "ip", value_name = "ADDRESS")]
+    #[arg(long, visible_alias = "ip", value_name = "ADDRESS")]
     pub(crate) ip_address: Option<IpAddr>,
     /// Why
     #[arg(long)]
     pub(crate) reason: Option<String>,
     /// The resource before
-    #[arg(long, alias = "before", value_name = "JSON")]
+    #[arg(long, visible_alias = "before", value_name = "JSON")]
     pub(crate) before_state: Option<String>,
     /// The resource after
-    #[arg(long, alias = "after", value_name = "JSON")]
+    #[arg(long, visible_alias = "after", value_name = "JSON")]
     pub(crate) after_state: Option<String>,
     /// Anything else
     #[arg(long, value_name = "JSON")]
@@ -249,7 +249,7 @@ pub(crate) struct FilterArgs {
     #[arg(long, value_name = "WORDS")]
     q: Option<String>,
     /// The actor
-    #[arg(long, alias = "user", value_name = "ID")]
+    #[arg(long, visible_alias = "user", value_name = "ID")]
     user_id: Vec<String>,
     /// The session
     #[arg(long, value_name = "ID")]
@@ -276,7 +276,7 @@ pub(crate) struct FilterArgs {
     #[arg(long)]
     outcome: Vec<Outcome>,
     /// From where
-    #[arg(long, alias = "ip", value_name = "ADDRESS")]
+    #[arg(long, visible_alias = "ip", value_name = "ADDRESS")]
     ip_address: Vec<IpAddr>,
     /// The request
     #[arg(long, value_name = "ID")]
@@ -371,7 +371,7 @@ pub(crate) struct TailArgs {
 #[command(next_help_heading = "Which entries")]
 pub(crate) struct TailFilterArgs {
     /// The actor
-    #[arg(long, alias = "user", value_name = "ID")]
+    #[arg(long, visible_alias = "user", value_name = "ID")]
     user_id: Vec<String>,
     /// The coarse operation, CREATE
     #[arg(long, value_name = "TYPE")]
@@ -699,6 +699,9 @@ pub(crate) struct PruneArgs {
     /// Why; the log keeps it
     #[arg(long)]
     pub(crate) reason: Option<String>,
+    /// Don't ask before entries are removed
+    #[arg(long, short)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -733,10 +736,13 @@ pub(crate) struct EraseArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct HeadArgs {
-    /// The head that witnesses cosigned, as the proof that it is in the deployment log; within the first
-    /// hour there is none
+    /// The newest head that is in the deployment log, as the proof of that with the cosignatures that there
+    /// are. A log's heads come in once an hour
     #[arg(long)]
     pub(crate) cosigned: bool,
+    /// The key that verifies the heads, for verify --key
+    #[arg(long, conflicts_with = "cosigned")]
+    pub(crate) key: bool,
 }
 
 #[derive(Debug, Args)]
@@ -772,7 +778,8 @@ pub(crate) struct VerifyArgs {
     /// A file with a checkpoint or a head proof that you have from elsewhere; the log has to continue it
     #[arg(long, value_name = "FILE", conflicts_with = "live")]
     pub(crate) known: Vec<PathBuf>,
-    /// The vkey of a witness that has to have cosigned the checkpoint, or a head proof given as --known
+    /// The vkey of a witness that has to have cosigned the checkpoint, or a head proof given as --known,
+    /// which head --cosigned prints
     #[arg(long, value_name = "VKEY", conflicts_with = "live")]
     pub(crate) witness: Vec<VerifyingKey>,
     /// The log's vkey, now or earlier, that you have from elsewhere; one of those given has to be its

@@ -50,6 +50,9 @@ pub(crate) async fn run(
                     "EXPIRES AT",
                     "LAST USED AT",
                 ];
+                if rows.is_empty() {
+                    out.hint("there is no key");
+                }
                 out.table(&head, rows)?;
             }
         }

@@ -36,6 +36,9 @@ pub(crate) async fn run(
                     "GIVEN UP AT",
                     "REASON",
                 ];
+                if letters.is_empty() {
+                    out.hint("no message was given up");
+                }
                 out.table(&head, rows.collect())?;
             }
         }

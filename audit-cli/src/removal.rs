@@ -33,6 +33,19 @@ pub(crate) async fn prune(
     };
     let mut request = PruneRequest::new(bound).dry_run(args.dry_run);
     request.reason = args.reason;
+    if !args.dry_run && !args.yes {
+        let asked = client
+            .prune(&PruneRequest::new(bound).dry_run(true))
+            .await?;
+        let question = format!(
+            "{} to remove. Remove them for good? [y/N] ",
+            entries(asked.entries)
+        );
+        if asked.entries > 0 && !agreed(&question).await? {
+            out.hint("nothing was removed");
+            return Ok(Outcome::Partial);
+        }
+    }
     let report = client.prune(&request).await?;
     if out.json {
         out.value(&report)?;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
 
-use audit_tlog::verify::{Options, Report, verify_blocks};
+use audit_tlog::verify::{Code, Cosigned, Options, Report, verify_blocks};
 use audit_tlog::{HeadOpening, InclusionProof, Note};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -93,6 +93,9 @@ impl Known {
                 let error = io::Error::new(io::ErrorKind::InvalidData, fault);
                 Failure::Local(format!("{} is no {what}", path.display()), error)
             };
+            if text.is_empty() {
+                return Err(unlike("head", "it is empty".into()));
+            }
             if text.starts_with("c2sp.org/tlog-proof") {
                 let proof = InclusionProof::parse(&text)
                     .map_err(|fault| unlike("head proof", fault.to_string()))?;
@@ -123,23 +126,13 @@ fn present(out: &mut Out, report: &Report) -> Result<(), Failure> {
     if let Some(key) = &report.signed_by {
         out.text(&format!("Signed by {key}"))?;
     }
-    for one in &report.cosigned {
-        let at = cosigned(one.time);
-        let size = one.size;
-        out.text(&format!(
-            "Cosigned by {} at {at}, up to size {size}",
-            one.witness
-        ))?;
-    }
+    present_known(out, &report.cosigned, &report.known)?;
     for one in &report.epochs {
         out.text(&format!(
             "Epoch {} since position {}, where the log was continued ({}): what was signed behind it \
              before is gone",
             one.epoch, one.seq, one.basis
         ))?;
-    }
-    for size in &report.known {
-        out.text(&format!("Continues the known head of size {size}"))?;
     }
     let row = |name: &str, count: u64| vec![name.to_owned(), count.to_string()];
     let (absent, groups) = (report.absent, report.groups);
@@ -149,7 +142,7 @@ fn present(out: &mut Out, report: &Report) -> Result<(), Failure> {
         ("entries withheld", absent.withheld),
         ("entries UNEXPLAINED", absent.unexplained),
         ("groups shown", groups.shown),
-        ("groups that never were", groups.never),
+        ("groups that the events don't have", groups.never),
         ("groups erased", groups.erased),
         ("groups pruned", groups.pruned),
         ("groups withheld", groups.withheld),
@@ -187,6 +180,11 @@ fn present(out: &mut Out, report: &Report) -> Result<(), Failure> {
             out.text(&format!("  {finding}"))?;
         }
         more(out, report.findings_total, report.findings.len())?;
+        if report.findings.iter().any(|one| one.code == Code::Rollback) {
+            out.text(
+                "  An export that was made before the known head looks like that, too: export again",
+            )?;
+        }
     }
     if !report.warnings.is_empty() {
         out.line("")?;
@@ -201,6 +199,26 @@ fn more(out: &mut Out, total: u64, listed: usize) -> Result<(), Failure> {
     let shown = listed.min(SHOWN) as u64;
     if total > shown {
         out.text(&format!("  and {} more (--json lists more)", total - shown))?;
+    }
+    Ok(())
+}
+
+/// What was compared: who vouches for the log, and which heads it continues.
+pub(crate) fn present_known<'s>(
+    out: &mut Out,
+    witnesses: &[Cosigned],
+    known: impl IntoIterator<Item = &'s u64>,
+) -> Result<(), Failure> {
+    for one in witnesses {
+        let at = cosigned(one.time);
+        let size = one.size;
+        out.text(&format!(
+            "Cosigned by {} at {at}, up to size {size}",
+            one.witness
+        ))?;
+    }
+    for size in known {
+        out.text(&format!("Continues the known head of size {size}"))?;
     }
     Ok(())
 }
@@ -262,9 +280,7 @@ fn first_line(report: &Report) -> String {
         ));
     }
     if known.is_none() && cosigned_at.is_none() {
-        line.push_str(
-            "; a tail that was cut off behind it can't be seen (--known or --witness finds it)",
-        );
+        line.push_str("; a tail that was cut off behind it can't be seen (--known finds it)");
     }
     line
 }

@@ -868,7 +868,8 @@ impl Verifier {
                 );
                 late.span(Code::Rollback, (manifest.size, at - 1), detail);
             } else if self.is_continued(at, &root, "head proof", report, late) {
-                let witnesses = head.cosigned.into_iter();
+                // Of an empty log nobody vouches for anything.
+                let witnesses = head.cosigned.into_iter().filter(|_| at > 0);
                 cosigned.extend(witnesses.map(|(key, time)| (key, at, time)));
             }
         }

@@ -25,7 +25,7 @@ fn archived() -> (TempDir, PathBuf) {
     for n in 0..3 {
         let resource = format!("doc-{n}");
         server.run(&["record", "VIEW", "doc", &resource]);
-        server.run(&["prune", "--before", "2999-01-01T00:00:00Z"]);
+        server.run(&["prune", "--yes", "--before", "2999-01-01T00:00:00Z"]);
     }
     let within = TempDir::new().unwrap();
     let at = within.path().join(server.tenant.to_string());
@@ -305,7 +305,7 @@ fn an_erased_person_is_nowhere_in_an_archive_that_verifies_and_says_by_which_ent
             fs::write(&event, body.to_string()).unwrap();
             server.run(&["record", "--file", event.to_str().unwrap()]);
         }
-        server.run(&["prune", "--before", "2999-01-01T00:00:00Z"]);
+        server.run(&["prune", "--yes", "--before", "2999-01-01T00:00:00Z"]);
     }
     let archive = server.folder.path().join("archive");
     let at = archive.join(server.tenant.to_string());
@@ -341,7 +341,7 @@ fn an_erased_person_is_nowhere_in_an_archive_that_verifies_and_says_by_which_ent
 
     // What is archived later continues all of them.
     server.run(&["record", "VIEW", "doc", "last"]);
-    server.run(&["prune", "--before", "2999-01-01T00:00:00Z"]);
+    server.run(&["prune", "--yes", "--before", "2999-01-01T00:00:00Z"]);
     let report = verify(&at, 0, &[]);
     assert_eq!(report["segments"], 4);
     assert_eq!(report["warnings"], Value::Array(Vec::new()));
@@ -361,7 +361,7 @@ fn of_an_archive_with_an_erased_entry_a_dropped_an_exchanged_and_an_old_segment_
         });
         fs::write(&event, body.to_string()).unwrap();
         server.run(&["record", "--file", event.to_str().unwrap()]);
-        server.run(&["prune", "--before", "2999-01-01T00:00:00Z"]);
+        server.run(&["prune", "--yes", "--before", "2999-01-01T00:00:00Z"]);
     }
     let at = server.folder.path().join("archive");
     let at = at.join(server.tenant.to_string());
@@ -417,7 +417,7 @@ fn a_deleted_tenants_whole_log_is_verified_from_its_archive() {
     for n in 0..3 {
         server.run(&["record", "VIEW", "doc", &format!("doc-{n}")]);
     }
-    server.run(&["prune", "--before", "2999-01-01T00:00:00Z"]);
+    server.run(&["prune", "--yes", "--before", "2999-01-01T00:00:00Z"]);
     server.run(&["record", "VIEW", "doc", "doc-3"]);
     let tenant = server.tenant.to_string();
     let refused = server.audit(&["tenants", "delete", &tenant]).assert();

@@ -216,10 +216,16 @@ fn what_is_erased_or_pruned_is_gone_and_said_to_be() {
     let before = "2999-01-01";
     let tried = &json_lines(&server.run(&["--json", "prune", "--before", before, "--dry-run"]))[0];
     assert_eq!(tried["dry_run"], true);
-    let pruned = &json_lines(&server.run(&["--json", "prune", "--before", before]))[0];
+    // Where nobody can be asked, nothing goes unless that is said.
+    let unasked = server
+        .audit(&["prune", "--before", before])
+        .assert()
+        .code(2);
+    assert!(text(&unasked.get_output().stderr).contains("--yes"));
+    let pruned = &json_lines(&server.run(&["--json", "prune", "--yes", "--before", before]))[0];
     assert_eq!(pruned["entries"], tried["entries"]);
     server.audit(&["get", id]).assert().code(1);
-    server.run(&["prune", "--older-than-days", "1"]);
+    server.run(&["prune", "--yes", "--older-than-days", "1"]);
 }
 
 #[test]

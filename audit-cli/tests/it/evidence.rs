@@ -88,10 +88,17 @@ fn a_head_that_was_kept_is_compared_with_a_later_export() {
     let (signed, cosigned, bundle) = (path("signed"), path("cosigned"), path("bundle"));
     std::fs::write(&signed, head(&server, &[], 1)).unwrap();
     let proof = head(&server, &["--cosigned"], 1);
+    let told = server.audit(&["head", "--cosigned"]).assert().success();
+    let told = text(&told.get_output().stderr).to_owned();
+    assert!(told.contains("no witness has cosigned"), "{told}");
+    let key = server.run(&["head", "--key"]);
+    let key = text(&key.stdout).trim_end().to_owned();
     std::fs::write(&cosigned, &proof).unwrap();
     server.run(&["record", "VIEW", "doc", "d2"]);
     server.run(&["export", "--evidence", &bundle]);
-    let arguments = ["verify", &bundle, "--known", &signed, "--known", &cosigned];
+    let arguments = [
+        "verify", &bundle, "--key", &key, "--known", &signed, "--known", &cosigned,
+    ];
     let verified = audit(&arguments).assert().code(0);
     let shown = text(&verified.get_output().stdout).to_owned();
     assert!(shown.contains("complete at least up to size 1"), "{shown}");
@@ -101,7 +108,11 @@ fn a_head_that_was_kept_is_compared_with_a_later_export() {
     // This bundle doesn't reach it.
     std::fs::write(&cosigned, head(&server, &["--cosigned"], 3)).unwrap();
     let refused = audit(&arguments).assert().code(1);
-    assert!(text(&refused.get_output().stdout).contains("(rollback)"));
+    let told = text(&refused.get_output().stdout).to_owned();
+    assert!(
+        told.contains("(rollback)") && told.contains("export again"),
+        "{told}"
+    );
     std::fs::write(&cosigned, proof.replacen("extra ", "extra A", 1)).unwrap();
     audit(&arguments).assert().code(2);
 }

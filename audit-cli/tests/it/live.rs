@@ -354,7 +354,7 @@ fn what_was_pruned_is_no_finding() {
     let server = world.server();
     record(&server, 600);
     world.follow(&server, 600);
-    server.run(&["prune", "--before", "2100-01-01"]);
+    server.run(&["prune", "--yes", "--before", "2100-01-01"]);
     record(&server, 1);
     let after = world.follow(&server, 602);
     assert_eq!(after["unexplained"], Value::Null);

@@ -247,6 +247,8 @@ impl Archiver {
         }
         let covered = |name: &SegmentName| name.to <= at && !stay.contains(name);
         let covered = leftovers.into_iter().filter(covered).collect();
+        // From here on others may have these alone.
+        tried.written.clear();
         self.discard_all(tenant, covered).await?;
         let below = at.min(end);
         store.advance(tenant, CONSUMER, true, below).await?;

@@ -130,9 +130,17 @@ impl Offboarding {
         let (inner, tenant) = (&self.log.inner, ending.tenant);
         let log = self.log.tenant(TenantScope::trusted(tenant, CONSUMER));
         let archiver = inner.archive.as_ref();
-        if let Some(archiver) = archiver {
+        match archiver {
             // What was archived before outlives the log that says what is erased of it.
-            archiver.follow(&log).await?;
+            Some(archiver) => {
+                archiver.follow(&log).await?;
+            }
+            None if inner.store.cursor(tenant, CONSUMER).await? > 0 => {
+                return Err(not_yet(
+                    "the log has an archive, which this process was not given",
+                ));
+            }
+            None => {}
         }
         let mut tombstone = self.tombstone(&log).await?;
         if ending.is_archived {
@@ -145,6 +153,12 @@ impl Offboarding {
                 }
                 at = archived.below;
             }
+        }
+        // What is erased from here on makes the log longer than the tombstone says.
+        if let Some(archiver) = archiver
+            && !archiver.has_followed(&log).await?
+        {
+            return Err(not_yet("what was erased has not left the archive yet"));
         }
         // Archiving takes its time, and what settles it counts from the end.
         tombstone.ended_at = inner.clock.now();

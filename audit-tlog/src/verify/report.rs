@@ -345,12 +345,12 @@ impl Report {
         self.known.iter().copied().max()
     }
 
-    /// When all witnesses that were asked for had cosigned, in seconds since the epoch, by the earliest
-    /// of their times: what the log had then, up to [`cosigned_size`](Self::cosigned_size), is there.
-    /// `None` when none was asked for.
+    /// When all witnesses that were asked for had cosigned, in seconds since the epoch, by the latest of
+    /// their times: up to [`cosigned_size`](Self::cosigned_size) the log was then what it is. `None` when
+    /// none was asked for.
     #[must_use]
     pub fn cosigned_at(&self) -> Option<u64> {
-        self.cosigned.iter().map(|one| one.time).min()
+        self.cosigned.iter().map(|one| one.time).max()
     }
 
     /// Up to which size all witnesses that were asked for vouch. `None` when none was asked for.
