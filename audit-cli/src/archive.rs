@@ -1,6 +1,5 @@
 //! One tenant's part of an archive: segments, of which each is an evidence folder.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -155,13 +154,13 @@ pub(crate) fn verify(
     }
 }
 
-/// Keeps of each witness the largest size for which it vouches in any segment, and of that the earliest time.
+/// Keeps of each witness the widest of its cosignatures in any segment.
 fn witnessed(verdict: &mut Verdict, witnesses: &[VerifyingKey]) {
     let found = std::mem::take(&mut verdict.cosigned);
     for witness in witnesses {
         let own = found.iter().filter(|one| one.witness == witness.name());
-        match own.max_by_key(|one| (one.size, Reverse(one.time))) {
-            Some(best) => verdict.cosigned.push(best.clone()),
+        match Cosigned::widest(own) {
+            Some(widest) => verdict.cosigned.push(widest.clone()),
             None => {
                 let name = witness.name();
                 let detail = format!(

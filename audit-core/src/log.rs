@@ -20,7 +20,7 @@ use crate::entry::{Entry, Receipt};
 use crate::erasure::{ErasureCount, ErasureJob, ErasureRequest, ErasureStore, Selection};
 use crate::error::{Error, ErrorKind, FieldFault, Result};
 use crate::event::Event;
-use crate::evidence::TiledLog;
+use crate::evidence::{TiledLog, not_yet};
 use crate::filter::Filter;
 use crate::group_commit::GroupCommit;
 use crate::guard::{Guard, Guarded, Sentry};
@@ -597,6 +597,19 @@ impl AuditLog {
 }
 
 impl Inner {
+    /// Who archives; none where nothing of a tenant is archived.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] where something was, by another process.
+    pub(crate) async fn archiver(&self, tenant: TenantId) -> Result<Option<&Archiver>> {
+        match &self.archive {
+            None if self.store.cursor(tenant, CONSUMER).await? > 0 => Err(not_yet(
+                "the log has an archive, which this process was not given",
+            )),
+            archiver => Ok(archiver.as_ref()),
+        }
+    }
+
     pub(crate) async fn cached_tenant(&self, id: TenantId) -> Result<Arc<Tenant>> {
         {
             let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);

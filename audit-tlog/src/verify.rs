@@ -32,7 +32,6 @@ mod pipeline;
 mod report;
 mod rules;
 
-use std::cmp::Reverse;
 use std::collections::HashSet;
 
 pub use check::Checked;
@@ -802,48 +801,44 @@ impl Verifier {
         if let Some(last) = last {
             let signers = self.options.witnesses.iter().filter_map(|witness| {
                 let signers = last.note.verify(std::slice::from_ref(witness)).ok()?;
-                Some((witness.clone(), size, signers.first()?.time?))
+                let time = signers.first()?.time?;
+                Some((witness.clone(), Cosigned::by(witness, time, size)))
             });
             cosigned.extend(signers);
         }
         self.judge_witnesses(&cosigned, report, late);
     }
 
-    /// For each witness that was asked for the largest of the sizes for which it vouches, and of its
-    /// times the earliest.
+    /// Keeps of each witness that was asked for the widest of its cosignatures.
     fn judge_witnesses(
         &self,
-        cosigned: &[(VerifyingKey, u64, u64)],
+        cosigned: &[(VerifyingKey, Cosigned)],
         report: &mut Report,
         late: &mut Findings,
     ) {
         for witness in &self.options.witnesses {
-            let own = cosigned.iter().filter(|(key, _, _)| key == witness);
-            let best = own.max_by_key(|(_, size, time)| (*size, Reverse(*time)));
-            let Some(&(_, size, time)) = best else {
-                let detail = format!(
-                    "{} cosigned neither the checkpoint nor a head proof that was compared",
-                    witness.name()
-                );
-                late.global(Code::Witness, detail);
-                continue;
-            };
-            report.cosigned.push(Cosigned {
-                witness: witness.name().to_owned(),
-                time,
-                size,
-            });
+            let own = cosigned.iter().filter(|(key, _)| key == witness);
+            match Cosigned::widest(own.map(|(_, one)| one)) {
+                Some(widest) => report.cosigned.push(widest.clone()),
+                None => {
+                    let detail = format!(
+                        "{} cosigned neither the checkpoint nor a head proof that was compared",
+                        witness.name()
+                    );
+                    late.global(Code::Witness, detail);
+                }
+            }
         }
     }
 
-    /// Compares the head proofs, and returns which witnesses vouch for which sizes at what times.
+    /// Compares the head proofs, and returns who cosigned those that the log continues.
     fn judge_head_proofs(
         &self,
         chain: &Chain,
         manifest: &Manifest,
         report: &mut Report,
         late: &mut Findings,
-    ) -> Vec<(VerifyingKey, u64, u64)> {
+    ) -> Vec<(VerifyingKey, Cosigned)> {
         let mut cosigned = Vec::new();
         if self.options.head_proofs.is_empty() {
             return cosigned;
@@ -870,7 +865,10 @@ impl Verifier {
             } else if self.is_continued(at, &root, "head proof", report, late) {
                 // Of an empty log nobody vouches for anything.
                 let witnesses = head.cosigned.into_iter().filter(|_| at > 0);
-                cosigned.extend(witnesses.map(|(key, time)| (key, at, time)));
+                cosigned.extend(witnesses.map(|(key, time)| {
+                    let one = Cosigned::by(&key, time, at);
+                    (key, one)
+                }));
             }
         }
         cosigned

@@ -13,6 +13,17 @@ use tempfile::TempDir;
 use crate::server::{Server, audit};
 use crate::{cloudtrail, text};
 
+fn record(server: &Server, event: &Value) {
+    let file = server.folder.path().join("event.json");
+    fs::write(&file, event.to_string()).unwrap();
+    server.run(&["record", "--file", file.to_str().unwrap()]);
+}
+
+/// Archives and prunes all that there is.
+fn prune(server: &Server) {
+    server.run(&["prune", "--yes", "--before", "2999-01-01T00:00:00Z"]);
+}
+
 /// The part of an archive that a server wrote, in three segments, with groups that were erased before.
 /// The server is gone.
 fn archived() -> (TempDir, PathBuf) {
@@ -25,7 +36,7 @@ fn archived() -> (TempDir, PathBuf) {
     for n in 0..3 {
         let resource = format!("doc-{n}");
         server.run(&["record", "VIEW", "doc", &resource]);
-        server.run(&["prune", "--yes", "--before", "2999-01-01T00:00:00Z"]);
+        prune(&server);
     }
     let within = TempDir::new().unwrap();
     let at = within.path().join(server.tenant.to_string());
@@ -293,7 +304,6 @@ fn holding(at: &Path, text: &str) -> Vec<PathBuf> {
 #[test]
 fn an_erased_person_is_nowhere_in_an_archive_that_verifies_and_says_by_which_entry() {
     let server = Server::archiving();
-    let event = server.folder.path().join("event.json");
     for n in 0..3 {
         for user in [PERSON, "bob"] {
             let body = json!({
@@ -302,10 +312,9 @@ fn an_erased_person_is_nowhere_in_an_archive_that_verifies_and_says_by_which_ent
                 "reason": user, "before_state": {"of": user}, "after_state": [user],
                 "metadata": user,
             });
-            fs::write(&event, body.to_string()).unwrap();
-            server.run(&["record", "--file", event.to_str().unwrap()]);
+            record(&server, &body);
         }
-        server.run(&["prune", "--yes", "--before", "2999-01-01T00:00:00Z"]);
+        prune(&server);
     }
     let archive = server.folder.path().join("archive");
     let at = archive.join(server.tenant.to_string());
@@ -341,7 +350,7 @@ fn an_erased_person_is_nowhere_in_an_archive_that_verifies_and_says_by_which_ent
 
     // What is archived later continues all of them.
     server.run(&["record", "VIEW", "doc", "last"]);
-    server.run(&["prune", "--yes", "--before", "2999-01-01T00:00:00Z"]);
+    prune(&server);
     let report = verify(&at, 0, &[]);
     assert_eq!(report["segments"], 4);
     assert_eq!(report["warnings"], Value::Array(Vec::new()));
@@ -351,7 +360,6 @@ fn an_erased_person_is_nowhere_in_an_archive_that_verifies_and_says_by_which_ent
 #[test]
 fn of_an_archive_with_an_erased_entry_a_dropped_an_exchanged_and_an_old_segment_are_told() {
     let server = Server::archiving();
-    let event = server.folder.path().join("event.json");
     for n in 0..3 {
         // The person's is in the middle one.
         let user = if n == 1 { PERSON } else { "bob" };
@@ -359,9 +367,8 @@ fn of_an_archive_with_an_erased_entry_a_dropped_an_exchanged_and_an_old_segment_
             "action_type": "UPDATE", "resource_type": "doc", "resource_id": n.to_string(),
             "user_id": user,
         });
-        fs::write(&event, body.to_string()).unwrap();
-        server.run(&["record", "--file", event.to_str().unwrap()]);
-        server.run(&["prune", "--yes", "--before", "2999-01-01T00:00:00Z"]);
+        record(&server, &body);
+        prune(&server);
     }
     let at = server.folder.path().join("archive");
     let at = at.join(server.tenant.to_string());
@@ -417,7 +424,7 @@ fn a_deleted_tenants_whole_log_is_verified_from_its_archive() {
     for n in 0..3 {
         server.run(&["record", "VIEW", "doc", &format!("doc-{n}")]);
     }
-    server.run(&["prune", "--yes", "--before", "2999-01-01T00:00:00Z"]);
+    prune(&server);
     server.run(&["record", "VIEW", "doc", "doc-3"]);
     let tenant = server.tenant.to_string();
     let refused = server.audit(&["tenants", "delete", &tenant]).assert();

@@ -14,7 +14,6 @@ use crate::erasure::{
     ErasureJob, ErasureMark, ErasureRequest, ErasureStep, ErasureStore, LATE_MICROS, Selection,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::evidence::not_yet;
 use crate::filter::Filter;
 use crate::id::{ErasureId, EventId, TenantId};
 use crate::log::{AuditLog, Inner, TenantLog};
@@ -202,15 +201,10 @@ impl<'a> Shelved<'a> {
     /// None where nothing is archived.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] where something was, by another process.
+    /// As [`Inner::archiver`].
     async fn of(log: &'a Arc<Inner>, job: &ErasureJob) -> Result<Option<Self>> {
-        let Some(archiver) = &log.archive else {
-            return match log.store.cursor(job.tenant, CONSUMER).await? {
-                0 => Ok(None),
-                _ => Err(not_yet(
-                    "the log has an archive, which this process was not given",
-                )),
-            };
+        let Some(archiver) = log.archiver(job.tenant).await? else {
+            return Ok(None);
         };
         // What nobody signs isn't archived either, or was by another process.
         if log.signing.is_none() && log.store.cursor(job.tenant, CONSUMER).await? == 0 {

@@ -129,18 +129,10 @@ impl Offboarding {
     async fn carry_out(&self, ending: &Ending) -> Result<()> {
         let (inner, tenant) = (&self.log.inner, ending.tenant);
         let log = self.log.tenant(TenantScope::trusted(tenant, CONSUMER));
-        let archiver = inner.archive.as_ref();
-        match archiver {
+        let archiver = inner.archiver(tenant).await?;
+        if let Some(archiver) = archiver {
             // What was archived before outlives the log that says what is erased of it.
-            Some(archiver) => {
-                archiver.follow(&log).await?;
-            }
-            None if inner.store.cursor(tenant, CONSUMER).await? > 0 => {
-                return Err(not_yet(
-                    "the log has an archive, which this process was not given",
-                ));
-            }
-            None => {}
+            archiver.follow(&log).await?;
         }
         let mut tombstone = self.tombstone(&log).await?;
         if ending.is_archived {

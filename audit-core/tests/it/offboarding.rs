@@ -12,7 +12,7 @@ use audit_core::tlog::folder::{LOG_ZST, MANIFEST, SegmentName};
 use audit_core::tlog::note::Note;
 use audit_core::{
     Archive, AuditLog, AuditLogBuilder, Clock as _, Error, ErrorKind, Event, EventId,
-    EventQueue as _, Filter, LogStore as _, ManualClock, Message, MessageKind,
+    EventQueue as _, Filter, LegalHold, LogStore as _, ManualClock, Message, MessageKind,
     OffboardingStore as _, Outbox as _, PageRequest, Query, Recorder as _, Result,
     SearchIndex as _, Signer, SubscribeRequest, TenantId, TenantScope, TenantStatus,
     TenantStore as _, Timestamp, Tombstone, WorkerStatus, Workers,
@@ -202,6 +202,15 @@ fn worker(workers: &Workers) -> WorkerStatus {
     all.find(|status| status.name == "offboarding").unwrap()
 }
 
+/// Asks for the end of the first tenant, and places a hold that keeps it there.
+async fn end_held(log: &AuditLog) -> LegalHold {
+    log.end_tenant(tenant(1), "admin", None, true)
+        .await
+        .unwrap();
+    let held = log.place_hold(tenant(1), None, "case 7", "counsel", None);
+    held.await.unwrap()
+}
+
 async fn kill(workers: Workers, log: AuditLog) {
     workers.shutdown(Duration::ZERO).await;
     drop(log);
@@ -343,11 +352,7 @@ async fn the_next_try_goes_on_behind_what_lies_in_the_archive() {
     let stage = Stage::new();
     let log = stage.builder().segment_entries(10).build();
     stage.record(&log, 1, 300).await;
-    log.end_tenant(tenant(1), "admin", None, true)
-        .await
-        .unwrap();
-    let held = log.place_hold(tenant(1), None, "case 7", "counsel", None);
-    let held = held.await.unwrap();
+    let held = end_held(&log).await;
     let workers = log.start();
     eventually(async || worker(&workers).last_error).await;
     assert_eq!(stage.archived(1).await, 302);
@@ -374,11 +379,7 @@ async fn a_process_killed_before_the_end_leaves_it_to_the_next_one() {
     let stage = Stage::new();
     let log = stage.log();
     stage.record(&log, 1, 20).await;
-    log.end_tenant(tenant(1), "admin", None, true)
-        .await
-        .unwrap();
-    let held = log.place_hold(tenant(1), None, "case 7", "counsel", None);
-    let held = held.await.unwrap();
+    let held = end_held(&log).await;
     let workers = log.start();
     let told = eventually(async || worker(&workers).last_error).await;
     assert!(told.contains("case 7"), "{told}");

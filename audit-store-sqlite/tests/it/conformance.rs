@@ -10,10 +10,10 @@ use audit_core::ManualClock;
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 use tempfile::TempDir;
 
-struct Files {
-    folder: TempDir,
-    clock: Arc<ManualClock>,
-    store: SqliteStore,
+pub(crate) struct Files {
+    pub(crate) folder: TempDir,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) store: SqliteStore,
 }
 
 impl Files {

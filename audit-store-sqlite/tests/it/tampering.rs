@@ -3,30 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_conformance::TamperingHarness;
 use audit_conformance::tampering::Shown::{Export, Lookup, Nobody, Reading, Tiles};
 use audit_conformance::tampering::{Cell, Holds, Replacement, Row, Table};
+use audit_conformance::{LogStoreHarness, TamperingHarness};
 use audit_core::ManualClock;
+use audit_store_sqlite::SqliteStore;
 use audit_store_sqlite::rusqlite::ffi::ErrorCode;
 use audit_store_sqlite::rusqlite::types::{Value, ValueRef};
 use audit_store_sqlite::rusqlite::{self, Connection, params_from_iter};
-use audit_store_sqlite::{SqliteOptions, SqliteStore};
-use tempfile::TempDir;
 
-struct File {
-    folder: TempDir,
-    clock: Arc<ManualClock>,
-    store: SqliteStore,
-}
+use crate::conformance::Files;
 
-impl File {
-    fn connect(&self) -> Connection {
-        let conn = Connection::open(self.folder.path().join("audit.db")).unwrap();
-        conn.busy_timeout(Duration::from_secs(20)).unwrap();
-        // Only the store's writer does this.
-        conn.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
-        conn
-    }
+fn connect(files: &Files) -> Connection {
+    let conn = Connection::open(files.folder.path().join("audit.db")).unwrap();
+    conn.busy_timeout(Duration::from_secs(20)).unwrap();
+    // Only the store's writer does this.
+    conn.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+    conn
 }
 
 fn columns(table: &Table) -> String {
@@ -85,7 +78,7 @@ fn cell(value: ValueRef<'_>) -> Cell {
     }
 }
 
-impl TamperingHarness for File {
+impl TamperingHarness for Files {
     type Store = SqliteStore;
 
     const TABLES: &'static [Table] = &[
@@ -220,15 +213,7 @@ impl TamperingHarness for File {
     ];
 
     async fn open() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let clock = audit_conformance::clock();
-        let options = SqliteOptions::new().clock(clock.clone());
-        let store = SqliteStore::open(folder.path().join("audit.db"), options).unwrap();
-        Self {
-            folder,
-            clock,
-            store,
-        }
+        <Self as LogStoreHarness>::open().await
     }
 
     fn store(&self) -> &SqliteStore {
@@ -240,7 +225,7 @@ impl TamperingHarness for File {
     }
 
     async fn rows(&self, table: &'static Table) -> Vec<Row> {
-        let conn = self.connect();
+        let conn = connect(self);
         let mut listed: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
         listed.sort_unstable();
         let found = conn
@@ -267,7 +252,7 @@ impl TamperingHarness for File {
     }
 
     async fn replace(&self, replacements: &[Replacement]) -> bool {
-        let mut conn = self.connect();
+        let mut conn = connect(self);
         match replaced(&mut conn, Self::TABLES, replacements) {
             Ok(()) => true,
             Err(error) => match error.sqlite_error_code() {
@@ -278,4 +263,4 @@ impl TamperingHarness for File {
     }
 }
 
-audit_conformance::tampering!(File);
+audit_conformance::tampering!(Files);

@@ -1,5 +1,6 @@
 //! What a verification found.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::ops::Range;
 
@@ -8,6 +9,7 @@ use uuid::Uuid;
 
 use crate::control::Basis;
 use crate::leaf::{Group, Hash};
+use crate::note::VerifyingKey;
 use crate::time::Timestamp;
 
 macro_rules! codes {
@@ -281,6 +283,23 @@ pub struct Cosigned {
     pub time: u64,
     /// The size that the log had then at least, and up to which it is what it was.
     pub size: u64,
+}
+
+impl Cosigned {
+    pub(super) fn by(witness: &VerifyingKey, time: u64, size: u64) -> Self {
+        Self {
+            witness: witness.name().to_owned(),
+            time,
+            size,
+        }
+    }
+
+    /// Of cosignatures of one witness that of the largest size, and of those the earliest; `None` of none.
+    #[must_use]
+    pub fn widest<'a>(of: impl IntoIterator<Item = &'a Self>) -> Option<&'a Self> {
+        of.into_iter()
+            .max_by_key(|one| (one.size, Reverse(one.time)))
+    }
 }
 
 /// What a verification found.

@@ -323,16 +323,23 @@ impl Outcome {
     }
 
     fn print(&self, what: &str) {
-        let millis = |q| self.latency.value_at_quantile(q) as f64 / 1_000.0;
+        let (rate, waits) = (self.rate(), waits(&self.latency));
         println!(
-            "{what}: {:.0} events/s, p50 {:.2} ms, p99 {:.2} ms, max {:.1} ms, {} refused",
-            self.rate(),
-            millis(0.5),
-            millis(0.99),
-            self.latency.max() as f64 / 1_000.0,
+            "{what}: {rate:.0} events/s, {waits}, {} refused",
             self.refused
         );
     }
+}
+
+/// How long the answers took.
+fn waits(latency: &Histogram<u64>) -> String {
+    let millis = |q| latency.value_at_quantile(q) as f64 / 1_000.0;
+    format!(
+        "p50 {:.2} ms, p99 {:.2} ms, max {:.1} ms",
+        millis(0.5),
+        millis(0.99),
+        latency.max() as f64 / 1_000.0
+    )
 }
 
 fn print_median(what: &str, mut rates: Vec<f64>) {
@@ -430,11 +437,13 @@ async fn make_tenants(target: &Target, tenants: u64) -> Result<Vec<String>, Fail
     for n in 0..tenants {
         let body = format!("{{\"name\":\"load {n}\"}}");
         let status = connection.call("POST", "/api/v1/tenants", &body).await?;
-        let tenant: serde_json::Value = serde_json::from_slice(&connection.body)?;
-        match tenant["id"].as_str() {
-            Some(id) if status == 201 => ids.push(id.to_owned()),
-            _ => return Err(format!("POST /api/v1/tenants answered {status}").into()),
-        }
+        let tenant = answer(&connection, status, 201)?;
+        ids.push(
+            tenant["id"]
+                .as_str()
+                .ok_or("a tenant has no id")?
+                .to_owned(),
+        );
     }
     Ok(ids)
 }
@@ -709,13 +718,8 @@ impl Others {
         self.over.store(true, Ordering::Relaxed);
         for (what, task) in self.tasks {
             let (done, refused, latency) = task.await??;
-            let millis = |q| latency.value_at_quantile(q) as f64 / 1_000.0;
-            println!(
-                "{what} meanwhile: {done}, p50 {:.2} ms, p99 {:.2} ms, longest {:.1} ms, {refused} refused",
-                millis(0.5),
-                millis(0.99),
-                latency.max() as f64 / 1_000.0,
-            );
+            let waits = waits(&latency);
+            println!("{what} meanwhile: {done}, {waits}, {refused} refused");
         }
         Ok(())
     }
