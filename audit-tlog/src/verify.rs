@@ -544,7 +544,9 @@ impl Verifier {
         let again = before.is_some_and(|last| last.size == mark.size && last.mark.is_some());
         if mark.size != self.next || self.next == 0 || again {
             let detail = format!("a mark of size {} at size {}", mark.size, self.next);
-            self.here(Code::Mark, None, detail);
+            // What is missing before a mark is seen here first.
+            let between = (mark.size > self.next).then(|| (self.next, mark.size - 1));
+            self.here(Code::Mark, between, detail);
             return;
         }
         let root = self.tree.root();

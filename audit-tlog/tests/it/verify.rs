@@ -272,6 +272,10 @@ fn lines_that_are_dropped_swapped_repeated_or_inserted_are_found_and_named() {
             let mark = matches!(Record::parse(line).unwrap(), Record::Mark(_));
             let report = judge(&changed, full());
             assert!(mark || !report.is_verified(), "seed {seed}: {line}");
+            if let Some(gone) = positions(line) {
+                let told = report.findings[0].positions;
+                assert_eq!(told, Some(gone), "seed {seed}: {:#?}", report.findings);
+            }
         }
     }
 }
