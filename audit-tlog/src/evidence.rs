@@ -826,34 +826,36 @@ pub fn check_disclosure(
     group: Group,
     text: &str,
 ) -> Result<Hash, DisclosureFault> {
-    let (_, named, value) = leaf::open_disclosure_with(buf, text).ok_or(DisclosureFault::Form)?;
+    let (_, named, value) = leaf::disclosed_parts(buf, text).ok_or(DisclosureFault::Form)?;
+    let keys: &[&str] = match group {
+        Group::Actor => &["user_id", "actor_type", "actor_name", "on_behalf_of"],
+        Group::Resource => &[
+            "resource_type",
+            "resource_id",
+            "resource_name",
+            "related_resources",
+        ],
+        Group::Context => &[
+            "session_id",
+            "request_id",
+            "trace_id",
+            "user_agent",
+            "ip_address",
+        ],
+        Group::Reason | Group::BeforeState | Group::AfterState | Group::Metadata => &[],
+    };
+    // Most objects are of strings without escapes, and need no other look.
+    if named == group && is_plain_object(value, keys) {
+        return Ok(sha256(text.as_bytes()));
+    }
+    if !leaf::is_value(value) {
+        return Err(DisclosureFault::Form);
+    }
     if named != group {
         return Err(DisclosureFault::Place(named));
     }
     let canonical = match group {
-        Group::Actor => is_object(
-            value,
-            &["user_id", "actor_type", "actor_name", "on_behalf_of"],
-        ),
-        Group::Resource => is_object(
-            value,
-            &[
-                "resource_type",
-                "resource_id",
-                "resource_name",
-                "related_resources",
-            ],
-        ),
-        Group::Context => is_object(
-            value,
-            &[
-                "session_id",
-                "request_id",
-                "trace_id",
-                "user_agent",
-                "ip_address",
-            ],
-        ),
+        Group::Actor | Group::Resource | Group::Context => is_object(value, keys),
         Group::Reason => is_string(value),
         // Raw JSON is kept as it was sent.
         Group::BeforeState | Group::AfterState | Group::Metadata => true,
@@ -867,6 +869,35 @@ pub fn check_disclosure(
 
 fn sha256(bytes: &[u8]) -> Hash {
     Hash(Sha256::digest(bytes).into())
+}
+
+/// Whether a text is an object of some of these keys in their order, at least one, without white space,
+/// and all its values are strings without escapes. Whatever is one is what [`is_object`] admits; what
+/// isn't may be.
+fn is_plain_object(text: &str, keys: &[&str]) -> bool {
+    let mut keys = keys.iter();
+    let mut rest = text;
+    let mut before = "{\"";
+    while let Some(member) = rest.strip_prefix(before) {
+        let Some((name, after)) = json::take_plain(member) else {
+            return false;
+        };
+        let value = after.strip_prefix(":\"").and_then(json::take_plain);
+        let Some((value, after)) = value else {
+            return false;
+        };
+        let canonical = match name {
+            "related_resources" => false,
+            "ip_address" => is_address_text(value),
+            _ => true,
+        };
+        if !canonical || !keys.any(|key| *key == name) {
+            return false;
+        }
+        rest = after;
+        before = ",\"";
+    }
+    before != "{\"" && rest == "}"
 }
 
 /// Whether valid JSON is an object of some of these keys in their order, at least one, without white
@@ -922,9 +953,10 @@ fn is_string(text: &str) -> bool {
 
 /// Whether a text is a string that holds an address as RFC 5952 prints it, IPv6 in hexadecimal.
 fn is_address(text: &str) -> bool {
-    let Ok(Cow::Borrowed(text)) = json::string(text) else {
-        return false;
-    };
+    matches!(json::string(text), Ok(Cow::Borrowed(text)) if is_address_text(text))
+}
+
+fn is_address_text(text: &str) -> bool {
     let address = text.parse::<std::net::IpAddr>();
     address.is_ok_and(|address| address.to_canonical() == address && address.to_string() == text)
 }
@@ -1047,7 +1079,7 @@ fn take(rest: &mut &str, text: &str) -> Result<(), LeafFault> {
 /// Goes past a text that has to come next, and takes what follows up to a quote, which stays.
 fn value<'a>(rest: &mut &'a str, before: &str) -> Result<&'a str, LeafFault> {
     take(rest, before)?;
-    let end = rest.find('"').ok_or(LeafFault::Shape)?;
+    let end = memchr::memchr(b'"', rest.as_bytes()).ok_or(LeafFault::Shape)?;
     let (value, after) = rest.split_at(end);
     *rest = after;
     Ok(value)
@@ -1111,5 +1143,47 @@ mod tests {
             compare(shorter);
         }
         assert!(taken > 1_000, "{taken}");
+    }
+
+    #[test]
+    fn what_is_taken_as_a_plain_object_is_one_that_is_admitted() {
+        let keys = &["a", "ip_address", "related_resources"];
+        let (mut taken, mut refused) = (0, 0);
+        for value in [
+            "{\"a\":\"x y\",\"ip_address\":\"10.0.0.1\"}",
+            "{\"ip_address\":\"::ffff:10.0.0.1\"}",
+            "{\"ip_address\":\"2001:db8::1\"}",
+            "{\"a\":\"\u{e9}\\u0000\"}",
+            "{\"a\":\"\",\"related_resources\":\"\"}",
+            "{\"a\":\"\",\"a\":\"\"}",
+            "{\"\":\"\"}",
+            "{}",
+        ] {
+            let mut compare = |bytes: Vec<u8>| {
+                let Ok(text) = std::str::from_utf8(&bytes) else {
+                    return;
+                };
+                if is_plain_object(text, keys) {
+                    taken += 1;
+                    assert!(leaf::is_value(text) && is_object(text, keys), "{text}");
+                } else {
+                    refused += 1;
+                }
+            };
+            for at in 0..value.len() {
+                for byte in 0..=u8::MAX {
+                    let mut changed = value.as_bytes().to_vec();
+                    changed[at] = byte;
+                    compare(changed);
+                    let mut longer = value.as_bytes().to_vec();
+                    longer.insert(at, byte);
+                    compare(longer);
+                }
+                let mut shorter = value.as_bytes().to_vec();
+                shorter.remove(at);
+                compare(shorter);
+            }
+        }
+        assert!(taken > 1_000 && refused > 1_000, "{taken}, {refused}");
     }
 }

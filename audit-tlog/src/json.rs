@@ -11,6 +11,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use memchr::memchr;
 use serde_json::value::RawValue;
 
 /// How many objects and arrays may be open at once within a raw JSON value. With what the log puts
@@ -209,18 +210,22 @@ pub fn string(raw: &str) -> Result<Cow<'_, str>, Fault> {
 /// it; `None` where there is none that the log admits.
 pub(crate) fn take_string(text: &str) -> Option<(Cow<'_, str>, &str)> {
     let inner = text.strip_prefix('"')?;
-    let bytes = inner.as_bytes();
-    let first = find(bytes, 0, Stop::Special);
-    let (decoded, end) = match bytes.get(first)? {
-        b'"' => (Cow::Borrowed(&inner[..first]), first),
-        // Leaf data with its quotes escaped is rarely longer.
-        b'\\' => {
-            let (decoded, end) = unescape_to_quote(inner, inner.len().min(1_024)).ok()?;
-            (Cow::Owned(decoded), end)
-        }
-        _ => return None,
-    };
-    Some((decoded, inner.get(end + 1..)?))
+    if let Some((plain, rest)) = take_plain(inner) {
+        return Some((Cow::Borrowed(plain), rest));
+    }
+    // Leaf data with its quotes escaped is rarely longer.
+    let (decoded, end) = unescape_to_quote(inner, inner.len().min(1_024)).ok()?;
+    Some((Cow::Owned(decoded), inner.get(end + 1..)?))
+}
+
+/// Takes what stands up to the closing quote of a string whose opening quote is gone, and what follows
+/// that; `None` where the string has an escape or isn't one.
+pub(crate) fn take_plain(text: &str) -> Option<(&str, &str)> {
+    let end = memchr(b'"', text.as_bytes())?;
+    let (inner, rest) = text.split_at(end);
+    // No way out of the loop: so it is done many bytes at a time.
+    let special = |found, byte| found | u8::from(byte == b'\\') | u8::from(byte < b' ');
+    (inner.bytes().fold(0, special) == 0).then(|| (inner, &rest[1..]))
 }
 
 /// Appends a JSON string literal, quotes included, escaped as RFC 8785 §3.2.2.2 says: `\b \t \n \f

@@ -425,6 +425,15 @@ pub fn open_disclosure_with<'b>(
     buf: &'b mut Vec<u8>,
     text: &str,
 ) -> Option<(Salt, Group, &'b str)> {
+    let (salt, group, value) = disclosed_parts(buf, text)?;
+    is_value(value).then_some((salt, group, value))
+}
+
+/// The parts of a disclosure, of which the value is whatever stands there.
+pub(crate) fn disclosed_parts<'b>(
+    buf: &'b mut Vec<u8>,
+    text: &str,
+) -> Option<(Salt, Group, &'b str)> {
     buf.clear();
     base64_simd::URL_SAFE_NO_PAD.decode_append(text, buf).ok()?;
     let decoded = std::str::from_utf8(buf).ok()?;
@@ -432,15 +441,16 @@ pub fn open_disclosure_with<'b>(
     let salt = Salt(decode(&base64_simd::URL_SAFE_NO_PAD, salt)?);
     let (name, rest) = rest.strip_prefix("\",\"")?.split_once('"')?;
     let value = rest.strip_prefix(',')?.strip_suffix(']')?;
-    let spaced = |b: &u8| matches!(b, b' ' | b'\t' | b'\n' | b'\r');
-    if value == "null"
-        || value.as_bytes().first().is_some_and(spaced)
-        || value.as_bytes().last().is_some_and(spaced)
-    {
-        return None;
-    }
-    json::check(value, json::MAX_DEPTH).ok()?;
     Some((salt, name.parse().ok()?, value))
+}
+
+/// Whether a text is JSON that a disclosure may have as its value.
+pub(crate) fn is_value(text: &str) -> bool {
+    let spaced = |b: &u8| matches!(b, b' ' | b'\t' | b'\n' | b'\r');
+    text != "null"
+        && !text.as_bytes().first().is_some_and(spaced)
+        && !text.as_bytes().last().is_some_and(spaced)
+        && json::check(text, json::MAX_DEPTH).is_ok()
 }
 
 /// What leaf data is made of. Defaults are filled in before.
@@ -515,7 +525,7 @@ impl Leaf<'_> {
             match digest {
                 Some(digest) => {
                     out.push('"');
-                    URL_SAFE_NO_PAD.encode_string(digest.0, out);
+                    base64_simd::URL_SAFE_NO_PAD.encode_append(digest.0, out);
                     out.push('"');
                 }
                 None => out.push_str("null"),
