@@ -126,7 +126,7 @@ pub struct AuditLogBuilder {
     deployment: Option<Arc<dyn DeploymentStore>>,
     witnesses: Vec<Arc<dyn Witness>>,
     deployment_every: Duration,
-    guard: Option<Arc<dyn Guard>>,
+    guard: Option<(Arc<dyn Guard>, Arc<dyn CheckpointStore>)>,
     retention: Arc<dyn RetentionStore>,
     offboarding: Arc<dyn OffboardingStore>,
     retention_every: Duration,
@@ -226,11 +226,12 @@ impl AuditLogBuilder {
     /// What remembers outside the database what was signed. Where it knows more than a log, or nothing of
     /// one that was signed, that log takes nothing more and is not signed until it was
     /// [recovered](AuditLog::recover): calls that add to it fail with
-    /// [`Unavailable`](ErrorKind::Unavailable). Without a [`signer`](Self::signer) it is not asked. None
-    /// by default: then nothing notices that an old copy of the database was restored.
+    /// [`Unavailable`](ErrorKind::Unavailable), with a [`signer`](Self::signer) and without. `checkpoints`
+    /// is where the log's checkpoints are kept, whoever signs them. None by default: then nothing notices
+    /// that an old copy of the database was restored.
     #[must_use]
-    pub fn guard(mut self, guard: Arc<dyn Guard>) -> Self {
-        self.guard = Some(guard);
+    pub fn guard(mut self, guard: Arc<dyn Guard>, checkpoints: Arc<dyn CheckpointStore>) -> Self {
+        self.guard = Some((guard, checkpoints));
         self
     }
 
@@ -267,8 +268,7 @@ impl AuditLogBuilder {
         let clock = Arc::clone(&self.clock);
         let mut store: Arc<dyn LogStore> = Arc::new(GroupCommit::new(self.store));
         let mut sentry = None;
-        if let (Some((_, kept)), Some(guard)) = (&self.signing, self.guard) {
-            let kept = Arc::clone(kept);
+        if let Some((guard, kept)) = self.guard {
             let own = Arc::new(Sentry::new(guard, kept, Arc::clone(&store)));
             store = Arc::new(Guarded::new(Arc::clone(&own)));
             sentry = Some(own);

@@ -304,6 +304,18 @@ pub enum StoreUrl {
     Memory,
 }
 
+/// What remembers outside the database what was signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GuardPlace {
+    /// A folder.
+    Folder(PathBuf),
+    /// A bucket, `s3://bucket/prefix`.
+    Bucket(String),
+    /// Nothing does.
+    Off,
+}
+
 /// How a PostgreSQL database is reached. The addresses have passwords in them and are not printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -450,8 +462,8 @@ pub struct Settings {
     pub witnesses: Vec<WitnessAddress>,
     /// How often the deployment log takes in what has grown and is signed.
     pub deployment_every: Duration,
-    /// The folder of the guard; none for the data folder's.
-    pub tlog_guard: Option<PathBuf>,
+    /// The guard; none for the data folder's.
+    pub tlog_guard: Option<GuardPlace>,
     /// The shared secret of tokens.
     pub jwt_secret: Option<Secret>,
     /// The public key of tokens, PEM, or the path of a file with it.
@@ -699,18 +711,23 @@ fn store(raw: &Raw) -> Result<StoreUrl, ConfigError> {
     Ok(store)
 }
 
-fn guard(raw: &Raw, store: &StoreUrl) -> Result<Option<PathBuf>, ConfigError> {
+fn guard(raw: &Raw, store: &StoreUrl) -> Result<Option<GuardPlace>, ConfigError> {
+    let refused = |why: &'static str| Err(refuse("AUDIT_TLOG_GUARD", why));
     match raw.tlog_guard.as_deref() {
         None => Ok(None),
-        Some(folder) if folder.is_empty() || folder.contains("://") => Err(refuse(
-            "AUDIT_TLOG_GUARD",
-            "the path of a folder is expected",
-        )),
-        Some(_) if *store == StoreUrl::Memory => Err(refuse(
-            "AUDIT_TLOG_GUARD",
-            "a store in memory has nothing to restore",
-        )),
-        Some(folder) => Ok(Some(PathBuf::from(folder))),
+        Some("off") => Ok(Some(GuardPlace::Off)),
+        Some(_) if *store == StoreUrl::Memory => {
+            refused("a store in memory has nothing to restore")
+        }
+        Some(url) if url.starts_with("s3://") => match cfg!(feature = "s3") {
+            false => refused("this build has no S3: build it with --features s3"),
+            true if url.contains('@') => refused(HAS_USER),
+            true => Ok(Some(GuardPlace::Bucket(url.to_owned()))),
+        },
+        Some(folder) if folder.is_empty() || folder.contains("://") => {
+            refused("the path of a folder, s3://bucket/prefix or off is expected")
+        }
+        Some(folder) => Ok(Some(GuardPlace::Folder(PathBuf::from(folder)))),
     }
 }
 
@@ -921,7 +938,8 @@ mod tests {
             ("AUDIT_DEPLOYMENT_EVERY", "0"),
             ("AUDIT_ARCHIVE_URL", "/var/archive"),
             ("AUDIT_ARCHIVE_URL", "s3://key:secret@bucket"),
-            ("AUDIT_TLOG_GUARD", "s3://bucket/guard"),
+            ("AUDIT_TLOG_GUARD", "s3://key:secret@bucket"),
+            ("AUDIT_TLOG_GUARD", "https://bucket/guard"),
             ("AUDIT_ROLES", "cook"),
             ("AUDIT_RATE_LIMIT", "0"),
             ("AUDIT_TRUSTED_PROXIES", "10.0.0.0/33"),

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use audit_core::tlog::checkpoint::Origin;
 use audit_core::tlog::note::SigningKey;
-use audit_core::{Clock as _, FolderGuard, Guard, Signer, SystemClock};
+use audit_archive::{ObjectGuard, ObjectOptions};
+use audit_core::{
+    Clock as _, Error, ErrorKind, FolderGuard, Guard, Signer, SystemClock,
+};
 
-use crate::config::{Settings, StoreUrl};
+use crate::config::{GuardPlace, Settings, StoreUrl};
 use crate::first_start::{self, FolderFault};
 
 /// The file of the data folder with the key, made when there is none.
@@ -31,6 +34,12 @@ pub enum SigningFault {
          audit.example.com/log"
     )]
     NoOrigin,
+    /// Several servers may sign, and none could notice what another one's restored copy lacks.
+    #[error(
+        "AUDIT_TLOG_GUARD: where servers share a database, name what remembers outside of it what was \
+         signed: a folder that all of them reach, or s3://bucket/prefix; or off"
+    )]
+    NoGuard,
     /// There is an archive, and nobody signs what would be in it.
     #[error(
         "AUDIT_ARCHIVE_URL: what is archived is signed: set AUDIT_TLOG_KEY, the same for all servers"
@@ -71,8 +80,7 @@ enum Named {
 }
 
 fn named(settings: &Settings) -> Result<Named, SigningFault> {
-    let shared = matches!(settings.store, StoreUrl::Postgres(_)) && settings.names_token_keys();
-    if settings.tlog_key.is_none() && shared {
+    if signs_nobody(settings) {
         return Ok(Named::Nobody);
     }
     let origin = match &settings.tlog_origin {
@@ -92,13 +100,23 @@ fn named(settings: &Settings) -> Result<Named, SigningFault> {
     })
 }
 
+/// Whether a database is shared and no key is.
+fn signs_nobody(settings: &Settings) -> bool {
+    let shared = matches!(settings.store, StoreUrl::Postgres(_)) && settings.names_token_keys();
+    settings.tlog_key.is_none() && shared
+}
+
 /// Whether the settings say who signs. Makes nothing.
 ///
 /// # Errors
-/// An origin that is missing, a key that can't be read, an archive without a key.
+/// An origin that is missing, a key that can't be read, an archive without a key, a shared database
+/// without a guard.
 pub fn check(settings: &Settings) -> Result<(), SigningFault> {
     if matches!(named(settings)?, Named::Nobody) && settings.archive_url.is_some() {
         return Err(SigningFault::NothingSigned);
+    }
+    if has_to_name_guard(settings) {
+        return Err(SigningFault::NoGuard);
     }
     // The data folder's are looked at when it is there.
     match settings.tlog_old_keys {
@@ -194,27 +212,51 @@ pub fn signer(settings: &Settings) -> Result<Option<Signer>, SigningFault> {
     Ok(Some(signer))
 }
 
-/// What remembers the heads that were signed, outside the database. By default in the data folder; none
-/// where a database is shared and the key is in the settings, since a folder of one server would know
-/// nothing of what another one signed; none in memory.
+/// What remembers the heads that were signed, outside the database, for whoever adds to the log, whether it
+/// signs or not. By default in the data folder; none in memory, and where nothing is named and nobody signs.
 ///
 /// # Errors
-/// A folder that can't be made.
+/// A folder that can't be made, a bucket that can't be used; [`ErrorKind::Refused`] naming
+/// `AUDIT_TLOG_GUARD` where a database is shared, the key is in the settings and nothing is named.
 pub fn guard(settings: &Settings) -> audit_core::Result<Option<Arc<dyn Guard>>> {
-    let shared = matches!(settings.store, StoreUrl::Postgres(_)) && settings.tlog_key.is_some();
     let folder = match (&settings.tlog_guard, settings.store.folder()) {
-        (Some(folder), _) => folder.clone(),
-        (None, Some(folder)) if !shared => folder.join(GUARD_FOLDER),
-        (None, _) => {
-            if shared {
-                tracing::warn!(
-                    "nothing notices that an old copy of the log was restored: AUDIT_TLOG_GUARD is not set"
-                );
-            }
+        (Some(GuardPlace::Off), _) => {
+            tracing::warn!(
+                "nothing notices that an old copy of the log was restored: AUDIT_TLOG_GUARD is off"
+            );
             return Ok(None);
         }
+        (Some(GuardPlace::Bucket(url)), _) => return bucket(url, settings).map(Some),
+        (Some(GuardPlace::Folder(folder)), _) => folder.clone(),
+        (None, _) if has_to_name_guard(settings) => {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                SigningFault::NoGuard.to_string(),
+            ));
+        }
+        (None, Some(folder)) if !signs_nobody(settings) => folder.join(GUARD_FOLDER),
+        (None, _) => return Ok(None),
     };
     Ok(Some(Arc::new(FolderGuard::open(folder)?)))
+}
+
+/// Whether there is no place for a guard but one that is named: a folder of one server knows nothing of
+/// what another one signed.
+fn has_to_name_guard(settings: &Settings) -> bool {
+    matches!(settings.store, StoreUrl::Postgres(_))
+        && settings.tlog_key.is_some()
+        && settings.tlog_guard.is_none()
+}
+
+fn bucket(url: &str, settings: &Settings) -> audit_core::Result<Arc<dyn Guard>> {
+    let unusable = |error: Error| {
+        Error::new(error.kind(), "AUDIT_TLOG_GUARD can't be used").with_source(error)
+    };
+    let mut options = ObjectOptions::new(url).map_err(unusable)?;
+    if let Some(file) = &settings.ca_file {
+        options = options.ca_file(file);
+    }
+    Ok(Arc::new(ObjectGuard::open_with(&options).map_err(unusable)?))
 }
 
 /// What a setting holds, or the file that it names.

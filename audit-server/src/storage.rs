@@ -123,13 +123,9 @@ struct Proving {
 impl Proving {
     fn new(settings: &Settings, signer: Option<Signer>) -> Result<Self> {
         let witnesses = settings.witnesses.iter().map(HttpWitness::new);
-        let guard = match &signer {
-            Some(_) => signing::guard(settings)?,
-            None => None,
-        };
         Ok(Self {
             signer,
-            guard,
+            guard: signing::guard(settings)?,
             witnesses: witnesses.collect::<Result<_>>()?,
             every: settings.deployment_every,
             archive: archive(settings)?,
@@ -145,12 +141,12 @@ impl Proving {
         if let Some(archive) = self.archive {
             log = log.archive(archive);
         }
+        if let Some(guard) = self.guard {
+            log = log.guard(guard, Arc::clone(store) as Arc<dyn CheckpointStore>);
+        }
         let Some(signer) = self.signer else {
             return log;
         };
-        if let Some(guard) = self.guard {
-            log = log.guard(guard);
-        }
         let log = log
             .signer(signer, Arc::clone(store) as Arc<dyn CheckpointStore>)
             .deployment(Arc::clone(store) as Arc<dyn DeploymentStore>)

@@ -79,8 +79,8 @@ wrapped!(guarded, Arc<dyn LogStore>, |store| {
     let origin = Origin::parse("audit.example/log").unwrap();
     let key = SigningKey::from_seed("audit", &[7; 32]).unwrap();
     let log = AuditLog::builder(store.clone())
-        .signer(Signer::new(origin, key), store)
-        .guard(Arc::new(MemoryGuard::new()))
+        .signer(Signer::new(origin, key), store.clone())
+        .guard(Arc::new(MemoryGuard::new()), store)
         .build();
     log.log_store().clone()
 });

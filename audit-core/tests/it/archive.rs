@@ -614,7 +614,7 @@ async fn a_log_whose_epoch_changed_is_archived_and_pruned_on_both_sides_of_it() 
             Signer::new(Origin::parse(ORIGIN).unwrap(), key()),
             stage.store.clone(),
         )
-        .guard(Arc::new(MemoryGuard::default()))
+        .guard(Arc::new(MemoryGuard::default()), stage.store.clone())
         .archive(stage.archive.clone())
         .build();
     let recovered = stage.log.recover(tenant(), false).await.unwrap().unwrap();

@@ -79,7 +79,7 @@ fn guarded(store: &Arc<Faulty>, guard: &Arc<Unsteady>, signer: Signer) -> AuditL
     AuditLog::builder(Arc::new(MemoryStore::new()))
         .log_store(store.clone())
         .signer(signer, store.clone())
-        .guard(guard.clone())
+        .guard(guard.clone(), store.clone())
         .build()
 }
 
@@ -432,7 +432,7 @@ async fn an_open_hold_refuses_a_recovery_until_it_is_released() {
         .unwrap();
     let log = AuditLog::builder(store.inner.clone())
         .signer(signer(1), store.clone())
-        .guard(guard.clone())
+        .guard(guard.clone(), store.clone())
         .build();
     let refused = log.recover(tenant(), false).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Refused);

@@ -18,17 +18,19 @@ pub(crate) enum Stack {
 
 pub(crate) struct Parts {
     name: String,
+    guard: tempfile::TempDir,
 }
 
 /// The login of the tests' servers: no superuser, and it makes the roles.
 const LOGIN: &str = "audit_it_http";
 const PASSWORD: &str = "only-in-tests";
 
-const SETTINGS: [&str; 4] = [
+const SETTINGS: [&str; 5] = [
     "AUDIT_STORE_URL",
     "AUDIT_QUEUE_URL",
     "AUDIT_SEARCH_URL",
     "AUDIT_SEARCH_PREFIX",
+    "AUDIT_TLOG_GUARD",
 ];
 
 impl Stack {
@@ -78,6 +80,7 @@ impl Parts {
         let n = MADE.fetch_add(1, Ordering::Relaxed);
         let this = Self {
             name: format!("audit_http_{}_{n}", std::process::id()),
+            guard: tempfile::tempdir().unwrap(),
         };
         let template = template().await;
         let mut admin = admin().await;
@@ -105,6 +108,7 @@ impl Parts {
             )),
             "AUDIT_SEARCH_URL" => Some(needed("AUDIT_TEST_OPENSEARCH_URL")),
             "AUDIT_SEARCH_PREFIX" => Some(self.name.clone()),
+            "AUDIT_TLOG_GUARD" => Some(self.guard.path().display().to_string()),
             _ => None,
         }
     }

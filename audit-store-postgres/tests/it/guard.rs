@@ -22,7 +22,7 @@ async fn process(database: &Bare, guard: &Arc<MemoryGuard>) -> (AuditLog, Arc<Po
     let key = SigningKey::from_seed("audit", &[7; 32]).unwrap();
     let log = AuditLog::builder(store.clone())
         .signer(Signer::new(origin, key), store.clone())
-        .guard(guard.clone())
+        .guard(guard.clone(), store.clone())
         .build();
     (log, store)
 }
