@@ -9,6 +9,7 @@ use serde::ser::{SerializeStruct as _, Serializer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::holes::Erase;
 use crate::control::Basis;
 use crate::leaf::{Group, Hash};
 use crate::note::VerifyingKey;
@@ -333,6 +334,11 @@ pub struct Report {
     pub groups: GroupCounts,
     /// For each `erase` entry that explains anything, how many groups.
     pub erased_by: Vec<(u64, u64)>,
+    /// The `erase` entries in the bundle, oldest first, as far as they stand below a signed head that the
+    /// entries lead to: what the log itself says, whatever else is wrong with the bundle.
+    pub erases: Vec<Erase>,
+    /// Below which position the log was pruned; 0 when it wasn't.
+    pub pruned_below: u64,
     /// Where the log was continued after a restore, oldest first.
     pub epochs: Vec<Epoch>,
     /// What is absent, in the order of positions; as many as were asked for.
