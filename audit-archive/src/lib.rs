@@ -21,12 +21,22 @@
 //! `file:///path` is a folder, which is made when it is missing. Each object is written to a file of
 //! another name, synced, and renamed. A folder that another machine serves has to keep to that.
 //!
-//! `s3://bucket/prefix` is a bucket, which has to be there. Credentials, region and endpoint come from the
-//! variables that AWS's own tools read (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
-//! `AWS_ENDPOINT_URL`, web identities, the instance's role). It needs to list, get, put and delete objects
-//! below the prefix, and no more: no conditional put, no deletion of many at once. Where the bucket keeps
-//! versions, as an object lock demands, what is deleted is only listed no more. Each object is sent with its
-//! SHA-256, which S3 compares.
+//! `s3://bucket/prefix` is a bucket, which has to be there. How it is reached is in the environment:
+//!
+//! | variables | |
+//! |---|---|
+//! | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` | credentials |
+//! | `AWS_WEB_IDENTITY_TOKEN_FILE`, `AWS_ROLE_ARN`, `AWS_ROLE_SESSION_NAME`, `AWS_ENDPOINT_URL_STS` | a web identity in their place |
+//! | `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI`, `AWS_CONTAINER_CREDENTIALS_FULL_URI`, `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE` | a container's role; without any of these the instance's |
+//! | `AWS_REGION`, or `AWS_DEFAULT_REGION` | us-east-1 without one |
+//! | `AWS_ENDPOINT_URL_S3`, or `AWS_ENDPOINT_URL` | another server than AWS's |
+//! | `AWS_ALLOW_HTTP=true`, `AWS_VIRTUAL_HOSTED_STYLE_REQUEST=true` | without TLS; with the bucket's name in the host's |
+//! | `AWS_S3_EXPRESS=true` | a directory bucket |
+//!
+//! No other variable is read, nor are profiles and configuration files of AWS's own tools. It needs to list, get,
+//! put and delete objects below the prefix, and no more: no conditional put, no deletion of many at once. Where the
+//! bucket keeps versions, as an object lock demands, what is deleted is only listed no more. Each object is sent with
+//! its SHA-256, which S3 compares.
 //!
 //! A call that fails is repeated five times at most, and not after ten seconds any more; one try takes
 //! thirty at most. Then the error is retryable.

@@ -60,8 +60,9 @@ impl ArchiveOptions {
         self
     }
 
-    /// A variable in place of the environment's: `AWS_ENDPOINT_URL`, say. The last one of a name counts.
-    /// A folder needs none.
+    /// A variable in place of the environment's, one of [those that are read](crate#where). The last one of a
+    /// name counts. [`ObjectArchive::open_with`](crate::ObjectArchive::open_with) refuses any other. A folder
+    /// needs none.
     #[must_use]
     pub fn variable(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.variables.push((name.into(), value.into()));

@@ -1,5 +1,9 @@
 //! One tenant's part of an archive: segments, of which each is an evidence folder.
 
+mod beside;
+mod erasures;
+mod verdict;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -8,15 +12,15 @@ use std::thread::available_parallelism;
 
 use audit_tlog::folder::{CHECKPOINTS, MANIFEST, SegmentName};
 use audit_tlog::verify::{Code, Cosigned, Explanation, Finding, Options, Report, verify_blocks};
-use audit_tlog::{Checkpoint, HeadOpening, InclusionProof, Note, VerifyingKey};
-use serde_json::json;
+use audit_tlog::{Note, VerifyingKey};
 use uuid::Uuid;
 
 use crate::args::VerifyArgs;
 use crate::bundle::{self, unreadable};
 use crate::failure::{Failure, Outcome};
 use crate::present::Out;
-use crate::verify::{self, Known};
+use crate::verify::{Known, size};
+use verdict::Verdict;
 
 /// How many findings, and entries that explain what is erased, are listed; all are counted.
 const LISTED: usize = 100;
@@ -47,49 +51,9 @@ pub(crate) fn segments(path: &Path) -> Result<Option<BTreeSet<SegmentName>>, Fai
     Ok((!names.is_empty()).then_some(names))
 }
 
-/// What was found of the segments together.
-#[derive(Default)]
-struct Verdict {
-    segments: u64,
-    entries: u64,
-    erased: u64,
-    /// For each `erase` entry that explains anything, how many groups.
-    erased_by: BTreeMap<u64, u64>,
-    /// The first position.
-    from: u64,
-    /// The position behind the last.
-    to: u64,
-    tenant_id: Option<Uuid>,
-    /// What was found of the one with the newest head.
-    newest: Option<Report>,
-    key_trusted: bool,
-    /// The sizes of the checkpoints that a segment was compared with.
-    compared: BTreeSet<u64>,
-    /// Those of them that the caller knew.
-    known: BTreeSet<u64>,
-    /// What witnesses vouch for: of each the largest size.
-    cosigned: Vec<Cosigned>,
-    /// The segments that were read, and the sizes of their checkpoints.
-    sizes: Vec<(SegmentName, u64)>,
-    /// The sizes of checkpoints that a segment under a larger one continues.
-    continued: BTreeSet<u64>,
-    /// Each with the segment's name, where it is about one.
-    findings: Vec<(String, Finding)>,
-    findings_total: u64,
-    warnings: Vec<String>,
-}
-
-impl Verdict {
-    fn add(&mut self, segment: impl ToString, finding: Finding) {
-        self.findings_total += 1;
-        if self.findings.len() < LISTED {
-            self.findings.push((segment.to_string(), finding));
-        }
-    }
-}
-
-/// Verifies the segments one after the other: each by itself, and that it has all of its positions; and
-/// that the log of each is continued by another, up to the one with the newest head.
+/// Verifies the segments one after the other: each by itself, and that it has all of its positions; that
+/// the log of each is continued by another, up to the one with the newest head; and that none shows what an
+/// entry of the log, in whichever of them or in an export beside, says was erased.
 pub(crate) fn verify(
     mut out: Out,
     args: &VerifyArgs,
@@ -118,22 +82,31 @@ pub(crate) fn verify(
     let newest = whole
         .iter()
         .max_by_key(|name| heads.get(name).and_then(size));
+    let mut compared = known.clone();
+    let exported = known.exports.iter();
+    let exported = exported.filter_map(|path| bundle::checkpoint(path));
+    compared.checkpoints.extend(exported);
     for name in &whole {
         let is_newest = Some(name) == newest;
-        segment(&mut verdict, args, folder, known, &heads, *name, is_newest);
+        segment(
+            &mut verdict,
+            args,
+            folder,
+            &compared,
+            &heads,
+            *name,
+            is_newest,
+        );
     }
     continues(&mut verdict);
-    let proved = known.head_proofs.iter().filter_map(proved_size);
-    for size in known.checkpoints.iter().filter_map(size).chain(proved) {
-        if verdict.compared.contains(&size) {
-            verdict.known.insert(size);
-        } else {
-            verdict.warnings.push(format!(
-                "the known head of size {size} was not compared: no segment reaches it, or it lies \
-                 within a gap"
-            ));
-        }
+    let newest = newest.and_then(|name| heads.get(name));
+    for path in &known.exports {
+        beside::export(&mut verdict, args, known, newest, path)?;
     }
+    for (name, finding) in verdict.erasures.judge(folder) {
+        verdict.add(name, finding);
+    }
+    reaches(&mut verdict, args.partial, known);
     witnessed(&mut verdict, &args.witness);
     if whole.is_empty() {
         let detail = "none of its segments was written to the end".to_owned();
@@ -144,13 +117,39 @@ pub(crate) fn verify(
         _ => Outcome::Partial,
     };
     let shown = match out.json {
-        true => out.line(&to_json(&verdict, args.partial)),
-        false => present(&mut out, &verdict, args.partial),
+        true => out.line(&verdict.to_json(args.partial)),
+        false => verdict.present(&mut out, args.partial),
     };
     match shown.and_then(|()| out.flush()) {
         // A reader that has seen enough doesn't change the verdict.
         Err(failure) if !failure.is_closed_pipe() => Err(failure),
         _ => Ok(outcome),
+    }
+}
+
+/// Whether the heads that the caller knows were compared. An archive that ends before one of them doesn't
+/// show what the log had then.
+fn reaches(verdict: &mut Verdict, is_partial: bool, known: &Known) {
+    for size in known.sizes() {
+        if verdict.compared.contains(&size) {
+            verdict.known.insert(size);
+            continue;
+        }
+        verdict.not_compared.insert(size);
+        let reach = verdict.reach;
+        if size > reach && !is_partial {
+            let detail = format!(
+                "the log had {size} entries when the known head was signed, and the archive's newest \
+                 head has {reach}"
+            );
+            let positions = Some((reach, size - 1));
+            verdict.add("archive", Finding::at(Code::Rollback, positions, detail));
+        } else {
+            verdict.warnings.push(format!(
+                "the known head of size {size} was not compared: no segment reaches it, or it lies \
+                 within a gap"
+            ));
+        }
     }
 }
 
@@ -170,14 +169,6 @@ fn witnessed(verdict: &mut Verdict, witnesses: &[VerifyingKey]) {
             }
         }
     }
-}
-
-fn size(note: &Note) -> Option<u64> {
-    Some(Checkpoint::parse(note.text()).ok()?.size())
-}
-
-fn proved_size(proof: &InclusionProof) -> Option<u64> {
-    Some(HeadOpening::of(proof).ok()?.size)
 }
 
 /// The checkpoints of other segments that one has to be compared with: those that it lists, which are
@@ -221,18 +212,12 @@ fn segment(
         unread(verdict, name, "no evidence folder".to_owned());
         return;
     };
-    let is_within = |size: Option<u64>| size.is_none_or(|size| size <= manifest.size);
-    let checkpoints = known
-        .checkpoints
-        .iter()
-        .filter(|note| is_within(size(note)));
-    let proofs = known.head_proofs.iter();
-    let proofs = proofs.filter(|proof| is_within(proved_size(proof)));
+    let known = known.up_to(manifest.size);
     let others = others(heads, &path, name, manifest.size);
     let options = Options {
         partial: true,
-        known: others.chain(checkpoints).cloned().collect(),
-        head_proofs: proofs.cloned().collect(),
+        known: others.cloned().chain(known.checkpoints).collect(),
+        head_proofs: known.head_proofs,
         keys: args.key.clone(),
         witnesses: args.witness.clone(),
         max_findings: LISTED,
@@ -241,20 +226,14 @@ fn segment(
     };
     let workers = available_parallelism().map_or(1, usize::from);
     let report = verify_blocks(opened.blocks, options, workers, |_| ());
-    let report = match report {
+    let mut report = match report {
         Ok(report) => report,
         Err(error) => {
             unread(verdict, name, format!("the log can't be read: {error}"));
             return;
         }
     };
-    for one in opened.findings.iter().chain(&report.findings) {
-        // Any segment's head may be the one that a witness cosigned.
-        if one.code != Code::Witness {
-            verdict.add(name, one.clone());
-        }
-    }
-    verdict.findings_total += report.findings_total - report.findings.len() as u64;
+    verdict.add_all(name, &opened.findings, &report);
     verdict.cosigned.extend(report.cosigned.iter().cloned());
 
     let filter = name.filter();
@@ -273,8 +252,12 @@ fn segment(
     if named.or(first).is_some_and(|id| id != manifest.tenant_id) {
         let detail = format!("of the tenant {}", manifest.tenant_id);
         verdict.add(name, Finding::at(Code::Tenant, None, detail));
+    } else {
+        let erases = std::mem::take(&mut report.erases);
+        verdict.erasures.add_of(name, erases);
     }
     follow(verdict, args.partial, name, Some(&report));
+    verdict.reach = verdict.reach.max(manifest.size);
     verdict.sizes.push((name, manifest.size));
     let earlier = report.known.iter().filter(|at| **at < manifest.size);
     verdict.continued.extend(earlier);
@@ -325,7 +308,10 @@ fn follow(verdict: &mut Verdict, is_partial: bool, name: SegmentName, report: Op
     let is_first = verdict.segments == 0;
     let expected = verdict.to;
     if is_first {
-        verdict.from = name.from;
+        (verdict.from, verdict.read_to) = (name.from, name.from);
+    }
+    if report.is_some() && name.from <= verdict.read_to {
+        verdict.read_to = verdict.read_to.max(name.to);
     }
     if name.from > expected {
         let positions = (expected, name.from - 1);
@@ -338,11 +324,7 @@ fn follow(verdict: &mut Verdict, is_partial: bool, name: SegmentName, report: Op
         if let Some(seq) = pruned {
             detail.push_str(&format!("; they were pruned by seq {seq}"));
         }
-        let gap = Finding::at(Code::Missing, Some(positions), detail);
-        match is_partial {
-            true => verdict.warnings.push(gap.to_string()),
-            false => verdict.add("archive", gap),
-        }
+        missing(verdict, is_partial, positions, detail);
     }
     if name.from < expected {
         let to = name.to.min(expected) - 1;
@@ -356,127 +338,11 @@ fn follow(verdict: &mut Verdict, is_partial: bool, name: SegmentName, report: Op
     verdict.to = verdict.to.max(name.to);
 }
 
-fn to_json(verdict: &Verdict, is_partial: bool) -> String {
-    let newest = verdict.newest.as_ref();
-    let findings = verdict.findings.iter().map(|(segment, finding)| {
-        json!({
-            "segment": segment,
-            "code": finding.code.as_str(),
-            "from": finding.positions.map(|(from, _)| from),
-            "to": finding.positions.map(|(_, to)| to),
-            "line": finding.line,
-            "file": finding.file,
-            "detail": finding.detail,
-        })
-    });
-    json!({
-        "verified": verdict.findings_total == 0,
-        "tenant_id": verdict.tenant_id.map(|id| id.to_string()),
-        "origin": newest.and_then(|newest| newest.origin.as_deref()),
-        "from": verdict.from,
-        "to": verdict.to,
-        "segments": verdict.segments,
-        "entries": verdict.entries,
-        "groups_erased": verdict.erased,
-        "erased_by": verdict
-            .erased_by
-            .iter()
-            .map(|(seq, groups)| json!({"seq": seq, "groups": groups}))
-            .collect::<Vec<_>>(),
-        "size": newest.map(|newest| newest.size),
-        "root": newest.and_then(|newest| newest.root).map(|root| root.to_base64()),
-        "signed_by": newest.and_then(|newest| newest.signed_by.as_deref()),
-        "key_trusted": verdict.key_trusted && newest.is_some(),
-        "partial": is_partial,
-        "compared": verdict.compared,
-        "known": verdict.known,
-        "cosigned": verdict
-            .cosigned
-            .iter()
-            .map(|one| json!({"witness": one.witness, "time": one.time, "size": one.size}))
-            .collect::<Vec<_>>(),
-        "findings": findings.collect::<Vec<_>>(),
-        "findings_total": verdict.findings_total,
-        "warnings": verdict.warnings,
-    })
-    .to_string()
-}
-
-fn present(out: &mut Out, verdict: &Verdict, is_partial: bool) -> Result<(), Failure> {
-    let mut line = match verdict.findings_total {
-        0 => format!(
-            "Verified: positions {} to {} are in the archive, in {} segments",
-            verdict.from,
-            verdict.to.saturating_sub(1),
-            verdict.segments
-        ),
-        1 => "NOT VERIFIED: 1 finding".to_owned(),
-        n => format!("NOT VERIFIED: {n} findings"),
-    };
-    if verdict.findings_total == 0 {
-        if is_partial {
-            line.push_str(", not necessarily all that were archived");
-        }
-        if !verdict.key_trusted {
-            line.push_str("; signed by a key that only the archive names");
-        }
-        match verdict.known.last() {
-            Some(size) => line.push_str(&format!(
-                "; of a log that reaches at least up to size {size}"
-            )),
-            None => line.push_str("; a last segment that was removed can't be seen"),
-        }
+/// Positions that are nowhere: a finding, unless that was accepted.
+fn missing(verdict: &mut Verdict, is_partial: bool, positions: (u64, u64), detail: String) {
+    let gap = Finding::at(Code::Missing, Some(positions), detail);
+    match is_partial {
+        true => verdict.warnings.push(gap.to_string()),
+        false => verdict.add("archive", gap),
     }
-    out.text(&line)?;
-    if let Some(newest) = &verdict.newest {
-        if let (Some(tenant), Some(origin)) = (newest.tenant_id, &newest.origin) {
-            out.text(&format!("Log {origin} of tenant {tenant}"))?;
-        }
-        if let Some(root) = newest.root {
-            let root = root.to_base64();
-            out.text(&format!(
-                "Root {root} at size {}, of the newest head",
-                newest.size
-            ))?;
-        }
-        if let Some(key) = &newest.signed_by {
-            out.text(&format!("Signed by {key}"))?;
-        }
-        verify::present_known(out, &verdict.cosigned, &verdict.known)?;
-    }
-    let row = |name: &str, count: u64| vec![name.to_owned(), count.to_string()];
-    let mut rows = vec![row("entries in the archive", verdict.entries)];
-    if verdict.erased > 0 {
-        rows.push(row("groups erased", verdict.erased));
-        for (seq, groups) in verdict.erased_by.iter().take(LISTED) {
-            rows.push(row(&format!("  erased by seq {seq}"), *groups));
-        }
-        let more = verdict.erased_by.len().saturating_sub(LISTED);
-        if more > 0 {
-            rows.push(row(
-                "  entries that erased, and are not listed",
-                more as u64,
-            ));
-        }
-    }
-    out.line("")?;
-    out.table(&[], rows)?;
-    if !verdict.findings.is_empty() {
-        out.line("")?;
-        out.text("Findings:")?;
-        for (segment, finding) in &verdict.findings {
-            out.text(&format!("  {segment}: {finding}"))?;
-        }
-        let more = verdict.findings_total - verdict.findings.len() as u64;
-        if more > 0 {
-            out.text(&format!("  and {more} more"))?;
-        }
-    }
-    if !verdict.warnings.is_empty() {
-        out.line("")?;
-        for warning in &verdict.warnings {
-            out.text(&format!("Note: {warning}"))?;
-        }
-    }
-    Ok(())
 }

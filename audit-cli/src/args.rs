@@ -775,7 +775,9 @@ pub(crate) struct VerifyArgs {
     /// archive, that segments are missing
     #[arg(long, conflicts_with = "live")]
     pub(crate) partial: bool,
-    /// A file with a checkpoint or a head proof that you have from elsewhere; the log has to continue it
+    /// A file with a checkpoint or a head proof that you have from elsewhere; the log has to continue it. Of
+    /// an archive also the folder of an export of the log, which has to go on where the archive ends, and says
+    /// what was erased since
     #[arg(long, value_name = "FILE", conflicts_with = "live")]
     pub(crate) known: Vec<PathBuf>,
     /// The vkey of a witness that has to have cosigned the checkpoint, or a head proof given as --known,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 use audit_tlog::verify::{Code, Cosigned, Options, Report, verify_blocks};
-use audit_tlog::{HeadOpening, InclusionProof, Note};
+use audit_tlog::{Checkpoint, HeadOpening, InclusionProof, Note};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::archive;
@@ -27,6 +27,12 @@ pub(crate) fn run(mut out: Out, args: &VerifyArgs) -> Result<Outcome, Failure> {
     let known = Known::read(&args.known)?;
     if let Some(segments) = archive::segments(path)? {
         return archive::verify(out, args, path, &known, &segments);
+    }
+    if let Some(export) = known.exports.first() {
+        return Err(Failure::Usage(format!(
+            "{} is a folder: only an archive is compared with an export",
+            export.display()
+        )));
     }
     let options = Options {
         partial: args.partial,
@@ -77,17 +83,52 @@ pub(crate) fn run(mut out: Out, args: &VerifyArgs) -> Result<Outcome, Failure> {
 }
 
 /// What the caller has from elsewhere.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Known {
     pub(crate) checkpoints: Vec<Note>,
     pub(crate) head_proofs: Vec<InclusionProof>,
+    /// The folders of exports.
+    pub(crate) exports: Vec<PathBuf>,
+}
+
+/// How many entries the log of a checkpoint has.
+pub(crate) fn size(note: &Note) -> Option<u64> {
+    Some(Checkpoint::parse(note.text()).ok()?.size())
+}
+
+fn proved_size(proof: &InclusionProof) -> Option<u64> {
+    Some(HeadOpening::of(proof).ok()?.size)
 }
 
 impl Known {
-    /// Reads files, each with a checkpoint or a head proof.
+    /// The sizes of the heads, of checkpoints first.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = u64> {
+        let proved = self.head_proofs.iter().filter_map(proved_size);
+        self.checkpoints.iter().filter_map(size).chain(proved)
+    }
+
+    /// The heads that a log of so many entries can be compared with; without the exports.
+    pub(crate) fn up_to(&self, size: u64) -> Self {
+        let is_within = |of: Option<u64>| of.is_none_or(|of| of <= size);
+        let mut known = Self {
+            exports: Vec::new(),
+            ..self.clone()
+        };
+        known.checkpoints.retain(|note| is_within(self::size(note)));
+        known
+            .head_proofs
+            .retain(|proof| is_within(proved_size(proof)));
+        known
+    }
+
+    /// Reads files, each with a checkpoint or a head proof. Folders are exports.
     fn read(paths: &[PathBuf]) -> Result<Self, Failure> {
         let mut known = Self::default();
         for path in paths {
+            if path.is_dir() {
+                known.exports.push(path.clone());
+                continue;
+            }
             let text = bundle::text(path, MAX_KNOWN)?;
             let unlike = |what: &str, fault: String| {
                 let error = io::Error::new(io::ErrorKind::InvalidData, fault);

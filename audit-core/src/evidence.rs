@@ -180,9 +180,8 @@ pub(crate) async fn tile(
             if store.head(scope).await?.size() < range.end {
                 return Err(none());
             }
-            let wanted = range.end - range.start;
-            let leaves = store.leaves(scope, range).await?;
-            if leaves.len() as u64 != wanted {
+            let leaves = leaves(store, scope, range.clone()).await?;
+            if !leaves.iter().map(|(seq, _)| *seq).eq(range) {
                 // What a prune leaves of a bundle is all of it, until it ends behind the bundle.
                 let pruned = store.head(scope).await?.pruned_below;
                 return Err(match start + u64::from(FULL_WIDTH) <= pruned {
@@ -195,6 +194,34 @@ pub(crate) async fn tile(
                 .map_err(|fault| broken(scope, fault))
         }
     }
+}
+
+/// Leaf data by position, as [`LogStore::leaves`] has it. What outlives a prune is compared with the tree:
+/// there is no row any more that it is made of.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] with the position when a pruned entry's has another hash than the tree has there.
+pub(crate) async fn leaves(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    range: Range<u64>,
+) -> Result<Vec<(u64, String)>> {
+    let leaves = store.leaves(scope, range).await?;
+    // Asked for behind them: whatever was pruned when they were read is pruned now.
+    let below = store.head(scope).await?.pruned_below;
+    let kept = leaves.iter().filter(|(seq, _)| *seq < below);
+    let seqs = kept.clone().map(|(seq, _)| *seq);
+    let (Some(first), Some(last)) = (seqs.clone().min(), seqs.max()) else {
+        return Ok(leaves);
+    };
+    let hashes = store.hashes(scope, 0, first..last + 1).await?;
+    for (seq, leaf) in kept {
+        let at = usize::try_from(seq - first).unwrap_or(usize::MAX);
+        if hashes.get(at) != Some(&leaf_hash(leaf.as_bytes())) {
+            return Err(Error::corrupt(scope.tenant(), *seq));
+        }
+    }
+    Ok(leaves)
 }
 
 pub(crate) fn broken(
@@ -561,7 +588,7 @@ async fn check_said(
     seq: u64,
     is_so: impl Fn(&Control) -> bool,
 ) -> Result<()> {
-    let leaf = store.leaves(scope, seq..seq + 1).await?.pop();
+    let leaf = leaves(store, scope, seq..seq + 1).await?.pop();
     let said = leaf.as_ref().map(|(_, leaf)| LeafData::parse(leaf));
     match said {
         Some(Ok(said)) if !said.control.as_ref().is_some_and(is_so) => {
@@ -690,7 +717,7 @@ impl Exported {
             // Leaf data of changes of keys and of the epoch outlives every prune.
             let pruned = from..to;
             for seq in told.iter().filter(|seq| pruned.contains(*seq)) {
-                let data = store.leaves(&scope, *seq..seq + 1).await?.pop();
+                let data = leaves(&*store, &scope, *seq..seq + 1).await?.pop();
                 let Some((seq, leaf)) = data else { continue };
                 let hash = node(&*store, &scope, seq..seq + 1).await?;
                 gap(&*store, &scope, &mut composer, from..seq, &mut text).await?;

@@ -130,6 +130,8 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// Leaf data by position, of the positions in `range` that still have any, in order: of entries
     /// that are left, and of pruned ones whose leaf data is kept. That is, of the bundle of 256 that
     /// a prune ended in, and of entries that say that the key or the epoch changed. Needs `read`.
+    ///
+    /// It is given as it is stored: what outlives a prune is compared with the tree wherever it is shown.
     async fn leaves(&self, scope: &TenantScope, range: Range<u64>) -> Result<Vec<(u64, String)>>;
 
     /// Destroys groups of entries and writes the control entries that say so, in one transaction.

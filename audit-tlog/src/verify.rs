@@ -35,6 +35,7 @@ mod rules;
 use std::collections::HashSet;
 
 pub use check::Checked;
+pub use holes::Erase;
 pub use monitor::{Candidate, Handover, Monitor, StateFault};
 pub use pipeline::{Progress, verify_blocks};
 pub use report::{
@@ -53,7 +54,7 @@ use crate::time::Timestamp;
 
 use chain::{Chain, Change};
 use check::{CheckedEntry, CheckedLeaf, Item};
-use holes::{Erase, Reasons, Shown, sweep};
+use holes::{Reasons, Shown, sweep};
 use rules::Rules;
 
 /// How many checkpoints and keys a bundle may have. An export has one checkpoint, one more for each
@@ -487,7 +488,7 @@ impl Verifier {
             }) => {
                 self.erases.push(Erase {
                     seq,
-                    groups: groups.iter().fold(0, |mask, g| mask | 1 << g.index()),
+                    groups,
                     entries,
                 });
             }
@@ -576,6 +577,8 @@ impl Verifier {
             absent: EntryCounts::default(),
             groups: GroupCounts::default(),
             erased_by: Vec::new(),
+            erases: Vec::new(),
+            pruned_below: 0,
             epochs: std::mem::take(&mut self.epochs),
             holes: Vec::new(),
             holes_total: 0,
@@ -608,7 +611,7 @@ impl Verifier {
             let detail = "the export says that it is not the whole log, which was demanded";
             late.global(Code::Partial, detail.into());
         }
-        self.judge_heads(manifest, report, late);
+        let signed = self.judge_heads(manifest, report, late);
         self.judge_prunes(late);
 
         let withheld = manifest.withheld.iter();
@@ -628,6 +631,9 @@ impl Verifier {
         report.erased_by = swept.erased_by.into_iter().collect();
         report.holes = swept.holes;
         report.holes_total = swept.holes_total;
+        report.pruned_below = self.rules.pruned().map_or(0, |(below, _)| below);
+        self.erases.retain(|erase| erase.seq < signed);
+        report.erases = std::mem::take(&mut self.erases);
     }
 
     fn judge_end(&self, manifest: &Manifest, late: &mut Findings) {
@@ -686,7 +692,14 @@ impl Verifier {
         (good, size.max(1) - 1)
     }
 
-    fn judge_heads(&mut self, manifest: &Manifest, report: &mut Report, late: &mut Findings) {
+    /// Judges the checkpoints and keys. Returns the largest size at which the entries lead to a root that
+    /// the log signed; 0 when there is none.
+    fn judge_heads(
+        &mut self,
+        manifest: &Manifest,
+        report: &mut Report,
+        late: &mut Findings,
+    ) -> u64 {
         let size = manifest.size;
         let empty = Tree::new().root();
         let mut chain = Chain::new(manifest.tenant_id, &manifest.origin, &self.changes, late);
@@ -710,7 +723,6 @@ impl Verifier {
             late.global(Code::Checkpoint, detail);
         }
 
-        // The largest size at which the entries lead to a root that the log signed.
         let mut agreed = None;
         let mut parted = None;
         for head in &heads {
@@ -809,6 +821,7 @@ impl Verifier {
             cosigned.extend(signers);
         }
         self.judge_witnesses(&cosigned, report, late);
+        agreed.unwrap_or(0)
     }
 
     /// Keeps of each witness that was asked for the widest of its cosignatures.

@@ -9,6 +9,7 @@ use audit_tlog::folder::SegmentName;
 use audit_tlog::leaf::open_disclosure;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use crate::server::{Server, audit};
 use crate::{cloudtrail, text};
@@ -339,11 +340,15 @@ fn an_erased_person_is_nowhere_in_an_archive_that_verifies_and_says_by_which_ent
         assert!(shown.contains(&named), "{named}: {shown}");
     }
 
-    // A segment beside the one that comes in its place, as a kill leaves them, is a note.
+    // A segment beside the one that comes in its place, as a kill leaves them, still shows the person.
     for name in names(&before) {
         let [old, again] = [&before, &at].map(|folder| folder.join(name.to_string()));
         copy(&old, &again);
-        let report = verify(&at, 0, &[]);
+        let report = verify(&at, 1, &[]);
+        let findings = about(&report, &name.to_string());
+        assert!(!findings.is_empty(), "{report}");
+        assert_eq!(report["findings_total"], findings.len(), "{report}");
+        assert!(findings.iter().all(|one| one["code"] == "erased_shown"));
         assert_eq!(report["warnings"].as_array().unwrap().len(), 1, "{report}");
         fs::remove_dir_all(again).unwrap();
     }
@@ -358,7 +363,7 @@ fn an_erased_person_is_nowhere_in_an_archive_that_verifies_and_says_by_which_ent
 
 /// Where an erasure has reached the archive, its segments are under heads that don't follow each other.
 #[test]
-fn of_an_archive_with_an_erased_entry_a_dropped_an_exchanged_and_an_old_segment_are_told() {
+fn of_an_archive_with_an_erased_entry_a_dropped_and_an_exchanged_segment_are_told() {
     let server = Server::archiving();
     for n in 0..3 {
         // The person's is in the middle one.
@@ -373,8 +378,6 @@ fn of_an_archive_with_an_erased_entry_a_dropped_an_exchanged_and_an_old_segment_
     let at = server.folder.path().join("archive");
     let at = at.join(server.tenant.to_string());
     let before = names(&at);
-    let old = server.folder.path().join("old");
-    copy(&at, &old);
     server.run(&["erase", "--user", PERSON, "--basis", "gdpr-17", "--yes"]);
     let names = names(&at);
     assert_ne!(before[1], names[1]);
@@ -404,17 +407,188 @@ fn of_an_archive_with_an_erased_entry_a_dropped_an_exchanged_and_an_old_segment_
         assert!(is_named, "{report}");
     }
     fs::remove_dir_all(&changed).unwrap();
+}
 
-    // With the old copy in its place it is the archive of before: only a later checkpoint tells.
-    copy(&at, &changed);
-    fs::remove_dir_all(changed.join(names[1].to_string())).unwrap();
-    let name = before[1].to_string();
-    copy(&old.join(&name), &changed.join(&name));
+/// A log of which three segments are archived, a person in the middle one, who was erased then: its archive, a
+/// copy of before, and the middle one's name there and now.
+fn erased_in_the_middle() -> (Server, PathBuf, PathBuf, [SegmentName; 2]) {
+    let server = Server::archiving();
+    for user in ["bob", PERSON, "bob"] {
+        let body = json!({
+            "action_type": "UPDATE", "resource_type": "doc", "resource_id": "d", "user_id": user,
+            "reason": user,
+        });
+        record(&server, &body);
+        prune(&server);
+    }
+    let archive = server.folder.path().join("archive");
+    let at = archive.join(server.tenant.to_string());
+    let before = server.folder.path().join("before");
+    copy(&at, &before);
+    server.run(&["erase", "--user", PERSON, "--basis", "gdpr-17", "--yes"]);
+    let both = [&before, &at].map(|folder| names(folder)[1]);
+    assert_ne!(both[0], both[1]);
+    (server, at, before, both)
+}
+
+/// Puts a segment's old copy in place of the one that was written anew.
+fn put_back(at: &Path, before: &Path, [old, new]: [SegmentName; 2]) {
+    fs::remove_dir_all(at.join(new.to_string())).unwrap();
+    let name = old.to_string();
+    copy(&before.join(&name), &at.join(&name));
+}
+
+/// That of all segments the old copy is found, by the one position at which it shows what was erased.
+fn assert_shown(report: &Value, old: SegmentName) {
+    let findings = about(report, &old.to_string());
+    assert_eq!(report["findings_total"], findings.len(), "{report}");
+    let [finding] = findings[..] else {
+        panic!("{report}")
+    };
+    assert_eq!(finding["code"], "erased_shown");
+    assert_eq!(finding["from"], finding["to"]);
+    let at = finding["from"].as_u64().unwrap();
+    assert!(old.positions().contains(&at), "{report}");
+    let detail = finding["detail"].as_str().unwrap();
+    assert!(
+        detail.starts_with("actor, resource, reason shown"),
+        "{detail}"
+    );
+}
+
+#[test]
+fn an_old_segment_in_place_of_a_renewed_one_is_found_by_the_entry_in_a_later_segment() {
+    let (server, at, before, names) = erased_in_the_middle();
+    // The entry that says what was erased comes into the archive itself.
+    server.run(&["record", "VIEW", "doc", "last"]);
+    prune(&server);
+    let report = verify(&at, 0, &[]);
+    assert_eq!(report["erasures_below"], report["to"]);
+    put_back(&at, &before, names);
+    assert_shown(&verify(&at, 1, &[]), names[0]);
+    let shown = audit(&["verify", at.to_str().unwrap()]).assert().code(1);
+    let shown = text(&shown.get_output().stdout).to_owned();
+    let named = format!("{}: position", names[0]);
+    assert!(
+        shown.contains(&named) && shown.contains("says it was erased"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn an_old_segment_in_place_of_a_renewed_one_is_found_by_another_that_lost_something_too() {
+    let server = Server::archiving();
+    let ids = [1, 2].map(|n| Uuid::from_u128(n).to_string());
+    for id in &ids {
+        let body = json!({
+            "id": id, "action_type": "UPDATE", "resource_type": "doc", "resource_id": "d",
+            "user_id": PERSON, "reason": PERSON,
+        });
+        record(&server, &body);
+        prune(&server);
+    }
+    let archive = server.folder.path().join("archive");
+    let at = archive.join(server.tenant.to_string());
+    let before = server.folder.path().join("before");
+    copy(&at, &before);
+    // Both by one entry, which lies above all segments.
+    server.run(&["erase", &ids[0], &ids[1]]);
+    let both = [&before, &at].map(|folder| names(folder)[0]);
+    verify(&at, 0, &[]);
+    put_back(&at, &before, both);
+    assert_shown(&verify(&at, 1, &[]), both[0]);
+}
+
+#[test]
+fn an_old_segment_in_place_of_a_renewed_one_is_found_by_an_export_beside_the_archive() {
+    let (server, at, before, names) = erased_in_the_middle();
+    server.run(&["record", "VIEW", "doc", "last"]);
+    let export = |name: &str, more: &[&str]| {
+        let path = server.folder.path().join(name);
+        let path = path.to_str().unwrap().to_owned();
+        server.run(&[&["export", "--evidence", path.as_str()][..], more].concat());
+        path
+    };
+    let whole = export("whole", &[]);
+    let report = verify(&at, 0, &["--known", &whole]);
+    let size = report["erasures_below"].as_u64().unwrap();
+    assert!(size > report["to"].as_u64().unwrap(), "{report}");
+    assert_eq!(report["known"], json!([size]));
+    assert_eq!(report["warnings"], json!([]));
+    // All control entries are in every export, but what else is left out could be one.
+    let part = export("part", &["--user", "nobody"]);
+    let to = report["to"].clone();
+    assert_eq!(verify(&at, 0, &["--known", &part])["erasures_below"], to);
+
+    put_back(&at, &before, names);
+    assert_shown(&verify(&at, 1, &["--known", &whole]), names[0]);
+    assert_shown(&verify(&at, 1, &["--known", &part]), names[0]);
+
+    // A last segment that is missing is found by it, too: what was pruned isn't there.
+    fs::remove_dir_all(&at).unwrap();
+    copy(&before, &at);
+    let last = *self::names(&at).last().unwrap();
+    fs::remove_dir_all(at.join(last.to_string())).unwrap();
+    verify(&at, 0, &[]);
+    let report = verify(&at, 1, &["--known", &whole]);
+    let missing = &about(&report, "archive")[0];
+    assert_eq!(missing["code"], "missing");
+    assert_eq!(
+        (&missing["from"], &missing["to"]),
+        (&last.from.into(), &(last.to - 1).into())
+    );
+}
+
+#[test]
+fn what_is_erased_above_all_segments_cant_be_told_and_the_report_says_up_to_where_it_vouches() {
+    let (server, at, before, names) = erased_in_the_middle();
     let known = at.join(names[1].to_string()).join("checkpoint");
-    let report = verify(&changed, 0, &["--known", known.to_str().unwrap()]);
+    let kept = server.folder.path().join("kept");
+    fs::copy(known, &kept).unwrap();
+    let kept = kept.to_str().unwrap();
+    verify(&at, 0, &["--known", kept]);
+    put_back(&at, &before, names);
+
+    // It is the archive of before.
+    let report = verify(&at, 0, &[]);
+    assert_eq!(report["erasures_below"], report["to"]);
+    let shown = audit(&["verify", at.to_str().unwrap()]).assert().code(0);
+    let shown = text(&shown.get_output().stdout).to_owned();
+    let says = format!(
+        "shows nothing that was erased up to size {}, and what was erased later can't be seen",
+        report["to"]
+    );
+    assert!(shown.lines().next().unwrap().contains(&says), "{shown}");
+
+    // A head that it doesn't reach is not as if all were well.
+    let report = verify(&at, 1, &["--known", kept]);
+    let finding = about(&report, "archive")[0];
+    assert_eq!(finding["code"], "rollback");
+    let size = finding["to"].as_u64().unwrap() + 1;
+    assert_eq!(report["not_compared"], json!([size]));
+    let report = verify(&at, 0, &["--known", kept, "--partial"]);
     let warnings = report["warnings"].as_array().unwrap();
     let tells = |one: &Value| one.as_str().unwrap().contains("was not compared");
     assert!(warnings.iter().any(tells), "{report}");
+    let partial = ["verify", at.to_str().unwrap(), "--known", kept, "--partial"];
+    let shown = audit(&partial).assert().code(0);
+    let shown = text(&shown.get_output().stdout).to_owned();
+    let says = format!("NOT compared with the known head of size {size}");
+    assert!(shown.lines().next().unwrap().contains(&says), "{shown}");
+}
+
+#[test]
+fn an_export_of_another_log_or_beside_an_export_says_nothing() {
+    let (server, at, ..) = erased_in_the_middle();
+    let other = Server::archiving();
+    other.run(&["record", "VIEW", "doc", "one"]);
+    let path = server.folder.path().join("other");
+    let path = path.to_str().unwrap();
+    other.run(&["export", "--evidence", path]);
+    let report = verify(&at, 1, &["--known", path]);
+    let findings = about(&report, path);
+    assert_eq!(findings.last().unwrap()["code"], "tenant", "{report}");
+    audit(&["verify", path, "--known", path]).assert().code(2);
 }
 
 /// With nothing but the folder: the tenant and its log are gone.
@@ -459,6 +633,14 @@ fn a_deleted_tenants_whole_log_is_verified_from_its_archive() {
     assert_eq!(tombstone["size"], 6);
     let known = within.path().join("known");
     fs::write(&known, tombstone["checkpoint"].as_str().unwrap()).unwrap();
-    let report = verify(&at, 0, &["--known", known.to_str().unwrap()]);
+    let known = ["--known", known.to_str().unwrap()];
+    let report = verify(&at, 0, &known);
     assert_eq!(report["warnings"], Value::Array(Vec::new()));
+    assert_eq!(report["erasures_below"], 6);
+    // Without its last segment it doesn't reach the log's end.
+    let last = *names(&at).last().unwrap();
+    fs::remove_dir_all(at.join(last.to_string())).unwrap();
+    verify(&at, 0, &[]);
+    let report = verify(&at, 1, &known);
+    assert_eq!(about(&report, "archive")[0]["code"], "rollback", "{report}");
 }

@@ -414,6 +414,10 @@ impl<H: TamperingHarness> Trial<H> {
             (Holds::Entries, "opening") => is_computed(&row[at], byte)
                 .then_some("the digest of a group that was not erased is computed, not read"),
             (Holds::Checkpoints, "size") => Some("a checkpoint is where it was looked for"),
+            (Holds::KeptLeaves, "leaf_hash") => {
+                let is_in_tree = table.number(row, "seq") < self.size() / WIDTH * WIDTH;
+                is_in_tree.then_some("the hash of kept leaf data is the tree's")
+            }
             _ if is_tenant => self.spare(table, row),
             _ => None,
         };

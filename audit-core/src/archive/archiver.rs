@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use audit_tlog::folder::{CHECKPOINT, MANIFEST, SegmentName};
 use audit_tlog::{Checkpoint, Hash, Note};
 
-use super::segment::{Demands, Erase, Source, check, pack};
+use super::segment::{Demands, Source, check, erases, pack};
 use super::shelf::Shelf;
 use super::{Archive, CONSUMER, MAX_ENTRIES};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,6 +15,7 @@ use crate::evidence::{not_yet, root_of};
 use crate::filter::Filter;
 use crate::id::TenantId;
 use crate::log::TenantLog;
+use crate::store::Snapshot;
 
 /// Segments that one prune waits for, and that one snapshot lives for.
 const AT_ONCE: usize = 8;
@@ -59,6 +60,57 @@ struct Tried {
     /// Of the log, when it was begun.
     size: u64,
     written: Vec<SegmentName>,
+}
+
+/// What a try goes by: one moment of the log, and what lies in the archive.
+struct Plan<'a> {
+    snapshot: Box<dyn Snapshot>,
+    source: Source<'a>,
+    pruned_below: u64,
+    /// What is to be archived.
+    positions: Range<u64>,
+    shelf: Shelf,
+    /// What lies there already, at the first position or behind it.
+    leftovers: Vec<SegmentName>,
+    /// Those of them that a try before has archived to its end.
+    finished: Vec<SegmentName>,
+}
+
+/// Where the next segment has to end.
+struct Next {
+    to: u64,
+    /// Whether that is the end of another one, in the midst of which the last one ended.
+    is_over: bool,
+}
+
+impl Plan<'_> {
+    /// Where the segment that begins at a position has to end, behind so many others; none when they are as
+    /// many as one snapshot lives for, or all is archived.
+    fn next(&self, at: u64, segments: usize) -> Option<Next> {
+        // A segment that straddles what is pruned would never be removed.
+        let over = self.leftovers.iter().filter(|name| name.from < at);
+        let over = over.map(|name| name.to.min(self.source.size()));
+        if let Some(to) = over.filter(|to| *to > at).max() {
+            return Some(Next { to, is_over: true });
+        }
+        if at >= self.positions.end || segments >= AT_ONCE {
+            return None;
+        }
+        let next = self.finished.iter().map(|name| name.from);
+        let next = next.filter(|from| *from > at).min();
+        Some(Next {
+            to: next.unwrap_or(self.positions.end),
+            is_over: false,
+        })
+    }
+}
+
+/// What a try has brought about before it removes anything.
+struct Written {
+    /// The position behind the last segment.
+    to: u64,
+    /// What a try before has archived and stays as it is.
+    stay: BTreeSet<SegmentName>,
 }
 
 /// Archives what is about to be pruned, and takes from the archive what is erased later.
@@ -149,19 +201,25 @@ impl Archiver {
         end: u64,
         tried: &mut Tried,
     ) -> Result<Archived> {
+        let plan = self.plan(log, from, end).await?;
+        *tried = Tried {
+            pruned_below: plan.pruned_below,
+            start: plan.positions.start,
+            size: plan.source.size(),
+            written: Vec::new(),
+        };
+        let written = self.write(log, &plan, tried).await?;
+        self.settle(log, plan, written, tried).await
+    }
+
+    /// Looks at the log and at what lies in the archive. Changes nothing but that the log's head is signed.
+    async fn plan<'a>(&self, log: &'a TenantLog, from: u64, end: u64) -> Result<Plan<'a>> {
         let tenant = log.scope().tenant();
         let store = log.log.log_store();
         let (snapshot, checkpoint) = log.signed_snapshot().await?;
-        let head = snapshot.head();
-        let start = head.pruned_below.max(from);
-        let end = end.min(head.size());
-        let size = checkpoint.size;
-        *tried = Tried {
-            pruned_below: head.pruned_below,
-            start,
-            size,
-            written: Vec::new(),
-        };
+        let pruned_below = snapshot.head().pruned_below;
+        let (start, size) = (pruned_below.max(from), checkpoint.size);
+        let end = end.min(size);
         let begun = log.begin(checkpoint, None, Vec::new()).await?;
         let source = Source::open(&**store, log.scope(), begun, &(start..size)).await?;
         let shelf = Shelf::list(&*self.archive, tenant, 0, |_| false).await?;
@@ -170,87 +228,121 @@ impl Archiver {
         let known = store.cursor(tenant, CONSUMER).await?.min(end);
         let whole: BTreeSet<SegmentName> = shelf.whole().collect();
         let finished = alone(&leftovers).filter(|name| name.to <= known && whole.contains(name));
-        let finished: Vec<SegmentName> = finished.collect();
-        let mut stay = BTreeSet::new();
+        Ok(Plan {
+            finished: finished.collect(),
+            leftovers,
+            shelf,
+            positions: start..end,
+            pruned_below,
+            source,
+            snapshot,
+        })
+    }
+
+    /// Writes segments from the first position on, so many as one snapshot lives for, each read back and
+    /// verified. An error that may pass ends it short behind the first of them.
+    async fn write(&self, log: &TenantLog, plan: &Plan<'_>, tried: &mut Tried) -> Result<Written> {
+        let tenant = log.scope().tenant();
+        let (start, size) = (plan.positions.start, plan.source.size());
+        let mut written = Written {
+            to: start,
+            stay: BTreeSet::new(),
+        };
         let mut earlier = None;
-        let (mut at, mut segments) = (start, 0);
-        loop {
-            // A segment that straddles what is pruned would never be removed.
-            let over = leftovers.iter().filter(|name| name.from < at);
-            let over = over.map(|name| name.to.min(size)).filter(|to| *to > at);
-            let over = over.max();
-            let to = match over {
-                Some(to) => to,
-                None if at < end && segments < AT_ONCE => {
-                    let next = finished.iter().map(|name| name.from);
-                    next.filter(|from| *from > at).min().unwrap_or(end)
-                }
-                None => break,
-            };
+        let mut segments = 0;
+        while let Some(next) = plan.next(written.to, segments) {
             segments += 1;
-            let found = finished.iter().find(|name| name.from == at);
+            let at = written.to;
+            let found = plan.finished.iter().find(|name| name.from == at);
             if let Some(name) = found
-                && self.is_left(log, &shelf, *name, size).await?
+                && self.is_left(log, &plan.shelf, *name, size).await?
             {
-                stay.insert(*name);
-                (at, earlier) = (name.to, None);
+                written.stay.insert(*name);
+                (written.to, earlier) = (name.to, None);
                 continue;
             }
-            let to = to.min(at + self.entries);
-            // What is removed below has to be of this log.
-            for name in leftovers
-                .iter()
-                .filter(|name| (at..to).contains(&name.from))
-            {
-                self.checkpoint(log, *name, size).await?;
+            let to = next.to.min(at + self.entries);
+            // What is removed in the end has to be of this log.
+            for name in &plan.leftovers {
+                if (at..to).contains(&name.from) {
+                    self.checkpoint(log, *name, size).await?;
+                }
             }
             if earlier.is_none() {
-                let before = |name: &SegmentName| name.from < start || stay.contains(name);
-                let before = whole.iter().copied().filter(before);
+                let before = |name: &SegmentName| name.from < start || written.stay.contains(name);
+                let before = plan.shelf.whole().filter(before);
                 earlier = Some(self.earlier(log, before, at, size).await?);
             }
             let earlier = earlier.get_or_insert_default();
-            let id = log.log.clock().event_id().into_uuid();
-            let written = async {
-                let composed = source.compose(&*snapshot, at, to, id, earlier).await?;
-                let name = composed.0;
-                tried.written.push(name);
-                let bytes = self.store(log, source.root(), composed).await?;
-                Ok::<_, Error>((name, bytes))
-            };
-            let (name, bytes) = match written.await {
+            match self.write_one(log, plan, at..to, earlier, tried).await {
                 // The snapshot has expired, perhaps. What was archived so far is there.
-                Err(error) if at > start && over.is_none() && error.is_retryable() => {
+                Err(error) if at > start && !next.is_over && error.is_retryable() => {
                     tracing::warn!(%tenant, at, %error, "archiving stopped short of its end");
                     let failed = tried.written.pop_if(|name| name.from == at);
                     self.discard_all(tenant, failed.into_iter().collect())
                         .await?;
                     break;
                 }
-                written => written?,
-            };
-            self.count(|status| {
-                status.segments += 1;
-                status.entries += name.to - name.from;
-                status.bytes += bytes;
-            });
-            tracing::info!(%tenant, from = name.from, to = name.to, bytes, "entries were archived");
-            if store.head(log.scope()).await?.pruned_below != head.pruned_below {
+                to => written.to = to?,
+            }
+            let head = log.log.log_store().head(log.scope()).await?;
+            if head.pruned_below != plan.pruned_below {
                 return Err(not_yet("the log was pruned while it was archived"));
             }
-            at = name.to;
         }
+        Ok(written)
+    }
+
+    /// Writes the segment at these positions, or at as many of them as one has. Returns the position behind
+    /// it.
+    async fn write_one(
+        &self,
+        log: &TenantLog,
+        plan: &Plan<'_>,
+        positions: Range<u64>,
+        earlier: &BTreeMap<u64, String>,
+        tried: &mut Tried,
+    ) -> Result<u64> {
+        let (from, to) = (positions.start, positions.end);
+        let id = log.log.clock().event_id().into_uuid();
+        let source = &plan.source;
+        let composed = source.compose(&*plan.snapshot, from, to, id, earlier);
+        let composed = composed.await?;
+        let name = composed.0;
+        tried.written.push(name);
+        let bytes = self.store(log, source.root(), composed).await?;
+        let (tenant, to) = (log.scope().tenant(), name.to);
+        self.count(|status| {
+            status.segments += 1;
+            status.entries += to - from;
+            status.bytes += bytes;
+        });
+        tracing::info!(%tenant, from, to, bytes, "entries were archived");
+        Ok(to)
+    }
+
+    /// Removes what lies beside what was written, and moves the cursor behind that.
+    async fn settle(
+        &self,
+        log: &TenantLog,
+        plan: Plan<'_>,
+        written: Written,
+        tried: &mut Tried,
+    ) -> Result<Archived> {
+        let tenant = log.scope().tenant();
+        let store = log.log.log_store();
+        let Written { to, stay } = written;
         let looked = store.head(log.scope()).await?.size();
         // The cursor, which lets others prune, comes behind this, and so do older segments' removals.
-        if erased_since(log, size, &(start..at)).await? {
+        if erased_since(log, plan.source.size(), &(plan.positions.start..to)).await? {
             return Err(not_yet("entries were erased while they were archived"));
         }
-        let covered = |name: &SegmentName| name.to <= at && !stay.contains(name);
-        let covered = leftovers.into_iter().filter(covered).collect();
+        let covered = |name: &SegmentName| name.to <= to && !stay.contains(name);
+        let covered = plan.leftovers.into_iter().filter(covered).collect();
         // From here on others may have these alone.
         tried.written.clear();
         self.discard_all(tenant, covered).await?;
-        let below = at.min(end);
+        let below = to.min(plan.positions.end);
         store.advance(tenant, CONSUMER, true, below).await?;
         Ok(Archived { below, looked })
     }
@@ -429,7 +521,7 @@ fn alone(names: &[SegmentName]) -> impl Iterator<Item = SegmentName> {
 /// Whether one of these positions lost anything since the log had a size.
 async fn erased_since(log: &TenantLog, size: u64, positions: &Range<u64>) -> Result<bool> {
     let filter = Filter::new().from_seq(size);
-    let erases = Erase::list(&**log.log.log_store(), log.scope(), filter).await?;
+    let erases = erases(&**log.log.log_store(), log.scope(), filter).await?;
     Ok(erases.iter().any(|erase| erase.touches(positions)))
 }
 

@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use audit_tlog::Group;
 use audit_tlog::folder::{CHECKPOINT, LOG_ZST, SegmentName};
+use audit_tlog::verify::Erase;
 
 use super::archiver::{Archiver, Signed, blocking, checkpoint_of, path_of};
-use super::segment::{Erase, Gone, Kept, Source};
+use super::segment::{Gone, Kept, Source, erases};
 use super::shelf::Shelf;
 use super::{ERASURES, MAX_ENTRIES};
 use crate::entry::Entry;
@@ -47,7 +48,7 @@ impl Pending {
         };
         if from < pending.size {
             let filter = Filter::new().from_seq(from).to_seq(pending.size);
-            pending.erases = Erase::list(&**store, scope, filter).await?;
+            pending.erases = erases(&**store, scope, filter).await?;
         }
         Ok(pending)
     }

@@ -9,7 +9,7 @@ use audit_tlog::evidence::{Composer, EvidenceLine, FolderManifest, LeafData, Rec
 use audit_tlog::folder::{self, CHECKPOINTS, LOG_ZST, MANIFEST, SegmentName, SplitFault, Splitter};
 use audit_tlog::leaf::leaf_hash;
 use audit_tlog::note::VerifyingKey;
-use audit_tlog::verify::{Finding, Options, verify_lines};
+use audit_tlog::verify::{Erase, Finding, Options, verify_lines};
 use audit_tlog::{Control, Group, Hash};
 use futures_util::StreamExt as _;
 use uuid::Uuid;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{MAX_ENTRIES, MAX_TEXT};
 use crate::entry::Evidence;
 use crate::error::{Error, ErrorKind, Result};
-use crate::evidence::{Exported, broken, each_control_entry, gap};
+use crate::evidence::{self, Exported, broken, each_control_entry, gap};
 use crate::filter::Filter;
 use crate::scope::TenantScope;
 use crate::store::{LogStore, Snapshot};
@@ -29,47 +29,28 @@ const MAX_LINES: u64 = 8 * MAX_TEXT as u64;
 /// A line and the leaf hash that the log has kept of it.
 type Line = (EvidenceLine<'static>, Hash);
 
-/// What an `erase` entry says.
-#[derive(Debug, Clone)]
-pub(super) struct Erase {
-    /// Its position.
-    pub(super) seq: u64,
-    pub(super) groups: Vec<Group>,
-    /// Both ends inclusive.
-    pub(super) ranges: Vec<(u64, u64)>,
-}
-
-impl Erase {
-    /// The `erase` entries that match and are left, oldest first.
-    pub(super) async fn list(
-        store: &dyn LogStore,
-        scope: &TenantScope,
-        filter: Filter,
-    ) -> Result<Vec<Self>> {
-        let mut erases = Vec::new();
-        let filter = filter.action("log.erase");
-        each_control_entry(store, scope, &filter, |entry| {
-            if let Some(Control::Erase {
-                groups, entries, ..
-            }) = entry.control()
-            {
-                erases.push(Self {
-                    seq: entry.seq,
-                    groups,
-                    ranges: entries,
-                });
-            }
-        })
-        .await?;
-        Ok(erases)
-    }
-
-    /// Whether it names one of these positions.
-    pub(super) fn touches(&self, positions: &Range<u64>) -> bool {
-        self.ranges
-            .iter()
-            .any(|(from, to)| *from < positions.end && *to >= positions.start)
-    }
+/// The `erase` entries that match and are left, oldest first.
+pub(super) async fn erases(
+    store: &dyn LogStore,
+    scope: &TenantScope,
+    filter: Filter,
+) -> Result<Vec<Erase>> {
+    let mut erases = Vec::new();
+    let filter = filter.action("log.erase");
+    each_control_entry(store, scope, &filter, |entry| {
+        if let Some(Control::Erase {
+            groups, entries, ..
+        }) = entry.control()
+        {
+            erases.push(Erase {
+                seq: entry.seq,
+                groups,
+                entries,
+            });
+        }
+    })
+    .await?;
+    Ok(erases)
 }
 
 /// Which groups of the entries at some positions are gone.
@@ -88,7 +69,7 @@ impl Gone {
         for erase in erases {
             let bits = erase.groups.iter();
             let bits = bits.fold(0, |bits, group| bits | 1_u8 << group.index());
-            for (first, last) in &erase.ranges {
+            for (first, last) in &erase.entries {
                 // An entry explains only what is below itself.
                 let end = (last + 1).min(erase.seq).min(positions.end);
                 for seq in (*first).max(from)..end {
@@ -139,7 +120,7 @@ impl<'a> Source<'a> {
         let epochs = begun.epochs.iter().copied();
         let always = keys.chain(epochs).collect();
         let filter = Filter::new().to_seq(begun.manifest.size);
-        let mut erases = Erase::list(store, scope, filter).await?;
+        let mut erases = erases(store, scope, filter).await?;
         erases.retain(|erase| erase.touches(positions));
         Ok(Self {
             store,
@@ -318,7 +299,7 @@ impl<'a> Source<'a> {
             let leaf = match known.remove(&seq) {
                 Some(leaf) => Some(leaf),
                 None => {
-                    let found = self.store.leaves(self.scope, seq..seq + 1).await?;
+                    let found = evidence::leaves(self.store, self.scope, seq..seq + 1).await?;
                     found.into_iter().next().map(|(_, leaf)| leaf)
                 }
             };
@@ -552,7 +533,7 @@ mod tests {
         let erase = |seq, groups: &[Group], ranges: &[(u64, u64)]| Erase {
             seq,
             groups: groups.to_vec(),
-            ranges: ranges.to_vec(),
+            entries: ranges.to_vec(),
         };
         let erases = [
             // An entry says nothing of what is not below itself.
@@ -574,7 +555,5 @@ mod tests {
             }
             assert!(!gone.take_from(&mut line), "{seq}: once");
         }
-        let touched = erases.iter().map(|erase| erase.touches(&(11..13)));
-        assert_eq!(touched.collect::<Vec<_>>(), [false, true]);
     }
 }

@@ -3,6 +3,7 @@
 mod erasing;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -529,6 +530,47 @@ async fn what_is_erased_while_it_is_archived_is_archived_anew() {
     assert_eq!(stage.try_prune().await.unwrap(), 20);
     stage.assert_archived(20).await;
     assert_eq!(stage.segments().await[0].1.groups.erased, 4);
+}
+
+/// At each call in turn an entry is erased, and the call behind it fails.
+#[tokio::test]
+async fn what_a_failed_try_has_put_in_place_of_another_is_not_taken_back() {
+    let mut replaced = 0;
+    for call in 0.. {
+        let (mut stage, ids) = Stage::signed(20).await;
+        stage._workers = None;
+        // A try before left a segment, of which the answer was lost.
+        stage.archive.next_fault(4, Mode::LosesItsAnswer);
+        stage.try_prune().await.unwrap_err();
+        let left = stage.segments().await[0].0;
+        stage.archive.next_fault(call, Mode::Waits);
+        let reader = stage.reader();
+        let mut tried = pin!(stage.try_prune());
+        let waits = tokio::select! {
+            outcome = &mut tried => { outcome.unwrap(); false }
+            () = stage.archive.died.notified() => true,
+        };
+        if !waits {
+            break;
+        }
+        let erased = reader.erase(vec![ids[3]], None, basis(), None).await;
+        erased.unwrap();
+        stage.archive.next_fault(0, Mode::Fails);
+        stage.archive.go.notify_one();
+        let has_failed = tried.await.is_err();
+        stage.archive.take_fault();
+        stage.assert_kept(20).await;
+        let is_left = stage.segments().await.iter().any(|(name, _)| *name == left);
+        replaced += u64::from(has_failed && !is_left);
+        stage.clock.advance_micros(1_000_000);
+        reader.erase_in_archive().await.unwrap();
+        let below = stage.prune().await;
+        stage.assert_archived(below).await;
+        let segments = stage.segments().await;
+        let erased = segments.iter().map(|(_, report)| report.groups.erased);
+        assert_eq!(erased.sum::<u64>(), 4, "{call}");
+    }
+    assert!(replaced > 0);
 }
 
 #[tokio::test]

@@ -13,11 +13,15 @@ use audit_core::tlog::note::{Note, SigningKey};
 use audit_core::tlog::tile::{Content, Tile, TileReader, parse_entries, parse_hashes};
 use audit_core::tlog::verify::{Code, Options, Report, verify_lines};
 use audit_core::{
-    AuditLog, Basis, ErrorKind, Event, EventId, EvidenceRequest, Filter, Group, Query, Recorder,
-    Signer, TenantId, TenantLog, TenantScope, TenantStatus, TenantUpdate, Timestamp,
+    AuditLog, Basis, Error, ErrorKind, Event, EventId, EvidenceRequest, Filter, Group,
+    LogStore as _, Query, Recorder, Signer, TenantId, TenantLog, TenantScope, TenantStatus,
+    TenantUpdate, Timestamp,
 };
 use futures_util::TryStreamExt as _;
 use uuid::Uuid;
+
+use crate::faulty::Faulty;
+use crate::signer;
 
 const ORIGIN: &str = "audit.example/log";
 
@@ -136,6 +140,59 @@ async fn a_full_export_verifies_after_erasures_and_prunes() {
     assert!(report.is_verified(), "{:#?}", report.findings);
     assert_eq!(report.absent.pruned, pruned.below);
     workers.shutdown(Duration::from_secs(5)).await;
+}
+
+/// Whichever store keeps it: the tree has its hash.
+#[tokio::test]
+async fn leaf_data_that_outlives_a_prune_and_is_another_is_told_with_its_position() {
+    let store = Arc::new(Faulty::new());
+    let name = || Origin::parse(ORIGIN).unwrap();
+    let (log, _, workers) = signer::process(&store, Signer::new(name(), signer::key(1)));
+    record(&log, 10).await;
+    signer::signed(&store, &signer::vkey_in(1, ORIGIN, 1)).await;
+    assert!(workers.shutdown(Duration::from_secs(5)).await);
+    let second = Signer::new(name(), signer::key(2)).succeeding(name(), signer::key(1));
+    let (log, reader, workers) = signer::process(&store, second);
+    let newest = signer::vkey_in(2, ORIGIN, 1);
+    signer::signed(&store, &newest).await;
+    record(&log, 280).await;
+    let left = record(&log, 20).await;
+    let left = reader.get(left[0]).await.unwrap();
+    let pruned = reader
+        .prune(left.created_at, basis("retention"), None, false)
+        .await
+        .unwrap();
+    assert_eq!(pruned.below, 291);
+    while store.sweep().await.unwrap() {}
+    signer::signed(&store, &newest).await;
+
+    // The change of keys, and the bundle that the prune ended in.
+    let corrupt = |error: Error, seq| {
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(
+            (error.tenant(), error.position()),
+            (Some(tenant()), Some(seq))
+        );
+    };
+    signer::exported(&reader).await;
+    let bundle = Tile::at(Content::Entries, 1, 312).unwrap();
+    let tile = reader.tile(&bundle).await.unwrap();
+    let leaves = parse_entries(&tile, bundle.width()).unwrap();
+    assert_eq!(leaves.len(), 56);
+    store.altered_leaves.lock().unwrap().extend([10, 270, 300]);
+    let error = eventually(
+        async || match reader.evidence(EvidenceRequest::new()).await {
+            Err(error) if error.is_retryable() => None,
+            told => told.err(),
+        },
+    )
+    .await;
+    corrupt(error, 10);
+    corrupt(reader.tile(&bundle).await.unwrap_err(), 270);
+    // What is left of the log is for who reads it to compare.
+    store.altered_leaves.lock().unwrap().remove(&270);
+    assert_ne!(reader.tile(&bundle).await.unwrap(), tile);
+    assert!(workers.shutdown(Duration::from_secs(5)).await);
 }
 
 #[tokio::test]

@@ -32,6 +32,8 @@ pub(crate) struct Faulty {
     pub(crate) unreadable: Mutex<HashSet<TenantId>>,
     /// Positions whose entries differ from their hashes.
     pub(crate) damaged: Mutex<HashSet<u64>>,
+    /// Positions whose leaf data is another by itself.
+    pub(crate) altered_leaves: Mutex<HashSet<u64>>,
     /// Erasures that fail in turn: before anything is erased, and after everything is.
     pub(crate) failing_erasures: AtomicU64,
     /// Tenants of which nothing is erased now.
@@ -89,6 +91,7 @@ impl Faulty {
             appends: AtomicU64::new(0),
             unreadable: Mutex::default(),
             damaged: Mutex::default(),
+            altered_leaves: Mutex::default(),
             failing_erasures: AtomicU64::new(0),
             unerasable: Mutex::default(),
             busy: Mutex::default(),
@@ -327,7 +330,14 @@ impl LogStore for Faulty {
         scope: &TenantScope,
         range: std::ops::Range<u64>,
     ) -> Result<Vec<(u64, String)>> {
-        self.inner.leaves(scope, range).await
+        let mut leaves = self.inner.leaves(scope, range).await?;
+        let altered = self.altered_leaves.lock().unwrap();
+        for (seq, leaf) in &mut leaves {
+            if altered.contains(seq) {
+                leaf.push(' ');
+            }
+        }
+        Ok(leaves)
     }
 
     async fn erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased> {

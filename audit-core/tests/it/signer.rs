@@ -45,7 +45,7 @@ pub(crate) fn vkey_in(seed: u8, name: &str, epoch: u64) -> VerifyingKey {
 }
 
 /// One process after another on one store.
-fn process(store: &Arc<Faulty>, signer: Signer) -> (AuditLog, TenantLog, Workers) {
+pub(crate) fn process(store: &Arc<Faulty>, signer: Signer) -> (AuditLog, TenantLog, Workers) {
     let log = AuditLog::builder(Arc::new(MemoryStore::new()))
         .log_store(store.clone())
         .signer(signer, store.clone())

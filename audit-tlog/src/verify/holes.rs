@@ -2,6 +2,7 @@
 //! kept until the end: two bytes for each entry in the bundle, and the gaps.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::report::{EntryCounts, Explanation, GroupCounts, Hole};
 use super::{Code, Findings};
@@ -36,11 +37,33 @@ impl Shown {
 }
 
 /// What an `erase` entry says.
-#[derive(Debug)]
-pub(super) struct Erase {
-    pub(super) seq: u64,
-    pub(super) groups: u8,
-    pub(super) entries: Vec<(u64, u64)>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Erase {
+    /// Its position.
+    pub seq: u64,
+    /// Which groups it destroyed, in their order.
+    pub groups: Vec<Group>,
+    /// Of which entries: the first and the last position of each run, ascending.
+    pub entries: Vec<(u64, u64)>,
+}
+
+impl Erase {
+    /// Whether it names one of these positions. It says nothing of what is not below itself.
+    #[must_use]
+    pub fn touches(&self, positions: &Range<u64>) -> bool {
+        let end = positions.end.min(self.seq);
+        let next = self
+            .entries
+            .partition_point(|(_, to)| *to < positions.start);
+        let first = self.entries.get(next);
+        first.is_some_and(|(from, _)| positions.start.max(*from) < end)
+    }
+
+    /// Whether it says that this group of the entry at a position was destroyed.
+    #[must_use]
+    pub fn names(&self, group: Group, seq: u64) -> bool {
+        self.groups.contains(&group) && self.touches(&(seq..seq.saturating_add(1)))
+    }
 }
 
 /// What explains holes, and what the caller allows.
@@ -255,7 +278,7 @@ impl Erased {
         // those it covers and leaves two ends at most, so that overlaps cost nothing again.
         let mut free = BTreeMap::from([(0, u64::MAX)]);
         let mut ranges = Vec::new();
-        for erase in erases.iter().filter(|e| e.groups >> group.index() & 1 == 1) {
+        for erase in erases.iter().filter(|e| e.groups.contains(&group)) {
             for &(from, to) in &erase.entries {
                 // An entry explains only what is below itself.
                 let Some(last) = erase.seq.checked_sub(1).map(|last| last.min(to)) else {
@@ -298,8 +321,30 @@ mod tests {
     fn erase(seq: u64, entries: Vec<(u64, u64)>) -> Erase {
         Erase {
             seq,
-            groups: 1,
+            groups: vec![Group::ALL[0]],
             entries,
+        }
+    }
+
+    #[test]
+    fn an_entry_names_what_is_in_its_runs_and_below_itself() {
+        let erase = erase(14, vec![(3, 10), (13, 20)]);
+        let [named, other] = [Group::ALL[0], Group::ALL[1]];
+        for seq in 0..30 {
+            let is_named = (3..=10).contains(&seq) || seq == 13;
+            assert_eq!(erase.names(named, seq), is_named, "{seq}");
+            assert!(!erase.names(other, seq), "{seq}");
+        }
+        for (run, touched) in [
+            (0..3, false),
+            (0..4, true),
+            (5..6, true),
+            (10..13, true),
+            (11..13, false),
+            (14..30, false),
+            (5..5, false),
+        ] {
+            assert_eq!(erase.touches(&run), touched, "{run:?}");
         }
     }
 

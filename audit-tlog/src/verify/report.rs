@@ -4,9 +4,12 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::ops::Range;
 
+use serde::Serialize;
+use serde::ser::{SerializeStruct as _, Serializer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::holes::Erase;
 use crate::control::Basis;
 use crate::leaf::{Group, Hash};
 use crate::note::VerifyingKey;
@@ -145,18 +148,22 @@ impl Finding {
     /// The finding for scripts, one JSON object.
     #[must_use]
     pub fn to_json(&self) -> String {
-        self.value().to_string()
+        json!(self).to_string()
     }
+}
 
-    fn value(&self) -> Value {
-        json!({
-            "code": self.code.as_str(),
-            "from": self.positions.map(|(from, _)| from),
-            "to": self.positions.map(|(_, to)| to),
-            "line": self.line,
-            "file": self.file,
-            "detail": self.detail,
-        })
+/// For scripts: `code`, `from`, `to`, `line`, `file` and `detail`, of which all but the first and the last
+/// may be null.
+impl Serialize for Finding {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Finding", 6)?;
+        fields.serialize_field("code", self.code.as_str())?;
+        fields.serialize_field("from", &self.positions.map(|(from, _)| from))?;
+        fields.serialize_field("to", &self.positions.map(|(_, to)| to))?;
+        fields.serialize_field("line", &self.line)?;
+        fields.serialize_field("file", &self.file)?;
+        fields.serialize_field("detail", &self.detail)?;
+        fields.end()
     }
 }
 
@@ -274,8 +281,8 @@ pub struct Epoch {
     pub basis: Basis,
 }
 
-/// A cosignature that was asked for and holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A cosignature that was asked for and holds. Scripts see its fields.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cosigned {
     /// The witness's key name.
     pub witness: String,
@@ -327,6 +334,11 @@ pub struct Report {
     pub groups: GroupCounts,
     /// For each `erase` entry that explains anything, how many groups.
     pub erased_by: Vec<(u64, u64)>,
+    /// The `erase` entries in the bundle, oldest first, as far as they stand below a signed head that the
+    /// entries lead to: what the log itself says, whatever else is wrong with the bundle.
+    pub erases: Vec<Erase>,
+    /// Below which position the log was pruned; 0 when it wasn't.
+    pub pruned_below: u64,
     /// Where the log was continued after a restore, oldest first.
     pub epochs: Vec<Epoch>,
     /// What is absent, in the order of positions; as many as were asked for.
@@ -407,7 +419,6 @@ impl Report {
                 "by": hole.why.by(),
             })
         });
-        let findings = self.findings.iter().map(Finding::value);
         json!({
             "verified": self.is_verified(),
             "tenant_id": self.tenant_id.map(|id| id.to_string()),
@@ -451,18 +462,43 @@ impl Report {
             "partial": self.partial,
             "known": self.known,
             "known_in_gap": self.known_in_gap,
-            "cosigned": self
-                .cosigned
-                .iter()
-                .map(|one| json!({"witness": one.witness, "time": one.time, "size": one.size}))
-                .collect::<Vec<_>>(),
+            "cosigned": self.cosigned,
             "known_size": self.known_size(),
             "cosigned_at": self.cosigned_at(),
             "cosigned_size": self.cosigned_size(),
-            "findings": findings.collect::<Vec<_>>(),
+            "findings": self.findings,
             "findings_total": self.findings_total,
             "warnings": self.warnings,
         })
         .to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_read_the_same_fields_of_every_finding_and_cosignature() {
+        let mut finding = Finding::at(Code::Known, Some((3, 5)), "not so".into());
+        assert_eq!(
+            finding.to_json(),
+            r#"{"code":"known","detail":"not so","file":null,"from":3,"line":null,"to":5}"#
+        );
+        (finding.positions, finding.line) = (None, Some(7));
+        finding.file = Some("keys".into());
+        assert_eq!(
+            finding.to_json(),
+            r#"{"code":"known","detail":"not so","file":"keys","from":null,"line":7,"to":null}"#
+        );
+        let cosigned = Cosigned {
+            witness: "witness.example.com/w1".into(),
+            time: 1,
+            size: 2,
+        };
+        assert_eq!(
+            json!(cosigned).to_string(),
+            r#"{"size":2,"time":1,"witness":"witness.example.com/w1"}"#
+        );
     }
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use audit_tlog::evidence::Record;
 use audit_tlog::leaf::leaf_hash;
 use audit_tlog::verify::{
-    Code, Explanation, Finding, MAX_HEAD_BYTES, MAX_HEAD_LINES, Options, Report, verify_blocks,
-    verify_lines,
+    Code, Erase, Explanation, Finding, MAX_HEAD_BYTES, MAX_HEAD_LINES, Options, Report,
+    verify_blocks, verify_lines,
 };
 use audit_tlog::{
     Checkpoint, Cosigner, Group, HeadOpening, InclusionProof, Note, Origin, Salt, SigningKey, Tree,
@@ -426,6 +426,23 @@ fn holes_are_erased_or_pruned_by_the_entry_that_says_so() {
     assert_eq!(report.findings, []);
     assert_eq!(counts(&report), expected);
     assert_eq!(report.erased_by, [(first, 4), (second, 1)]);
+    assert_eq!(report.pruned_below, 270);
+    let erase = |seq, group, entries| Erase {
+        seq,
+        groups: vec![group],
+        entries,
+    };
+    assert_eq!(
+        report.erases,
+        [
+            erase(first, Group::Actor, vec![(280, 282), (290, 290)]),
+            erase(second, Group::Reason, vec![(282, 282)]),
+        ]
+    );
+    // What no signed head covers says nothing.
+    let is_unsigned = |line: &&String| !matches!(Record::parse(line), Ok(Record::Checkpoint(_)));
+    let unsigned: Vec<_> = lines.iter().filter(is_unsigned).collect();
+    assert_eq!(judge(&unsigned, full()).erases, []);
     let holes: Vec<_> = report
         .holes
         .iter()
