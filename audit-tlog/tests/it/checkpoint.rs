@@ -273,7 +273,6 @@ fn the_deployment_logs_name_is_no_tenants() {
         "example.com/log/deployment/",
         "example.com/log/e0/deployment",
         "example.com/log/e1/deployment",
-        "example.com/log/e02/deployment",
         "example.com/log/e2/e3/deployment",
         "e2/deployment",
     ] {
