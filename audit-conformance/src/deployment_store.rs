@@ -269,7 +269,8 @@ where
         .expect("committed");
 }
 
-/// With every byte of the note; one of the same size that came later was signed or cosigned anew.
+/// With every byte of the note, and whether the guard knew of it; one of the same size that came later was
+/// signed or cosigned anew. The first may be an empty log's.
 pub async fn the_newest_deployment_checkpoint_is_the_largest_that_came_last<
     H: CheckpointStoreHarness,
 >()
@@ -282,6 +283,7 @@ where
     assert_eq!(store.latest_deployment().await.expect("an answer"), None);
     let at = time("2026-11-24T03:00:00.123456Z");
     for (size, note, newest) in [
+        (0, "of a log without a leaf\n", None),
         (
             3,
             "audit.example/log\n3\nAAAA\n\n\u{2014} audit.example/log AAAA\n",
@@ -294,7 +296,7 @@ where
         // Late, and of no use.
         (4, "smaller\n", Some(5)),
     ] {
-        let published = checkpoint(size, note, at);
+        let published = checkpoint(size, note, at).guarded(size != 3);
         store
             .publish_deployment(fence, &published)
             .await

@@ -183,3 +183,62 @@ pub async fn of_several_who_know_the_same_one_advances<H: GuardHarness>() {
         known = found;
     }
 }
+
+/// Its largest head, beside the tenants' and by the same rules; it is none of the tenants.
+pub async fn a_guard_remembers_the_deployment_log_by_the_same_rules<H: GuardHarness>() {
+    let harness = H::open().await;
+    let (guard, tenant) = (harness.guard(), tenant_id());
+    assert_eq!(guard.deployment_head().await.expect("an answer"), None);
+    let first = step(None, head(1, 30), &[3]);
+    guard.advance(tenant, &first).await.expect("advanced");
+    assert_eq!(guard.deployment_head().await.expect("an answer"), None);
+    let mut known = None;
+    // A new epoch may begin with an empty log.
+    for to in [head(1, 4), head(1, 9), head(2, 0), head(2, 4)] {
+        // Again, as after a lost answer.
+        for _ in 0..2 {
+            let advanced = guard.advance_deployment(known, to).await;
+            advanced.expect("advanced");
+        }
+        let found = guard.deployment_head().await.expect("an answer");
+        assert_eq!(found, Some(to));
+        known = Some(to);
+    }
+    let mut other = head(2, 4);
+    other.root = Hash([99; 32]);
+    for (known, to, expected) in [
+        (known, head(2, 3), ErrorKind::Refused),
+        (known, head(1, 90), ErrorKind::Refused),
+        (known, other, ErrorKind::Conflict),
+        (None, head(2, 5), ErrorKind::Refused),
+        (Some(other), head(2, 5), ErrorKind::Refused),
+        (Some(head(1, 9)), head(2, 5), ErrorKind::Refused),
+    ] {
+        let outcome = guard.advance_deployment(known, to).await;
+        assert_eq!(kind(outcome), Some(expected), "{to:?}");
+    }
+    let harness = harness.reopen().await;
+    let guard = harness.guard();
+    let found = guard.deployment_head().await.expect("an answer");
+    assert_eq!(found, Some(head(2, 4)));
+    let found = guard.head(tenant).await.expect("an answer");
+    assert_eq!(found, Some(head(1, 30)));
+    assert_eq!(guard.tenants(None, 10).await.expect("tenants"), [tenant]);
+}
+
+/// As a tenant's head: a signer that lost its turn takes nothing back.
+pub async fn of_several_who_know_the_same_deployment_head_one_advances<H: GuardHarness>() {
+    let harness = H::open().await;
+    let guard = harness.guard();
+    let mut known = None;
+    for round in 1..=5 {
+        let heads: Vec<GuardedHead> = (0..8).map(|n| head(1, round * 10 + n)).collect();
+        let told = heads.iter().map(|to| guard.advance_deployment(known, *to));
+        let outcomes = futures_util::future::join_all(told).await;
+        let advanced: Vec<GuardedHead> = (heads.iter().zip(&outcomes))
+            .filter_map(|(to, outcome)| outcome.is_ok().then_some(*to))
+            .collect();
+        known = guard.deployment_head().await.expect("an answer");
+        assert_eq!(advanced, Vec::from_iter(known));
+    }
+}

@@ -319,6 +319,8 @@ macro_rules! guard {
             a_guard_never_goes_back,
             what_a_guard_knows_already_changes_nothing,
             of_several_who_know_the_same_one_advances,
+            a_guard_remembers_the_deployment_log_by_the_same_rules,
+            of_several_who_know_the_same_deployment_head_one_advances,
         );
     };
 }

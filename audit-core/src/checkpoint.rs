@@ -9,6 +9,7 @@ use audit_tlog::note::{SigningKey, VerifyingKey};
 use audit_tlog::{Hash, Timestamp};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::GuardedHead;
 use crate::id::TenantId;
 use crate::scope::TenantScope;
 use crate::seal::Head;
@@ -27,6 +28,8 @@ pub struct SignedCheckpoint {
     pub signed_at: Timestamp,
     /// Whether it is the first over a change of keys, which both keys sign.
     pub is_handover: bool,
+    /// Whether the guard knew of it before it was kept. Told of the deployment log's only.
+    pub is_guarded: bool,
 }
 
 impl SignedCheckpoint {
@@ -38,6 +41,7 @@ impl SignedCheckpoint {
             note,
             signed_at,
             is_handover: false,
+            is_guarded: false,
         }
     }
 
@@ -45,6 +49,13 @@ impl SignedCheckpoint {
     #[must_use]
     pub fn handover(mut self, is_handover: bool) -> Self {
         self.is_handover = is_handover;
+        self
+    }
+
+    /// The guard knew of it before: a guard that knows of no head of the deployment log has lost it then.
+    #[must_use]
+    pub fn guarded(mut self, is_guarded: bool) -> Self {
+        self.is_guarded = is_guarded;
         self
     }
 
@@ -261,28 +272,23 @@ impl Signer {
         sign(head.size(), head.tree.root(), &[&key], now)
     }
 
-    /// The key that the deployment log's checkpoints are verified with.
+    /// The key that the deployment log's checkpoints of an epoch are verified with.
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] when the origin can't be a key's name.
-    pub fn deployment_key(&self) -> Result<VerifyingKey> {
-        let key = self.key.renamed(&self.origin.for_deployment());
+    pub fn deployment_key(&self, epoch: u64) -> Result<VerifyingKey> {
+        let key = self.key.renamed(&self.origin.for_deployment(epoch));
         Ok(key.map_err(unsigned)?.verifying_key().clone())
     }
 
     /// Signs a head of the deployment log: with the present key and with the
-    /// [earlier ones](Self::succeeding), under the present name, so that whoever knows one of them goes
-    /// on verifying while the key changes.
+    /// [earlier ones](Self::succeeding), under the present name in the head's epoch, so that whoever
+    /// knows one of them goes on verifying while the key changes.
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] when the origin can't be a key's name.
-    pub fn sign_deployment(
-        &self,
-        size: u64,
-        root: Hash,
-        now: Timestamp,
-    ) -> Result<SignedCheckpoint> {
-        let name = self.origin.for_deployment();
+    pub fn sign_deployment(&self, head: &GuardedHead, now: Timestamp) -> Result<SignedCheckpoint> {
+        let name = self.origin.for_deployment(head.epoch);
         let earlier = self.earlier.iter().map(|(_, key)| key);
         let mut keys: Vec<SigningKey> = Vec::new();
         for key in std::iter::once(&self.key).chain(earlier) {
@@ -294,7 +300,8 @@ impl Signer {
                 keys.push(key);
             }
         }
-        sign(size, root, &keys.iter().collect::<Vec<_>>(), now)
+        let keys: Vec<&SigningKey> = keys.iter().collect();
+        sign(head.size, head.root, &keys, now)
     }
 
     /// Signs the head behind an entry that says that the key changed, with both keys and under the

@@ -5,6 +5,11 @@
 //! under the same lease: once in a period it appends a leaf for each tenant whose newest checkpoint is
 //! larger than the head that was committed to last, signs the log's own head, whether it grew or not,
 //! and asks the witnesses to cosign it. What an idle tenant costs is nothing.
+//!
+//! Where there is a [guard](crate::guard), it learns of each head before a witness or anybody else does. A
+//! log that doesn't continue what the guard knows is not signed until
+//! [`AuditLog::recover_deployment`](crate::AuditLog::recover_deployment) has begun a new epoch of it: the
+//! same tree under another name. The tenants' logs go on meanwhile: nothing of them rests on this one.
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -12,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use audit_tlog::checkpoint::{Checkpoint, FIRST_EPOCH, Origin};
 use audit_tlog::leaf::Salt;
 use audit_tlog::merkle::{self, subtree_root, subtrees};
 use audit_tlog::note::{Note, VerifyingKey};
@@ -108,7 +114,8 @@ pub trait DeploymentStore: Debug + Send + Sync + 'static {
     ) -> Result<Option<(u64, HeadOpening)>>;
 
     /// Keeps a checkpoint of the deployment log beside those that there are: one of a new size, or one of
-    /// the newest's size that was signed or cosigned anew.
+    /// the newest's size that was signed or cosigned anew. Of an empty log, too: a new epoch may begin
+    /// with that.
     ///
     /// # Errors
     /// As [`CheckpointStore::publish`](crate::CheckpointStore::publish). Nothing is kept then.
@@ -262,6 +269,41 @@ impl Deployment {
         }
         Ok(hashes)
     }
+
+    /// Checks that the log of this size and root continues its newest checkpoint (RFC 6962 §2.1.2).
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt) when it doesn't.
+    pub(crate) async fn continues(
+        &self,
+        newest: &SignedCheckpoint,
+        size: u64,
+        root: &Hash,
+    ) -> Result<()> {
+        let nodes = merkle::consistency_nodes(newest.size, size);
+        let proof = self.roots_of(nodes).await?;
+        merkle::verify_consistency(newest.size, &newest.root, size, root, &proof).map_err(|fault| {
+            let message = "the deployment log doesn't continue its newest checkpoint";
+            Error::new(ErrorKind::Corrupt, message).with_source(fault)
+        })
+    }
+}
+
+/// The epoch that the log is in: the name under its newest checkpoint tells it, whatever its origin was.
+///
+/// # Errors
+/// [`Corrupt`](ErrorKind::Corrupt) when the checkpoint is no deployment log's.
+pub(crate) fn epoch_of(newest: Option<&SignedCheckpoint>) -> Result<u64> {
+    let Some(newest) = newest else {
+        return Ok(FIRST_EPOCH);
+    };
+    let note = note_of(newest)?;
+    let head = Checkpoint::parse(note.text()).map_err(broken)?;
+    let (_, epoch) = Origin::of_deployment(head.origin()).ok_or_else(|| {
+        let message = "the deployment log's newest checkpoint has another log's name";
+        Error::new(ErrorKind::Corrupt, message)
+    })?;
+    Ok(epoch)
 }
 
 /// A checkpoint's note.
@@ -335,12 +377,15 @@ impl TenantLog {
         deployment.store.latest_deployment().await
     }
 
-    /// The key that verifies the deployment log's checkpoints. Needs no permission: it is public.
+    /// The key that verifies the deployment log's checkpoints, under the name of the epoch that it is in.
+    /// Needs no permission: it is public.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) without a deployment log.
-    pub fn deployment_key(&self) -> Result<VerifyingKey> {
-        self.deployment()?.1.signer().deployment_key()
+    /// [`NotFound`](ErrorKind::NotFound) without a deployment log; what the store answers.
+    pub async fn deployment_key(&self) -> Result<VerifyingKey> {
+        let (deployment, signing) = self.deployment()?;
+        let newest = deployment.store.latest_deployment().await?;
+        signing.signer().deployment_key(epoch_of(newest.as_ref())?)
     }
 
     /// A tile of the deployment log, as C2SP tlog-tiles serves it, below its newest checkpoint. Needs

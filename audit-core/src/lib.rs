@@ -75,7 +75,8 @@ pub use evidence::{EvidenceRequest, TiledLog};
 pub use filter::{Filter, TimeRange};
 pub use group_commit::GroupCommit;
 pub use guard::{
-    FolderGuard, Guard, GuardAdvance, GuardedErasure, GuardedHead, Recovery, admit_advance,
+    DeploymentRecovery, FolderGuard, Guard, GuardAdvance, GuardedErasure, GuardedHead, Recovery,
+    admit_advance,
 };
 pub use id::{ErasureId, EventId, NotAUuid, TenantId};
 pub use json::{Json, JsonFault};

@@ -226,9 +226,11 @@ impl AuditLogBuilder {
     /// What remembers outside the database what was signed. Where it knows more than a log, or nothing of
     /// one that was signed, that log takes nothing more and is not signed until it was
     /// [recovered](AuditLog::recover): calls that add to it fail with
-    /// [`Unavailable`](ErrorKind::Unavailable), with a [`signer`](Self::signer) and without. `checkpoints`
-    /// is where the log's checkpoints are kept, whoever signs them. None by default: then nothing notices
-    /// that an old copy of the database was restored.
+    /// [`Unavailable`](ErrorKind::Unavailable), with a [`signer`](Self::signer) and without. A
+    /// [deployment log](Self::deployment) of which it knows more is only not signed, until it was
+    /// [recovered](AuditLog::recover_deployment): the tenants' logs go on. `checkpoints` is where the log's
+    /// checkpoints are kept, whoever signs them. None by default: then nothing notices that an old copy of
+    /// the database was restored.
     #[must_use]
     pub fn guard(mut self, guard: Arc<dyn Guard>, checkpoints: Arc<dyn CheckpointStore>) -> Self {
         self.guard = Some((guard, checkpoints));
@@ -448,7 +450,7 @@ impl AuditLog {
     }
 
     /// How many of the logs that this process has come to are stopped by the
-    /// [guard](AuditLogBuilder::guard).
+    /// [guard](AuditLogBuilder::guard). The deployment log counts as one where this process signs.
     pub fn stopped_by_guard(&self) -> usize {
         let sentry = self.inner.sentry.as_ref();
         sentry.map_or(0, |sentry| sentry.stopped())

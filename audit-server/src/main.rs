@@ -75,9 +75,10 @@ enum TlogCommand {
     /// Let the logs go on that the guard stops, after an old copy of the database was restored.
     ///
     /// Erases again what was erased since, as far as the guard knows it, and begins a new epoch in each
-    /// such log. Prints what was lost. No server may sign meanwhile; it is safe to repeat.
+    /// such log, and of the deployment log. Prints what was lost. No server may sign meanwhile; it is safe
+    /// to repeat.
     Recover {
-        /// Only this tenant's log.
+        /// Only this tenant's log, and not the deployment log.
         #[arg(long)]
         tenant: Option<TenantId>,
         /// Print what would be done, and change nothing.

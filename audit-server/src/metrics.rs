@@ -131,7 +131,8 @@ fn describe() {
     );
     describe_gauge!(
         "audit_guard_stopped",
-        "Logs that take nothing and are not signed, because the guard knows more than they hold."
+        "Logs that take nothing and are not signed, because the guard knows more than they hold; the \
+         deployment log, where it is only not signed, counts as one."
     );
     describe_gauge!("audit_queue_messages", "Messages in the queue by state.");
 }

@@ -1,6 +1,6 @@
 //! `audit-server tlog recover`: lets the logs go on that the guard stops.
 
-use audit_core::{Error, ErrorKind, Recovery, Result, TenantFilter, TenantId};
+use audit_core::{DeploymentRecovery, Error, ErrorKind, Recovery, Result, TenantFilter, TenantId};
 
 use crate::storage::Storage;
 
@@ -16,8 +16,8 @@ pub struct Recovered {
     pub failed: u64,
 }
 
-/// Recovers one log, or every one that the guard stops, and tells of each in a line. What can't be
-/// recovered is told too, and holds up no other.
+/// Recovers one tenant's log, or every log that the guard stops and the deployment log, and tells of each
+/// in a line. What can't be recovered is told too, and holds up no other.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] when the logs have no guard; what the guard or the store answers when it is
@@ -66,7 +66,28 @@ pub async fn recover(
         }
         after = tenants.last().map(|tenant| tenant.id);
         if tenants.len() < TENANTS {
-            return Ok(outcome);
+            break;
+        }
+    }
+    deployment(storage, dry_run, &mut outcome, &mut tell).await;
+    Ok(outcome)
+}
+
+async fn deployment(
+    storage: &Storage,
+    dry_run: bool,
+    outcome: &mut Recovered,
+    tell: &mut impl FnMut(&str),
+) {
+    match storage.log.recover_deployment(dry_run).await {
+        Ok(None) => {}
+        Ok(Some(recovery)) => {
+            outcome.logs += 1;
+            tell(&line_of_deployment(&recovery, dry_run));
+        }
+        Err(error) => {
+            outcome.failed += 1;
+            tell(&format!("the deployment log: NOT recovered: {error}"));
         }
     }
 }
@@ -138,4 +159,27 @@ fn line(recovery: &Recovery) -> String {
         ),
     }
     line
+}
+
+/// What was done to the deployment log, or would be, for people.
+fn line_of_deployment(recovery: &DeploymentRecovery, dry_run: bool) -> String {
+    let found = match recovery.guarded {
+        None => "the guard knew nothing of it".to_owned(),
+        Some(guarded) if recovery.lost() == 0 => format!(
+            "it doesn't continue the head of {} leaves that was signed",
+            guarded.size
+        ),
+        Some(guarded) => format!(
+            "{} leaves are lost, positions {} to {}",
+            recovery.lost(),
+            recovery.size,
+            guarded.size - 1
+        ),
+    };
+    let begins = match dry_run {
+        true => "would begin",
+        false => "begins",
+    };
+    let (epoch, key) = (recovery.epoch, &recovery.key);
+    format!("the deployment log: {found}; epoch {epoch} {begins}; the key for its witnesses: {key}")
 }

@@ -117,13 +117,14 @@ impl PostgresStore {
         let known = known.map(|r| row::hash(&r, 0)).transpose()?;
         admit_checkpoint(checkpoint, fence, signer, size(&mut tx).await?, known)?;
         query(
-            "INSERT INTO audit.deployment_checkpoints (size, root, note, signed_at)
-             VALUES ($1, $2, $3, $4)",
+            "INSERT INTO audit.deployment_checkpoints (size, root, note, signed_at, guarded)
+             VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(row::signed(checkpoint.size))
         .bind(checkpoint.root.as_bytes().as_slice())
         .bind(&checkpoint.note)
         .bind(row::instant(checkpoint.signed_at))
+        .bind(checkpoint.is_guarded)
         .execute(&mut *tx)
         .await
         .map_err(from_sqlx)?;
@@ -242,7 +243,7 @@ impl DeploymentStore for PostgresStore {
     async fn latest_deployment(&self) -> Result<Option<SignedCheckpoint>> {
         let mut tx = self.pools().begin(Role::Reader, None).await?;
         let found = query(
-            "SELECT size, root, note, signed_at FROM audit.deployment_checkpoints
+            "SELECT size, root, note, signed_at, guarded FROM audit.deployment_checkpoints
              ORDER BY size DESC, n DESC LIMIT 1",
         )
         .fetch_optional(&mut *tx)
@@ -254,7 +255,8 @@ impl DeploymentStore for PostgresStore {
                 row::hash(&r, 1)?,
                 row::get(&r, 2)?,
                 row::time(row::get(&r, 3)?)?,
-            ))
+            )
+            .guarded(row::get(&r, 4)?))
         };
         found.map(decode).transpose()
     }

@@ -214,15 +214,16 @@ impl DeploymentStore for SqliteStore {
             let signer = signer(conn)?.map(|lease| lease.fence);
             admit_checkpoint(&checkpoint, fence, signer, size(conn)?, known)?;
             conn.prepare_cached(
-                "INSERT INTO deployment_checkpoints (size, root, note, signed_at)
-                 VALUES (?1, ?2, ?3, ?4)",
+                "INSERT INTO deployment_checkpoints (size, root, note, signed_at, guarded)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
             )
             .and_then(|mut statement| {
                 statement.execute(params![
                     place(checkpoint.size),
                     checkpoint.root.as_bytes(),
                     checkpoint.note,
-                    checkpoint.signed_at.as_micros()
+                    checkpoint.signed_at.as_micros(),
+                    checkpoint.is_guarded
                 ])
             })
             .map(drop)
@@ -236,7 +237,7 @@ impl DeploymentStore for SqliteStore {
             reader
                 .conn
                 .prepare_cached(
-                    "SELECT size, root, note, signed_at FROM deployment_checkpoints
+                    "SELECT size, root, note, signed_at, guarded FROM deployment_checkpoints
                      ORDER BY size DESC, n DESC LIMIT 1",
                 )
                 .and_then(|mut statement| {
@@ -246,7 +247,8 @@ impl DeploymentStore for SqliteStore {
                             row::hash(r, 1)?,
                             r.get(2)?,
                             row::time(r, 3)?,
-                        ))
+                        )
+                        .guarded(r.get(4)?))
                     };
                     statement.query_row([], decode).optional()
                 })

@@ -313,8 +313,13 @@ CREATE INDEX tombstones_unswept ON tombstones (tenant) WHERE swept = 0;
 CREATE INDEX tombstones_unsettled ON tombstones (tenant) WHERE settled = 0;
 ";
 
+/// What version 10 added: whether the guard knew of a checkpoint before it was kept.
+const GUARDED: &str = "
+ALTER TABLE deployment_checkpoints ADD COLUMN guarded INTEGER NOT NULL DEFAULT 0;
+";
+
 /// What has to be run after [`TABLES`], which are of version 1, once each and in this order.
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 9] = [
     CHECKPOINTS,
     HANDOVERS,
     RETENTION,
@@ -323,6 +328,7 @@ const STEPS: [&str; 8] = [
     EPOCHS,
     PUBLIC_LOGS,
     OFFBOARDING,
+    GUARDED,
 ];
 
 /// Opens the writer's connection, and creates the tables in a new file.

@@ -18,6 +18,9 @@ pub const MAX_ORIGIN_LEN: usize = 200;
 /// The epoch that a log begins with; its name doesn't tell it.
 pub const FIRST_EPOCH: u64 = 1;
 
+/// The last part of the deployment log's name.
+const DEPLOYMENT: &str = "deployment";
+
 /// Not an origin that can be configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -66,38 +69,56 @@ impl Origin {
     /// [`FIRST_EPOCH`] (and for 0, which no log has), `<origin>/e<epoch>/<tenant>` from epoch 2 on.
     #[must_use]
     pub fn for_tenant(&self, tenant: Uuid, epoch: u64) -> String {
-        let Self(origin) = self;
-        let tenant = tenant.as_hyphenated();
-        if epoch <= FIRST_EPOCH {
-            format!("{origin}/{tenant}")
-        } else {
-            format!("{origin}/e{epoch}/{tenant}")
-        }
+        self.named(epoch, tenant.as_hyphenated())
     }
 
-    /// The origin of the deployment log, which is the name of its key too: `<origin>/deployment`. It
-    /// is no tenant's log's, of this origin or another one: those names end in a UUID.
+    /// The origin of the deployment log, which is the name of its key too: `<origin>/deployment` in the
+    /// [`FIRST_EPOCH`] (and for 0, which no log has), `<origin>/e<epoch>/deployment` from epoch 2 on.
+    /// It is no tenant's log's, of this origin or another one: those names end in a UUID.
     #[must_use]
-    pub fn for_deployment(&self) -> String {
-        format!("{}/deployment", self.0)
+    pub fn for_deployment(&self, epoch: u64) -> String {
+        self.named(epoch, DEPLOYMENT)
     }
 
     /// Which origin, tenant and epoch a log's name is made of: the inverse of
     /// [`for_tenant`](Self::for_tenant). `None` for a name that it doesn't write.
     #[must_use]
     pub fn of_tenant(name: &str) -> Option<(Self, Uuid, u64)> {
-        let (origin, tenant) = name.rsplit_once('/')?;
+        let (origin, epoch, tenant) = Self::parts(name)?;
         let tenant = Uuid::try_parse(tenant).ok()?;
+        // Other spellings of the tenant, and an epoch 1 that is written out.
+        (origin.for_tenant(tenant, epoch) == name).then_some((origin, tenant, epoch))
+    }
+
+    /// Which origin and epoch a deployment log's name is made of: the inverse of
+    /// [`for_deployment`](Self::for_deployment). `None` for a name that it doesn't write.
+    #[must_use]
+    pub fn of_deployment(name: &str) -> Option<(Self, u64)> {
+        let (origin, epoch, _) = Self::parts(name)?;
+        // What ends in another part, and an epoch 1 that is written out.
+        (origin.for_deployment(epoch) == name).then_some((origin, epoch))
+    }
+
+    fn named(&self, epoch: u64, last: impl fmt::Display) -> String {
+        let Self(origin) = self;
+        if epoch <= FIRST_EPOCH {
+            format!("{origin}/{last}")
+        } else {
+            format!("{origin}/e{epoch}/{last}")
+        }
+    }
+
+    /// Takes a name apart: origin, epoch and last part.
+    fn parts(name: &str) -> Option<(Self, u64, &str)> {
+        let (origin, last) = name.rsplit_once('/')?;
         let (origin, epoch) = match origin.rsplit_once('/') {
-            Some((rest, last)) => match epoch_part(last) {
+            Some((rest, part)) => match epoch_part(part) {
                 Some(epoch) => (rest, epoch),
                 None => (origin, FIRST_EPOCH),
             },
             None => (origin, FIRST_EPOCH),
         };
-        let origin = Self::parse(origin).ok()?;
-        // Other spellings of the tenant, and an epoch 1 that is written out.
-        (origin.for_tenant(tenant, epoch) == name).then_some((origin, tenant, epoch))
+        Some((Self::parse(origin).ok()?, epoch, last))
     }
 }
 

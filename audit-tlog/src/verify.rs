@@ -858,8 +858,8 @@ impl Verifier {
         if self.options.head_proofs.is_empty() {
             return cosigned;
         }
-        let keys = chain.deployment_keys(&self.options.keys);
         for proof in &self.options.head_proofs {
+            let keys = chain.deployment_keys(proof, &self.options.keys);
             let head = match verify_head(proof, &keys, &self.options.witnesses, 0) {
                 Ok(head) => head,
                 Err(fault) => {

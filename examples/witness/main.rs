@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use audit_core::memory::MemoryStore;
-use audit_core::tlog::checkpoint::Origin;
+use audit_core::tlog::checkpoint::{FIRST_EPOCH, Origin};
 use audit_core::tlog::note::{Cosigner, SigningKey, VerifyingKey};
 use audit_core::tlog::verify_head;
 use audit_core::tlog::witness::AddCheckpoint;
@@ -104,7 +104,7 @@ async fn cosign_once() -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     let witness = Witness::new(
         key(folder.path())?,
-        vec![signer.deployment_key()?],
+        vec![signer.deployment_key(FIRST_EPOCH)?],
         folder.path(),
     );
 
@@ -134,7 +134,7 @@ async fn cosign_once() -> Outcome<()> {
     };
     // Whoever has the proof, the two keys and nothing else:
     let witnesses = [witness.key().clone()];
-    let head = verify_head(&proof, &[reader.deployment_key()?], &witnesses, 1)?;
+    let head = verify_head(&proof, &[reader.deployment_key().await?], &witnesses, 1)?;
     println!(
         "the head of {} entries was there at {}",
         head.opening.size, head.cosigned[0].1

@@ -1,9 +1,10 @@
 //! The guards: in memory, and in a folder.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use audit_conformance::GuardHarness;
-use audit_core::{ErrorKind, MemoryGuard, TenantId, Timestamp};
+use audit_core::{ErrorKind, MemoryGuard, Result, TenantId, Timestamp};
 use audit_core::{FolderGuard, Guard as _, GuardAdvance, GuardedErasure, GuardedHead, Hash};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -129,11 +130,29 @@ async fn a_damaged_file_of_a_guard_is_an_error_that_names_it() {
             read,
             folder.1.advance(tenant(), &advance(Some(9), 12, 11)).await,
         ] {
-            let error = outcome.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unavailable);
-            assert!(error.message().contains(path.to_str().unwrap()), "{error}");
+            is_named(outcome, &path);
         }
     }
+    let folder = told().await;
+    let step = advance(None, 5, 3);
+    let (guard, path) = (
+        &folder.1,
+        folder.path("head").with_file_name("deployment.head"),
+    );
+    guard.advance_deployment(None, step.to).await.unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    is_named(guard.deployment_head().await, &path);
+    is_named(
+        guard.advance_deployment(Some(step.to), step.to).await,
+        &path,
+    );
+}
+
+fn is_named<T>(outcome: Result<T>, path: &Path) {
+    let error = outcome.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.message().contains(path.to_str().unwrap()), "{error}");
 }
 
 #[cfg(unix)]

@@ -1,5 +1,7 @@
-//! A guard in a folder: for each tenant a file with its head, and one with its erasures.
+//! A guard in a folder: for each tenant a file with its head, and one with its erasures; and one with the
+//! deployment log's head.
 
+use std::fmt::Display;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use crate::id::TenantId;
 /// What a tenant's two files end in.
 const HEAD: &str = "head";
 const ERASURES: &str = "erasures";
+/// What the deployment log's file has in place of a tenant's id.
+const DEPLOYMENT: &str = "deployment";
 /// Who advances holds a lock on this one.
 const LOCK_FILE: &str = "lock";
 /// The version of both files.
@@ -27,8 +31,8 @@ const MAX_HEAD: u64 = 4 * 1024;
 ///
 /// `<tenant>.head` is one JSON object, and is replaced whole; `<tenant>.erasures` has one object a line,
 /// and only grows: what lies behind the length that the head tells was being written when a process
-/// ended, and doesn't count. Both are synced before [`advance`](Guard::advance) returns. Processes that
-/// share the folder take turns by a lock on a third file.
+/// ended, and doesn't count. Both are synced before [`advance`](Guard::advance) returns. `deployment.head`
+/// is the deployment log's. Processes that share the folder take turns by a lock on a file.
 #[derive(Debug, Clone)]
 pub struct FolderGuard {
     folder: PathBuf,
@@ -69,12 +73,13 @@ impl FolderGuard {
         Ok(Self { folder })
     }
 
-    fn path(&self, tenant: TenantId, ending: &str) -> PathBuf {
-        self.folder.join(format!("{tenant}.{ending}"))
+    fn path(&self, log: impl Display, ending: &str) -> PathBuf {
+        self.folder.join(format!("{log}.{ending}"))
     }
 
-    fn read_head(&self, tenant: TenantId) -> Result<Option<(GuardedHead, u64)>> {
-        let path = self.path(tenant, HEAD);
+    /// The head of a tenant's log, or the deployment log's, and the length of the erasures.
+    fn read_head(&self, log: impl Display) -> Result<Option<(GuardedHead, u64)>> {
+        let path = self.path(log, HEAD);
         let mut text = String::new();
         match File::open(&path) {
             Ok(file) => file.take(MAX_HEAD).read_to_string(&mut text),
@@ -140,18 +145,18 @@ impl FolderGuard {
         Ok(tenants)
     }
 
-    fn write(&self, tenant: TenantId, advance: &GuardAdvance) -> Result<()> {
+    fn write(&self, log: impl Display, advance: &GuardAdvance) -> Result<()> {
         let lock = self.folder.join(LOCK_FILE);
         let lock_file = private(&lock).map_err(|e| away(&lock, e))?;
         // Until it is closed.
         lock_file.lock().map_err(|e| away(&lock, e))?;
-        let present = self.read_head(tenant)?;
+        let present = self.read_head(&log)?;
         if !admit_advance(present.as_ref().map(|(head, _)| head), advance)? {
             return Ok(());
         }
         let mut length = present.map_or(0, |(_, length)| length);
         if !advance.erasures.is_empty() {
-            let path = self.path(tenant, ERASURES);
+            let path = self.path(&log, ERASURES);
             length = append(&path, length, &advance.erasures).map_err(|e| away(&path, e))?;
         }
         let file = HeadFile {
@@ -161,7 +166,7 @@ impl FolderGuard {
             root: advance.to.root.to_base64(),
             erasures: length,
         };
-        let path = self.path(tenant, HEAD);
+        let path = self.path(&log, HEAD);
         replace(&path, &file).map_err(|e| away(&path, e))?;
         sync_folder(&self.folder).map_err(|e| away(&self.folder, e))
     }
@@ -276,5 +281,16 @@ impl Guard for FolderGuard {
     async fn advance(&self, tenant: TenantId, advance: &GuardAdvance) -> Result<()> {
         let advance = advance.clone();
         self.run(move |guard| guard.write(tenant, &advance)).await
+    }
+
+    async fn deployment_head(&self) -> Result<Option<GuardedHead>> {
+        let found = self.run(|guard| guard.read_head(DEPLOYMENT)).await?;
+        Ok(found.map(|(head, _)| head))
+    }
+
+    async fn advance_deployment(&self, known: Option<GuardedHead>, to: GuardedHead) -> Result<()> {
+        let advance = GuardAdvance::plain(known, to);
+        self.run(move |guard| guard.write(DEPLOYMENT, &advance))
+            .await
     }
 }

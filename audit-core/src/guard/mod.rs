@@ -6,7 +6,13 @@
 //! two: where the guard knows more than the log, or has forgotten a log that was signed, nothing is
 //! appended and nothing is signed until [`AuditLog::recover`](crate::AuditLog::recover) has erased again
 //! what was erased, and begun a new epoch.
+//!
+//! It knows the largest head of the [deployment log](crate::deployment) as well. That log takes nothing
+//! from anybody, so that only its own signing stops, until
+//! [`AuditLog::recover_deployment`](crate::AuditLog::recover_deployment): a tenant's log rests on nothing
+//! of it, and what is appended meanwhile is committed to later.
 
+mod deployment;
 mod folder;
 mod recovery;
 mod sentry;
@@ -19,16 +25,17 @@ use audit_tlog::{Hash, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::TenantId;
 
+pub use deployment::DeploymentRecovery;
 pub use folder::FolderGuard;
 pub use recovery::Recovery;
 pub(crate) use sentry::{Guarded, Sentry, present_epoch};
 
-/// A head that was signed, or is about to be.
+/// A head that was signed, or is about to be: a tenant's log's, or the deployment log's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GuardedHead {
     /// The epoch that it was signed in.
     pub epoch: u64,
-    /// The number of entries.
+    /// The number of entries, or leaves.
     pub size: u64,
     /// The root of the tree of that size.
     pub root: Hash,
@@ -61,6 +68,17 @@ pub struct GuardAdvance {
     pub to: GuardedHead,
     /// The `erase` entries that came in between, oldest first.
     pub erasures: Vec<GuardedErasure>,
+}
+
+impl GuardAdvance {
+    /// From one head to another with no erasure between them.
+    pub fn plain(known: Option<GuardedHead>, to: GuardedHead) -> Self {
+        Self {
+            known,
+            to,
+            erasures: Vec::new(),
+        }
+    }
 }
 
 /// What remembers the largest head of each log that was ever signed, outside the database: a folder on
@@ -108,10 +126,25 @@ pub trait Guard: Debug + Send + Sync + 'static {
     /// another root. Nothing changes then. After [`Unavailable`](ErrorKind::Unavailable) it may
     /// remember either.
     async fn advance(&self, tenant: TenantId, advance: &GuardAdvance) -> Result<()>;
+
+    /// What it remembers of the deployment log. None where that was never signed, or before guards learnt
+    /// of it.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    async fn deployment_head(&self) -> Result<Option<GuardedHead>>;
+
+    /// Remembers a head of the deployment log in place of the one that it was `known` to remember, as
+    /// [`advance`](Self::advance) does with a tenant's. That log has no erasures.
+    ///
+    /// # Errors
+    /// As [`advance`](Self::advance).
+    async fn advance_deployment(&self, known: Option<GuardedHead>, to: GuardedHead) -> Result<()>;
 }
 
-/// The refusals of [`Guard::advance`], which every guard words alike, and whether there is anything to
-/// do: `present` is what it remembers.
+/// The refusals of [`Guard::advance`], and of [`Guard::advance_deployment`] as an advance without
+/// erasures, which every guard words alike, and whether there is anything to do: `present` is what it
+/// remembers.
 ///
 /// # Errors
 /// See [`Guard::advance`].

@@ -92,15 +92,28 @@ impl AuditLog {
             return begun.dry_run().await.map(Some);
         }
         let recovered = begun.run().await;
-        // The signer need not wait for the lease to end.
-        if signing.fence().is_some()
-            && let Err(error) = signing.take_lease(Duration::ZERO).await
-        {
-            tracing::warn!(%error, "the signer has to wait until the recovery's lease ends");
-        }
+        give_back(signing).await;
         sentry.forget(tenant);
         self.inner.bell.ring(tenant);
         recovered.map(Some)
+    }
+}
+
+/// Takes the signer's lease for a recovery.
+pub(super) async fn take_over(signing: &Signing) -> Result<Fence> {
+    signing.take_lease(LEASE).await?;
+    signing.fence().ok_or_else(|| {
+        let message = "another process signs, or ended less than 15 seconds ago: stop the servers";
+        Error::new(ErrorKind::Unavailable, message).with_retry_after(Duration::from_secs(15))
+    })
+}
+
+/// Ends the lease: the signer need not wait until it does by itself.
+pub(super) async fn give_back(signing: &Signing) {
+    if signing.fence().is_some()
+        && let Err(error) = signing.take_lease(Duration::ZERO).await
+    {
+        tracing::warn!(%error, "the signer has to wait until the recovery's lease ends");
     }
 }
 
@@ -127,10 +140,10 @@ impl Begun<'_> {
         if !recovery.has_tenant {
             return Ok(recovery);
         }
-        self.fence().await?;
+        take_over(self.signing).await?;
         recovery.erased = self.erase(recovery.size, false).await?;
         // That took its time: whoever has taken over since is told by the fence.
-        let fence = self.fence().await?;
+        let fence = take_over(self.signing).await?;
         let store = &**self.sentry.store();
         let head = store.head(&self.scope).await?;
         let receipt = self
@@ -162,15 +175,6 @@ impl Begun<'_> {
             epoch: epoch.max(known) + 1,
             receipt: None,
             has_tenant,
-        })
-    }
-
-    async fn fence(&self) -> Result<Fence> {
-        self.signing.take_lease(LEASE).await?;
-        self.signing.fence().ok_or_else(|| {
-            let message =
-                "another process signs, or ended less than 15 seconds ago: stop the servers";
-            Error::new(ErrorKind::Unavailable, message).with_retry_after(Duration::from_secs(15))
         })
     }
 

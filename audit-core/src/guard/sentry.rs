@@ -1,6 +1,7 @@
 //! Comparing logs with the guard, and stopping those that may not go on.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ pub(crate) struct Sentry {
     store: Arc<dyn LogStore>,
     verdicts: RwLock<Verdicts>,
     turns: Semaphore,
+    /// Whether the deployment log may not be signed, as the process that signs saw it last.
+    pub(super) deployment_stopped: AtomicBool,
 }
 
 impl Sentry {
@@ -70,6 +73,7 @@ impl Sentry {
             store,
             verdicts: RwLock::default(),
             turns: Semaphore::new(TURNS),
+            deployment_stopped: AtomicBool::new(false),
         }
     }
 
@@ -144,10 +148,11 @@ impl Sentry {
         verdicts.stopped.remove(&tenant);
     }
 
-    /// How many of the logs that this process came to may not go on.
+    /// How many of the logs that this process came to may not go on, the deployment log among them.
     pub(crate) fn stopped(&self) -> usize {
+        let deployment = self.deployment_stopped.load(Ordering::Relaxed);
         let verdicts = self.verdicts.read().unwrap_or_else(PoisonError::into_inner);
-        verdicts.stopped.len()
+        verdicts.stopped.len() + usize::from(deployment)
     }
 
     fn stop(&self, tenant: TenantId, breach: Breach) -> Error {

@@ -14,6 +14,7 @@ use crate::id::TenantId;
 #[derive(Debug, Default)]
 pub struct MemoryGuard {
     tenants: Mutex<BTreeMap<TenantId, (GuardedHead, Vec<GuardedErasure>)>>,
+    deployment: Mutex<Option<GuardedHead>>,
 }
 
 impl MemoryGuard {
@@ -67,6 +68,20 @@ impl Guard for MemoryGuard {
                 .or_insert_with(|| (advance.to, Vec::new()));
             *head = advance.to;
             erasures.extend_from_slice(&advance.erasures);
+        }
+        Ok(())
+    }
+
+    async fn deployment_head(&self) -> Result<Option<GuardedHead>> {
+        let head = self.deployment.lock();
+        Ok(*head.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn advance_deployment(&self, known: Option<GuardedHead>, to: GuardedHead) -> Result<()> {
+        let head = self.deployment.lock();
+        let mut head = head.unwrap_or_else(PoisonError::into_inner);
+        if admit_advance(head.as_ref(), &GuardAdvance::plain(known, to))? {
+            *head = Some(to);
         }
         Ok(())
     }

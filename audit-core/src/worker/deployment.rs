@@ -8,16 +8,17 @@ use audit_tlog::leaf::Salt;
 use audit_tlog::merkle;
 use audit_tlog::note::{Note, NoteFault, Signature, VerifyingKey};
 use audit_tlog::witness::{AddCheckpoint, accept_cosignatures};
-use audit_tlog::{Hash, HeadOpening, Timestamp};
+use audit_tlog::{HeadOpening, Timestamp};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::{Worker, pause_after};
 use crate::checkpoint::{Fence, SignedCheckpoint};
 use crate::deployment::{
-    Deployment, TenantHead, Witness, WitnessAnswer, note_of, with_cosignatures,
+    Deployment, TenantHead, Witness, WitnessAnswer, epoch_of, note_of, with_cosignatures,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::{GuardedHead, Sentry};
 use crate::signing::Signing;
 
 /// How often the worker looks whether it is the signer, and whether something is due.
@@ -65,7 +66,8 @@ pub struct WitnessStatus {
 }
 
 /// The same crash rules as for the tenants' heads hold because leaves are durable before a head over them
-/// is signed: whoever goes on after a failed or half-done write signs the same tree.
+/// is signed, and the guard learns of it before anybody else: whoever goes on after a failed or half-done
+/// write signs the same tree, which continues what the guard knows.
 pub(super) async fn run(worker: Worker, signing: Arc<Signing>, deployment: Arc<Deployment>) {
     let asked = deployment.witnesses.iter().map(Asked::new).collect();
     let mut keeper = Keeper {
@@ -139,6 +141,9 @@ impl Keeper {
                 }
                 self.tell();
             }
+            if let Some(sentry) = self.sentry() {
+                sentry.leave_deployment();
+            }
             return Ok(());
         };
         if self.turn.as_ref().is_none_or(|turn| turn.fence != fence) {
@@ -158,11 +163,26 @@ impl Keeper {
         }
     }
 
+    fn sentry(&self) -> Option<&Sentry> {
+        self.worker.log.sentry.as_deref()
+    }
+
+    /// Looks whether the guard lets the log be signed. Returns what it knows.
+    async fn pass(&self, newest: Option<&SignedCheckpoint>) -> Result<Option<GuardedHead>> {
+        match self.sentry() {
+            Some(sentry) => sentry.pass_deployment(&self.deployment, newest).await,
+            None => Ok(None),
+        }
+    }
+
     /// Takes up where the signer before came to.
     async fn begin(&mut self, fence: Fence) -> Result<Turn> {
         let newest = self.deployment.store.latest_deployment().await?;
+        // Not only when the next head is due, which may be in an hour.
+        self.pass(newest.as_ref()).await?;
         let mut due = Instant::now();
-        if let Some(newest) = &newest {
+        // An epoch may have begun with an empty log, whose first leaf need not wait.
+        if let Some(newest) = newest.as_ref().filter(|newest| newest.size > 0) {
             let note = note_of(newest)?;
             for asked in &mut self.asked {
                 asked.resume(&note, newest.size);
@@ -176,21 +196,29 @@ impl Keeper {
     }
 
     /// Commits to what has grown, and signs the log's head, grown or not. It is published once the
-    /// witnesses have answered or were given up, so that it hardly ever stands there without them.
+    /// witnesses have answered or were given up, so that it hardly ever stands there without them. The
+    /// guard is told before they are asked: what one of them has seen is out.
     async fn sign(&mut self, fence: Fence, newest: Option<SignedCheckpoint>) -> Result<()> {
         let began = Instant::now();
+        let known = self.pass(newest.as_ref()).await?;
         let size = self.commit(fence).await?;
         let every = self.deployment.every;
         if size == 0 {
-            self.set_turn(fence, None, began + every / SOONER);
+            self.set_turn(fence, newest, began + every / SOONER);
             return Ok(());
         }
         let root = self.deployment.root_of(0..size).await?;
         if let Some(newest) = &newest {
-            self.continues(newest, size, &root).await?;
+            self.deployment.continues(newest, size, &root).await?;
+        }
+        let epoch = epoch_of(newest.as_ref())?;
+        let head = GuardedHead { epoch, size, root };
+        if let Some(sentry) = self.sentry() {
+            sentry.advance_deployment(known, head).await?;
         }
         let now = self.worker.log.clock.now();
-        let signed = self.signing.signer().sign_deployment(size, root, now)?;
+        let signed = self.signing.signer().sign_deployment(&head, now)?;
+        let signed = signed.guarded(self.sentry().is_some());
         let before = newest.as_ref().map(note_of).transpose()?;
         let keys: Vec<_> = self.asked.iter().map(|asked| asked.witness.key()).collect();
         let mut note = with_cosignatures(&note_of(&signed)?, before.as_ref(), &keys)?;
@@ -205,18 +233,11 @@ impl Keeper {
         self.publish(fence, signed, began + every).await
     }
 
-    /// Checks that the log continues its newest checkpoint (RFC 6962 §2.1.2).
-    async fn continues(&self, newest: &SignedCheckpoint, size: u64, root: &Hash) -> Result<()> {
-        let nodes = merkle::consistency_nodes(newest.size, size);
-        let proof = self.deployment.roots_of(nodes).await?;
-        merkle::verify_consistency(newest.size, &newest.root, size, root, &proof).map_err(|fault| {
-            let message = "the deployment log doesn't continue its newest checkpoint";
-            Error::new(ErrorKind::Corrupt, message).with_source(fault)
-        })
-    }
-
-    /// Asks those again that have not cosigned the newest checkpoint yet.
+    /// Asks those again that have not cosigned the newest checkpoint yet; for an empty log's, none.
     async fn cosign(&mut self, fence: Fence, newest: SignedCheckpoint) -> Result<()> {
+        if newest.size == 0 {
+            return Ok(());
+        }
         let mut note = note_of(&newest)?;
         let due = self
             .turn

@@ -25,9 +25,9 @@ use crate::faulty::Faulty;
 
 const ORIGIN: &str = "audit.example/log";
 /// A period that a test can wait for.
-const SHORT: Duration = Duration::from_millis(20);
+pub(crate) const SHORT: Duration = Duration::from_millis(20);
 
-fn tenant(n: u128) -> TenantId {
+pub(crate) fn tenant(n: u128) -> TenantId {
     TenantId::new(Uuid::from_u128(n))
 }
 
@@ -35,12 +35,17 @@ fn key(seed: u8) -> SigningKey {
     SigningKey::from_seed("audit", &[seed; 32]).unwrap()
 }
 
-fn signer() -> Signer {
+pub(crate) fn signer() -> Signer {
     Signer::new(Origin::parse(ORIGIN).unwrap(), key(1))
 }
 
 fn log_key() -> VerifyingKey {
-    signer().deployment_key().unwrap()
+    log_key_in(1)
+}
+
+/// The log's key in an epoch.
+pub(crate) fn log_key_in(epoch: u64) -> VerifyingKey {
+    signer().deployment_key(epoch).unwrap()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,16 +57,16 @@ enum Mood {
 
 /// A witness that follows the public protocol, and remembers. Each of its cosignatures is a second later.
 #[derive(Debug)]
-struct Notary {
+pub(crate) struct Notary {
     cosigner: Cosigner,
-    key: VerifyingKey,
+    pub(crate) key: VerifyingKey,
     log: Mutex<WitnessedLog>,
     mood: Mutex<Mood>,
     time: AtomicU64,
 }
 
 impl Notary {
-    fn new(n: u8) -> Arc<Self> {
+    pub(crate) fn new(n: u8) -> Arc<Self> {
         let key = SigningKey::from_seed(&format!("witness.example/w{n}"), &[100 + n; 32]);
         let cosigner = Cosigner::from(key.unwrap());
         Arc::new(Self {
@@ -71,6 +76,16 @@ impl Notary {
             mood: Mutex::new(Mood::Well),
             time: AtomicU64::new(1_700_000_000),
         })
+    }
+
+    /// Its operator gives it another name and key of the log.
+    pub(crate) fn follows(&self, log: VerifyingKey) {
+        *self.log.lock().unwrap() = WitnessedLog::new(log.name(), vec![log.clone()]);
+    }
+
+    /// How much of it the witness has cosigned.
+    pub(crate) fn size(&self) -> u64 {
+        self.log.lock().unwrap().size
     }
 
     fn is(&self, mood: Mood) {
@@ -110,7 +125,7 @@ impl Witness for Notary {
 }
 
 /// One process after another on one store.
-fn process(
+pub(crate) fn process(
     store: &Arc<Faulty>,
     signer: Signer,
     every: Duration,
@@ -129,7 +144,7 @@ fn process(
     (log, workers)
 }
 
-async fn record(log: &AuditLog, tenant: TenantId, n: usize) {
+pub(crate) async fn record(log: &AuditLog, tenant: TenantId, n: usize) {
     let event = |n: usize| Event::update("invoice", format!("inv-{n}")).user("ann");
     let recorder = log.recorder(tenant);
     recorder
@@ -138,11 +153,11 @@ async fn record(log: &AuditLog, tenant: TenantId, n: usize) {
         .unwrap();
 }
 
-fn reader(log: &AuditLog, tenant: TenantId) -> TenantLog {
+pub(crate) fn reader(log: &AuditLog, tenant: TenantId) -> TenantLog {
     log.tenant(TenantScope::trusted(tenant, "test"))
 }
 
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(found) = look().await {
@@ -153,7 +168,7 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     }
 }
 
-fn status(workers: &Workers) -> Option<DeploymentStatus> {
+pub(crate) fn status(workers: &Workers) -> Option<DeploymentStatus> {
     let statuses = workers.status().into_iter();
     let mut own = statuses.filter(|status| status.name == "deployment");
     own.next()?.deployment
@@ -172,6 +187,17 @@ async fn newest(store: &Faulty, witnesses: &[Arc<Notary>]) -> Option<(Checkpoint
 
 /// The tenant's proof that its head of this size is there, once so many witnesses have cosigned it.
 async fn proved(log: &AuditLog, tenant: TenantId, size: u64, by: &[Arc<Notary>]) -> WitnessedHead {
+    proved_in(log, tenant, size, 1, by).await
+}
+
+/// The same, under the deployment log's name in an epoch.
+pub(crate) async fn proved_in(
+    log: &AuditLog,
+    tenant: TenantId,
+    size: u64,
+    epoch: u64,
+    by: &[Arc<Notary>],
+) -> WitnessedHead {
     let keys: Vec<_> = by.iter().map(|witness| witness.key.clone()).collect();
     let reader = reader(log, tenant);
     until("the head is proved", async || {
@@ -180,7 +206,7 @@ async fn proved(log: &AuditLog, tenant: TenantId, size: u64, by: &[Arc<Notary>])
             Err(error) if error.is_retryable() => return None,
             Err(error) => panic!("{error}"),
         };
-        match verify_head(&proof, &[log_key()], &keys, by.len()) {
+        match verify_head(&proof, &[log_key_in(epoch)], &keys, by.len()) {
             Ok(head) => (head.opening.size == size).then_some(head),
             Err(HeadFault::Witnesses { .. }) => None,
             Err(fault) => panic!("{fault}"),
@@ -329,7 +355,7 @@ async fn a_monitor_reads_the_deployment_log_by_its_tiles() {
         proved(&log, tenant(n), 1, &[]).await;
     }
     let monitor = reader(&log, tenant(3));
-    assert_eq!(monitor.deployment_key().unwrap(), log_key());
+    assert_eq!(monitor.deployment_key().await.unwrap(), log_key());
     let checkpoint = monitor.deployment_checkpoint().await.unwrap().unwrap();
     let tile = |content| Tile::at(content, 0, checkpoint.size).unwrap();
     let hashes = monitor.deployment_tile(&tile(Content::Hashes(0))).await;
@@ -465,7 +491,7 @@ async fn a_log_that_was_put_back_is_refused_by_its_witness_and_that_is_told() {
         "{seen:?}"
     );
     assert!(seen[4].contains("422"), "{seen:?}");
-    assert_eq!(notaries[0].log.lock().unwrap().size, 4);
+    assert_eq!(notaries[0].size(), 4);
     assert!(workers.shutdown(Duration::from_secs(5)).await);
 }
 
@@ -479,7 +505,7 @@ async fn while_the_key_changes_both_sign_the_deployment_head() {
 
     let origin = || Origin::parse(ORIGIN).unwrap();
     let second = Signer::new(origin(), key(2)).succeeding(origin(), key(1));
-    let new = second.deployment_key().unwrap();
+    let new = second.deployment_key(1).unwrap();
     let (log, workers) = process(&store, second, SHORT, &notaries);
     record(&log, tenant(1), 1).await;
     // The witness knows the old key; the new one's holder needs no other. An entry says that it changed.

@@ -23,12 +23,35 @@ use crate::signer::{FIRST, exported, key, origin, record, scope, signed, tenant,
 
 /// A guard that fails on command, and counts what it is asked.
 #[derive(Debug, Default)]
-struct Unsteady {
+pub(crate) struct Unsteady {
     inner: MemoryGuard,
     /// The next advance fails, and whether it is stored nevertheless.
     once: Mutex<Option<bool>>,
+    /// The same of the deployment log's.
+    pub(crate) once_deployment: Mutex<Option<bool>>,
     away: AtomicBool,
+    pub(crate) deployment_away: AtomicBool,
     asked: AtomicU64,
+}
+
+impl Unsteady {
+    async fn advance_or_fail(
+        away: &AtomicBool,
+        once: &Mutex<Option<bool>>,
+        advance: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        let fails = match away.load(Ordering::SeqCst) {
+            true => Some(false),
+            false => once.lock().unwrap().take(),
+        };
+        if fails.is_none_or(|stored| stored) {
+            advance.await?;
+        }
+        match fails {
+            Some(_) => Err(Error::new(ErrorKind::Unavailable, "no answer")),
+            None => Ok(()),
+        }
+    }
 }
 
 #[async_trait]
@@ -56,17 +79,17 @@ impl Guard for Unsteady {
     }
 
     async fn advance(&self, tenant: TenantId, advance: &GuardAdvance) -> Result<()> {
-        let fails = match self.away.load(Ordering::SeqCst) {
-            true => Some(false),
-            false => self.once.lock().unwrap().take(),
-        };
-        if fails.is_none_or(|stored| stored) {
-            self.inner.advance(tenant, advance).await?;
-        }
-        match fails {
-            Some(_) => Err(Error::new(ErrorKind::Unavailable, "no answer")),
-            None => Ok(()),
-        }
+        let advance = self.inner.advance(tenant, advance);
+        Self::advance_or_fail(&self.away, &self.once, advance).await
+    }
+
+    async fn deployment_head(&self) -> Result<Option<GuardedHead>> {
+        self.inner.deployment_head().await
+    }
+
+    async fn advance_deployment(&self, known: Option<GuardedHead>, to: GuardedHead) -> Result<()> {
+        let advance = self.inner.advance_deployment(known, to);
+        Self::advance_or_fail(&self.deployment_away, &self.once_deployment, advance).await
     }
 }
 

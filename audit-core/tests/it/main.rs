@@ -3,6 +3,7 @@
 
 mod archive;
 mod deployment;
+mod deployment_guard;
 mod erasures;
 mod evidence;
 mod faulty;

@@ -146,8 +146,8 @@ impl HealthApi {
     /// Whether everything is there
     ///
     /// Asks the store, the queue and the index, and looks at the workers. What the queue and the index
-    /// answer counts for a second. `guard` is missing while a log takes nothing because an old copy of
-    /// it was restored; everything can be read.
+    /// answer counts for a second. `guard` is missing while a log takes nothing, or the deployment log is
+    /// not signed, because an old copy of it was restored; everything can be read.
     #[oai(
         path = "/health/ready",
         method = "get",

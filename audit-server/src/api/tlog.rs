@@ -289,7 +289,8 @@ impl Tlog {
 
     /// Read the key that verifies the deployment log's checkpoints
     ///
-    /// Needs `read`, in any tenant. A C2SP verifier key (`vkey`), one line.
+    /// Needs `read`, in any tenant. A C2SP verifier key (`vkey`), one line. After a restore its name may
+    /// be another.
     #[oai(
         path = "/tlog-deployment/key",
         method = "get",
@@ -298,7 +299,7 @@ impl Tlog {
     )]
     async fn deployment_key(&self, caller: Caller) -> Result<TextAnswer, Refused<Reading>> {
         let log = self.0.gate.enter(&caller, Permission::Read, &[]).await?;
-        let text = format!("{}\n", log.deployment_key()?.encode());
+        let text = format!("{}\n", log.deployment_key().await?.encode());
         Ok(TextAnswer::Text(Text { text, cache: NEVER }))
     }
 

@@ -1,11 +1,14 @@
-//! An old copy of the log's file: the server stops that log, and `tlog recover` lets it go on.
+//! An old copy of the log's file: the server stops that log, and the deployment log's signing, and `tlog
+//! recover` lets both go on.
 
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use audit_core::tlog::HeadOpening;
 use audit_core::tlog::checkpoint::Checkpoint;
 use audit_core::tlog::note::Note;
+use audit_core::tlog::proof::InclusionProof;
 use audit_core::tlog::verify::{Code, Options, Report, verify_lines};
 use serde_json::{Value, json};
 
@@ -92,29 +95,56 @@ fn judged(text: &str, known: &Note) -> Report {
     verify_lines(text.lines(), options)
 }
 
+/// A server whose deployment log a test can wait for.
+async fn start(folder: &Path) -> Server {
+    let every = ("AUDIT_DEPLOYMENT_EVERY", "1".to_owned());
+    Server::start_on(folder, vec![every]).await
+}
+
+/// Waits for the proof that a head of so many entries is in the deployment log.
+async fn head_proof(server: &Server, tenant: &str, size: u64) -> InclusionProof {
+    let path = format!("/api/v1/tlog/{tenant}/deployment");
+    tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            let (status, text) = get(server, &path).await;
+            if status == 200 {
+                let proof = InclusionProof::parse(&text).unwrap();
+                if HeadOpening::of(&proof).unwrap().size >= size {
+                    return proof;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .unwrap()
+}
+
 #[tokio::test]
 async fn an_old_copy_of_the_file_is_stopped_and_recovered() {
     let parent = tempfile::tempdir().unwrap();
     let (folder, backup) = (parent.path().join("data"), parent.path().join("backup"));
     std::fs::create_dir(&folder).unwrap();
-    let server = Server::start(&folder).await;
+    let server = start(&folder).await;
     let entries = recorded(&server, 20).await;
     let tenant = entries[0]["tenant_id"].as_str().unwrap().to_owned();
     let then = checkpoint(&server, &tenant, 20).await;
+    let then_proved = head_proof(&server, &tenant, 20).await;
     server.stop();
     copy(&folder, &backup);
 
-    let server = Server::start(&folder).await;
+    let server = start(&folder).await;
     recorded(&server, 10).await;
     let id = entries[3]["id"].as_str().unwrap();
     let erasure = json!({"ids": [id], "basis": "gdpr-17"});
     let asked = post(&server, "/api/v1/erasures", &erasure).await;
     assert_eq!(asked.status(), 202);
     let lost = checkpoint(&server, &tenant, 31).await;
+    head_proof(&server, &tenant, 31).await;
     server.stop();
     copy(&backup, &folder);
 
-    let server = Server::start(&folder).await;
+    let server = start(&folder).await;
     let refused = record(&server, 99).await;
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
@@ -133,31 +163,68 @@ async fn an_old_copy_of_the_file_is_stopped_and_recovered() {
     assert_eq!(status, 200);
     let ready: Value = serde_json::from_str(&ready).unwrap();
     assert_eq!(ready, json!({"status": "degraded", "missing": ["guard"]}));
-    let (_, metrics) = get(&server, "/metrics").await;
-    assert!(metrics.contains("\naudit_guard_stopped 1\n"), "{metrics}");
+    // The deployment log's worker looks by itself.
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while !get(&server, "/metrics")
+            .await
+            .1
+            .contains("\naudit_guard_stopped 2\n")
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .unwrap();
+    // Another tenant's log goes on meanwhile.
+    let other = post(&server, "/api/v1/tenants", &json!({"name": "other"})).await;
+    let other = read(other).await["id"].as_str().unwrap().to_owned();
+    let event = json!({"action_type": "VIEW", "resource_type": "a", "resource_id": "b"});
+    let request = server.client().post(format!("{}/api/v1/logs", server.url));
+    let request = request.header("content-type", "application/json");
+    let request = request.header("x-tenant-id", &other);
+    let recorded_there = request.body(event.to_string()).send().await.unwrap();
+    assert_eq!(recorded_there.status(), 201);
+    checkpoint(&server, &other, 1).await;
     let signed = checkpoint(&server, &tenant, 0).await;
     assert_eq!(signed.text(), then.text());
     server.stop();
 
+    let key = "the key for its witnesses: localhost/audit/e2/deployment+";
+    let (planned, begun) = (
+        format!("; epoch 2 would begin; {key}"),
+        format!("; epoch 2 begins; {key}"),
+    );
     for (args, expected) in [
         (
             vec!["--dry-run"],
-            "11 entries are lost, positions 20 to 30; 1 entries to be erased again; epoch 2 would begin\n",
+            vec![
+                "11 entries are lost, positions 20 to 30; 1 entries to be erased again; epoch 2 would begin\n",
+                "the deployment log: ",
+                " leaves are lost, positions ",
+                &*planned,
+                "2 logs would go on\n",
+            ],
         ),
         (
             vec!["--tenant", &tenant],
-            "11 entries are lost, positions 20 to 30; 1 entries erased again; epoch 2 begins at position 21\n",
+            vec![
+                "11 entries are lost, positions 20 to 30; 1 entries erased again; epoch 2 begins at position 21\n",
+                "1 logs go on\n",
+            ],
         ),
-        (vec![], "the guard stops no log\n"),
+        (vec![], vec![&*begun, "1 logs go on\n"]),
+        (vec![], vec!["the guard stops no log\n"]),
     ] {
         let output = recover(&folder, &args);
         let text = String::from_utf8(output.stdout).unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{text}{errors}");
-        assert!(text.contains(expected), "{text}{errors}");
+        for expected in expected {
+            assert!(text.contains(expected), "{text}{errors}");
+        }
     }
 
-    let server = Server::start(&folder).await;
+    let server = start(&folder).await;
     let entries = recorded(&server, 20).await;
     assert_eq!(entries[0]["seq"], 22);
     let (_, entry) = get(&server, &format!("/api/v1/logs/{id}")).await;
@@ -168,11 +235,23 @@ async fn an_old_copy_of_the_file_is_stopped_and_recovered() {
     let (status, key) = get(&server, &format!("/api/v1/tlog/{tenant}/key")).await;
     assert_eq!(status, 200);
     assert!(key.starts_with(&format!("{}+", head.origin())), "{key}");
+    let (_, key) = get(&server, "/api/v1/tlog-deployment/key").await;
+    assert!(key.starts_with("localhost/audit/e2/deployment+"), "{key}");
+    let proved = head_proof(&server, &tenant, 42).await;
     let (status, text) = get(&server, "/api/v1/logs/export?format=evidence").await;
     assert_eq!(status, 200);
     let report = judged(&text, &then);
     assert!(report.is_verified(), "{:#?}", report.findings);
     assert_eq!((report.epochs.len(), report.epochs[0].seq), (1, 21));
+    // A proof under the new name of the deployment log, and one under the old: both are continued.
+    let size = HeadOpening::of(&proved).unwrap().size;
+    let options = Options {
+        head_proofs: vec![then_proved, proved],
+        ..Options::default()
+    };
+    let report = verify_lines(text.lines(), options);
+    assert!(report.is_verified(), "{:#?}", report.findings);
+    assert_eq!(report.known, [20, size]);
     let report = judged(&text, &lost);
     let codes: Vec<_> = report.findings.iter().map(|one| one.code).collect();
     assert_eq!(codes, [Code::Rollback]);

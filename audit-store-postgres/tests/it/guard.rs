@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_core::tlog::HeadOpening;
 use audit_core::tlog::checkpoint::Origin;
 use audit_core::tlog::note::{Note, SigningKey};
 use audit_core::tlog::verify::{Options, verify_lines};
 use audit_core::{
-    AuditLog, CheckpointStore as _, ErrorKind, Event, EvidenceRequest, LogStore as _, MemoryGuard,
-    Recorder as _, SignedCheckpoint, Signer,
+    AuditLog, CheckpointStore as _, DeploymentStore as _, ErrorKind, Event, EvidenceRequest,
+    Guard as _, LogStore as _, MemoryGuard, Recorder as _, SignedCheckpoint, Signer,
 };
 use audit_store_postgres::PostgresStore;
 use futures_util::TryStreamExt as _;
@@ -22,6 +23,8 @@ async fn process(database: &Bare, guard: &Arc<MemoryGuard>) -> (AuditLog, Arc<Po
     let key = SigningKey::from_seed("audit", &[7; 32]).unwrap();
     let log = AuditLog::builder(store.clone())
         .signer(Signer::new(origin, key), store.clone())
+        .deployment(store.clone())
+        .deployment_every(Duration::from_millis(50))
         .guard(guard.clone(), store.clone())
         .build();
     (log, store)
@@ -33,13 +36,16 @@ async fn record(log: &AuditLog, n: usize) {
     log.recorder(tenant(1)).record_all(events).await.unwrap();
 }
 
-/// Lets the workers run until the head is signed.
+/// Lets the workers run until the head is signed, and in the deployment log.
 async fn signed(log: &AuditLog, store: &PostgresStore) -> SignedCheckpoint {
     let workers = log.start();
-    eventually("the head is signed", async || {
+    let reader = log.tenant(scope(1));
+    eventually("the head is signed and proved", async || {
         let size = store.head(&scope(1)).await.unwrap().size();
         let latest = store.latest(&scope(1)).await.unwrap();
-        latest.is_some_and(|latest| latest.size == size)
+        let proof = reader.head_proof().await.ok();
+        let proved = proof.map(|proof| HeadOpening::of(&proof).unwrap().size);
+        latest.is_some_and(|latest| latest.size == size) && proved == Some(size)
     })
     .await;
     assert!(workers.shutdown(Duration::from_secs(10)).await);
@@ -79,8 +85,15 @@ async fn a_database_that_was_set_back_is_stopped_and_recovered() {
     assert_eq!(log.recover(tenant(1), false).await.unwrap(), None);
     let again = store.at(&scope(1), &[3]).await.unwrap();
     assert_eq!(again[0].fields.user_id, None);
+    let recovery = log.recover_deployment(false).await.unwrap().unwrap();
+    assert_eq!((recovery.size, recovery.lost(), recovery.epoch), (1, 1, 2));
+    assert_eq!(log.recover_deployment(false).await.unwrap(), None);
     record(&log, 20).await;
     signed(&log, &store).await;
+    let newest = store.latest_deployment().await.unwrap().unwrap();
+    assert!(newest.note.starts_with("audit.example/log/e2/deployment\n"));
+    let known = guard.deployment_head().await.unwrap().unwrap();
+    assert_eq!((known.epoch, known.size, known.root), (2, 2, newest.root));
     let workers = log.start();
     let reader = log.tenant(scope(1));
     let text = reader.evidence(EvidenceRequest::new()).await.unwrap();

@@ -1,6 +1,11 @@
 //! Isolation in the database: what each role can do with SQL of its own.
 
-use audit_core::{ErasureStore as _, LogStore, OffboardingStore as _, PageRequest, Selection};
+use std::time::Duration;
+
+use audit_core::{
+    CheckpointStore as _, DeploymentStore as _, ErasureStore as _, LogStore, OffboardingStore as _,
+    PageRequest, Selection,
+};
 use audit_store_postgres::{PostgresStore, login_statements};
 use sqlx_core::error::Error;
 use sqlx_core::executor::Executor as _;
@@ -155,6 +160,7 @@ async fn a_writer_changes_nothing_that_is_recorded() {
         "UPDATE audit.deployment_hashes SET hash = ''",
         "DELETE FROM audit.deployment_hashes",
         "UPDATE audit.deployment_checkpoints SET note = ''",
+        "UPDATE audit.deployment_checkpoints SET guarded = false",
         "DELETE FROM audit.deployment_checkpoints",
         "DELETE FROM audit.legal_holds",
         "INSERT INTO audit.legal_holds SELECT * FROM audit.legal_holds",
@@ -426,6 +432,13 @@ async fn a_login_for_each_purpose_is_enough_for_it() {
     let last = audit_core::Erasure::new(Vec::new(), basis("gdpr-17"), database.act(&scope(1)));
     let done = store.erase(&scope(1), &last.step(step)).await.unwrap();
     assert_eq!(done.entries, 0);
+    let fence = store.lease("test", Duration::from_secs(15)).await;
+    let root = audit_core::tlog::merkle::root(&[]);
+    let now = audit_core::Clock::now(&*database.clock);
+    let head = audit_core::SignedCheckpoint::new(0, root, "a note\n".into(), now).guarded(true);
+    let fence = fence.unwrap().unwrap();
+    store.publish_deployment(fence, &head).await.unwrap();
+    assert_eq!(store.latest_deployment().await.unwrap(), Some(head));
     database.clock.advance_micros(1_000_000);
     let before = audit_core::Clock::now(&*database.clock);
     let prune = audit_core::Prune::new(before, basis("retention"), database.act(&scope(1)));

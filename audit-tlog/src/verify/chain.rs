@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::{Code, Findings};
 use crate::checkpoint::{FIRST_EPOCH, Origin};
 use crate::note::{Algorithm, Note, VerifyingKey};
+use crate::proof::InclusionProof;
 
 /// A control entry that concerns the log's key or name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,14 +225,23 @@ impl Chain {
         keys.iter().any(has)
     }
 
-    /// The keys of the deployment logs that heads of this log may be in: those that the log has or had,
-    /// and those that are trusted besides, under the names that their deployment logs have.
-    pub(super) fn deployment_keys(&self, trusted: &[VerifyingKey]) -> Vec<VerifyingKey> {
+    /// The keys of the deployment logs that a head of this log may be in by this proof: those that the
+    /// log has or had, and those that are trusted besides, under the names that their deployment logs
+    /// have. Its epoch is the proof's to tell: it is no tenant log's.
+    pub(super) fn deployment_keys(
+        &self,
+        proof: &InclusionProof,
+        trusted: &[VerifyingKey],
+    ) -> Vec<VerifyingKey> {
+        let name = proof.checkpoint().text().lines().next();
+        let of_proof = name.and_then(Origin::of_deployment);
+        let epoch = of_proof.map_or(FIRST_EPOCH, |(_, epoch)| epoch);
         let own = self.states.iter().filter_map(|state| {
             let (origin, _, _) = Origin::of_tenant(&state.name)?;
-            state.key.as_ref()?.renamed(&origin.for_deployment()).ok()
+            let name = origin.for_deployment(epoch);
+            state.key.as_ref()?.renamed(&name).ok()
         });
-        let name = self.origin.for_deployment();
+        let name = self.origin.for_deployment(epoch);
         let trusted = trusted.iter().filter_map(|key| key.renamed(&name).ok());
         let mut seen = HashSet::new();
         own.chain(trusted)

@@ -250,11 +250,32 @@ fn the_deployment_logs_name_is_no_tenants() {
         "deployment",
     ] {
         let origin = Origin::parse(origin).unwrap();
-        let name = origin.for_deployment();
-        assert_eq!(name, format!("{origin}/deployment"));
-        assert_eq!(Origin::of_tenant(&name), None);
-        for epoch in [1, 2] {
-            assert_ne!(origin.for_tenant(tenant, epoch), name);
+        for (epoch, name) in [
+            (1, format!("{origin}/deployment")),
+            (2, format!("{origin}/e2/deployment")),
+            (10, format!("{origin}/e10/deployment")),
+        ] {
+            assert_eq!(origin.for_deployment(epoch), name);
+            assert_eq!(Origin::of_tenant(&name), None);
+            let parts = Some((origin.clone(), epoch));
+            assert_eq!(Origin::of_deployment(&name), parts);
+            let of_tenant = origin.for_tenant(tenant, epoch);
+            assert_ne!(of_tenant, name);
+            assert_eq!(Origin::of_deployment(&of_tenant), None);
         }
+    }
+    for other in [
+        "",
+        "deployment",
+        "/deployment",
+        "example.com/log",
+        "example.com/log/Deployment",
+        "example.com/log/deployment/",
+        "example.com/log/e0/deployment",
+        "example.com/log/e1/deployment",
+        "example.com/log/e2/e3/deployment",
+        "e2/deployment",
+    ] {
+        assert_eq!(Origin::of_deployment(other), None, "{other}");
     }
 }

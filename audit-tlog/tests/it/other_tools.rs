@@ -130,7 +130,7 @@ fn gos_libraries_accept_a_deployment_log_and_its_head_proofs() {
     const SIZE: u64 = 300;
     let name = Origin::parse("logs.example.com/audit")
         .unwrap()
-        .for_deployment();
+        .for_deployment(1);
     let opening = |n: u64| HeadOpening {
         salt: Salt([n as u8; 16]),
         tenant: Uuid::from_u128(n.into()),

@@ -659,7 +659,7 @@ fn a_witness_may_have_cosigned_a_head_proof_that_the_log_continues() {
     log.checkpoint();
     let (lines, _) = log.bundle(&Export::default());
     let (origin, _, _) = Origin::of_tenant(log.key.name()).unwrap();
-    let key = log.key.renamed(&origin.for_deployment()).unwrap();
+    let key = log.key.renamed(&origin.for_deployment(1)).unwrap();
     let other = SigningKey::from_seed(key.name(), &[9; 32]).unwrap();
     let witness = SigningKey::from_seed("witness.example", &[1; 32]).unwrap();
     let witness = Cosigner::from(witness);
@@ -706,6 +706,13 @@ fn a_witness_may_have_cosigned_a_head_proof_that_the_log_continues() {
     let report = judge(&lines, asking(proof(honest, &key, false), false));
     assert_eq!(
         (report.findings.len(), report.known_size()),
+        (0, Some(early.size()))
+    );
+    // A deployment log that was recovered goes on under the name of a later epoch, this log or not.
+    let later = log.key.renamed(&origin.for_deployment(3)).unwrap();
+    let report = judge(&lines, asking(proof(honest, &later, true), true));
+    assert_eq!(
+        (report.findings.len(), report.cosigned_size()),
         (0, Some(early.size()))
     );
     // The key may be one that is known of the deployment log alone.
