@@ -1,4 +1,5 @@
-//! Archives in a folder or, with the feature `s3`, in Amazon S3 and whatever speaks its protocol.
+//! Archives in a folder or, with the feature `s3`, in Amazon S3 and whatever speaks its protocol; and there
+//! a guard as well.
 //!
 //! ```
 //! # fn main() -> audit_core::Result<()> {
@@ -33,14 +34,16 @@
 //! | `AWS_ALLOW_HTTP=true`, `AWS_VIRTUAL_HOSTED_STYLE_REQUEST=true` | without TLS; with the bucket's name in the host's |
 //! | `AWS_S3_EXPRESS=true` | a directory bucket |
 //!
-//! No other variable is read, nor are profiles and configuration files of AWS's own tools. It needs to list, get,
-//! put and delete objects below the prefix, and no more: no conditional put, no deletion of many at once. Where the
-//! bucket keeps versions, as an object lock demands, what is deleted is only listed no more. Each object is sent with
-//! its SHA-256, which S3 compares.
+//! No other variable is read, nor are profiles and configuration files of AWS's own tools. An archive needs to
+//! list, get, put and delete objects below the prefix, and no more: no conditional put, no deletion of many at once. A
+//! guard needs to list, get and put, with `If-Match` and `If-None-Match`, and deletes nothing. Where the bucket keeps
+//! versions, as an object lock demands, what is deleted is only listed no more. Each object is sent with its SHA-256,
+//! which S3 compares.
 //!
 //! A call that fails is repeated five times at most, and not after ten seconds any more; one try takes
 //! thirty at most. Then the error is retryable.
 
+mod guard;
 mod options;
 #[cfg(feature = "s3")]
 mod s3;
@@ -58,7 +61,8 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use url::Url;
 
-pub use options::ArchiveOptions;
+pub use guard::ObjectGuard;
+pub use options::ObjectOptions;
 
 /// An [`Archive`] in a folder or a bucket.
 pub struct ObjectArchive {
@@ -83,9 +87,9 @@ impl ObjectArchive {
     /// missing; a bucket is not asked for before the first call.
     ///
     /// # Errors
-    /// Those of [`ArchiveOptions::new`] and [`open_with`](Self::open_with).
+    /// Those of [`ObjectOptions::new`] and [`open_with`](Self::open_with).
     pub fn open(url: &str) -> Result<Self> {
-        Self::open_with(&ArchiveOptions::new(url)?)
+        Self::open_with(&ObjectOptions::new(url)?)
     }
 
     /// Opens an archive, as [`open`](Self::open) does.
@@ -94,10 +98,17 @@ impl ObjectArchive {
     /// [`ErrorKind::Invalid`] when the URL's path or a variable can't be used; [`ErrorKind::Refused`] when
     /// it is of S3 and this build has none, or naming the file of authorities when that can't be used;
     /// [`ErrorKind::Unavailable`] when the folder can't be made.
-    pub fn open_with(options: &ArchiveOptions) -> Result<Self> {
+    pub fn open_with(options: &ObjectOptions) -> Result<Self> {
         match options.url.scheme() {
             "file" => Self::folder(&options.url),
-            _ => Self::bucket(options),
+            _ => {
+                let (store, prefix, in_order) = bucket(options)?;
+                Ok(Self {
+                    store,
+                    prefix,
+                    in_order,
+                })
+            }
         }
     }
 
@@ -117,23 +128,6 @@ impl ObjectArchive {
         })
     }
 
-    #[cfg(feature = "s3")]
-    fn bucket(options: &ArchiveOptions) -> Result<Self> {
-        let prefix = Path::from_url_path(options.url.path());
-        let prefix = prefix.map_err(|_| Error::field("url", "the prefix is no path of objects"))?;
-        let (store, in_order) = s3::open(options)?;
-        Ok(Self {
-            store: Arc::new(store),
-            prefix,
-            in_order,
-        })
-    }
-
-    #[cfg(not(feature = "s3"))]
-    fn bucket(_: &ArchiveOptions) -> Result<Self> {
-        Err(Error::new(ErrorKind::Refused, "this build has no S3"))
-    }
-
     /// The place of an object, or of a folder.
     fn place(&self, path: &str) -> Result<Path> {
         check_path(path)?;
@@ -143,6 +137,20 @@ impl ObjectArchive {
             .chain(Path::from(path).parts())
             .collect())
     }
+}
+
+/// A bucket, the path of the prefix within it, and whether it lists its objects in order.
+#[cfg(feature = "s3")]
+fn bucket(options: &ObjectOptions) -> Result<(Arc<dyn ObjectStore>, Path, bool)> {
+    let prefix = Path::from_url_path(options.url.path());
+    let prefix = prefix.map_err(|_| Error::field("url", "the prefix is no path of objects"))?;
+    let (store, in_order) = s3::open(options)?;
+    Ok((Arc::new(store), prefix, in_order))
+}
+
+#[cfg(not(feature = "s3"))]
+fn bucket(_: &ObjectOptions) -> Result<(Arc<dyn ObjectStore>, Path, bool)> {
+    Err(Error::new(ErrorKind::Refused, "this build has no S3"))
 }
 
 /// How S3 names a missing bucket, whose status is that of a missing object.

@@ -1,4 +1,4 @@
-//! Where an archive is, and how it is reached.
+//! Where an archive or a guard is, and how it is reached.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,16 +6,16 @@ use std::path::PathBuf;
 use audit_core::{Error, Result};
 use url::Url;
 
-/// Where an archive is, and how it is reached.
+/// Where an archive or a guard is, and how it is reached.
 #[derive(Clone)]
-pub struct ArchiveOptions {
+pub struct ObjectOptions {
     pub(crate) url: Url,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) variables: Vec<(String, String)>,
 }
 
-impl ArchiveOptions {
-    /// The archive at a URL, `file:///path` or `s3://bucket/prefix`.
+impl ObjectOptions {
+    /// The place at a URL, `file:///path` or `s3://bucket/prefix`.
     ///
     /// # Errors
     /// [`Invalid`](audit_core::ErrorKind::Invalid) naming `url` when it is neither; when it has a user,
@@ -70,11 +70,11 @@ impl ArchiveOptions {
     }
 }
 
-impl fmt::Debug for ArchiveOptions {
+impl fmt::Debug for ObjectOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A variable may be a secret.
         let names = self.variables.iter().map(|(name, _)| name);
-        f.debug_struct("ArchiveOptions")
+        f.debug_struct("ObjectOptions")
             .field("url", &self.url.as_str())
             .field("ca_file", &self.ca_file)
             .field("variables", &names.collect::<Vec<_>>())

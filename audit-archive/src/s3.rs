@@ -8,7 +8,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::client::{HttpConnector as _, ReqwestConnector};
 use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 
-use crate::ArchiveOptions;
+use crate::ObjectOptions;
 
 /// How often a call that fails is made again, and for how long. Whoever archives tries again by itself: this
 /// is for a moment's trouble.
@@ -43,7 +43,7 @@ const VARIABLES: [&str; 17] = [
 ];
 
 /// The bucket of an `s3` URL, and whether it lists its objects in order.
-pub(crate) fn open(options: &ArchiveOptions) -> Result<(AmazonS3, bool)> {
+pub(crate) fn open(options: &ObjectOptions) -> Result<(AmazonS3, bool)> {
     let mut client = ClientOptions::new().with_timeout(TIMEOUT);
     if let Some(file) = &options.ca_file {
         client = trusting(client, file)?;

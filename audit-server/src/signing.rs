@@ -3,12 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use audit_archive::{ObjectGuard, ObjectOptions};
 use audit_core::tlog::checkpoint::Origin;
 use audit_core::tlog::note::SigningKey;
-use audit_archive::{ObjectGuard, ObjectOptions};
-use audit_core::{
-    Clock as _, Error, ErrorKind, FolderGuard, Guard, Signer, SystemClock,
-};
+use audit_core::{Clock as _, Error, ErrorKind, FolderGuard, Guard, Signer, SystemClock};
 
 use crate::config::{GuardPlace, Settings, StoreUrl};
 use crate::first_start::{self, FolderFault};
@@ -256,7 +254,9 @@ fn bucket(url: &str, settings: &Settings) -> audit_core::Result<Arc<dyn Guard>> 
     if let Some(file) = &settings.ca_file {
         options = options.ca_file(file);
     }
-    Ok(Arc::new(ObjectGuard::open_with(&options).map_err(unusable)?))
+    Ok(Arc::new(
+        ObjectGuard::open_with(&options).map_err(unusable)?,
+    ))
 }
 
 /// What a setting holds, or the file that it names.

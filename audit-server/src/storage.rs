@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use audit_archive::{ArchiveOptions, ObjectArchive};
+use audit_archive::{ObjectArchive, ObjectOptions};
 use audit_core::{
     Archive, AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, DeploymentStore, Error,
     ErrorKind, EventQueue, Guard, MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex,
@@ -164,7 +164,7 @@ fn archive(settings: &Settings) -> Result<Option<Arc<dyn Archive>>> {
     let unusable = |error: Error| {
         Error::new(error.kind(), "AUDIT_ARCHIVE_URL can't be used").with_source(error)
     };
-    let mut options = ArchiveOptions::new(url).map_err(unusable)?;
+    let mut options = ObjectOptions::new(url).map_err(unusable)?;
     if let Some(file) = &settings.ca_file {
         options = options.ca_file(file);
     }

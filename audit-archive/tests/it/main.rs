@@ -3,4 +3,6 @@
 
 mod folder;
 #[cfg(feature = "s3")]
+mod guard;
+#[cfg(feature = "s3")]
 mod s3;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use audit_archive::{ArchiveOptions, ObjectArchive};
+use audit_archive::{ObjectArchive, ObjectOptions};
 use audit_conformance::ArchiveHarness;
 use audit_core::archive::MAX_LISTED;
 use audit_core::{Archive as _, Clock as _, Error, ErrorKind, SystemClock};
@@ -18,12 +18,12 @@ fn environment(name: &str) -> String {
     })
 }
 
-fn endpoint() -> String {
+pub(crate) fn endpoint() -> String {
     environment("AUDIT_TEST_S3_ENDPOINT")
 }
 
 /// A name that no other test's bucket has.
-fn new_name() -> String {
+pub(crate) fn new_name() -> String {
     format!("it-{}", SystemClock.event_id())
 }
 
@@ -44,12 +44,12 @@ async fn raw(method: &str, path: &str) -> String {
 }
 
 /// Makes a bucket that anybody may read, for other programs' sake.
-async fn make_bucket(name: &str) {
+pub(crate) async fn make_bucket(name: &str) {
     raw("PUT", &format!("/{name}")).await;
 }
 
-fn options(bucket: &str, prefix: &str, endpoint: &str) -> ArchiveOptions {
-    ArchiveOptions::new(&format!("s3://{bucket}/{prefix}"))
+pub(crate) fn options(bucket: &str, prefix: &str, endpoint: &str) -> ObjectOptions {
+    ObjectOptions::new(&format!("s3://{bucket}/{prefix}"))
         .unwrap()
         .variable("AWS_ENDPOINT_URL", endpoint)
         .variable("AWS_ALLOW_HTTP", "true")

@@ -28,7 +28,7 @@ fn built(store: &Arc<Faulty>, guard: &Arc<Unsteady>, witnesses: &[Arc<Notary>]) 
         .signer(signer(), store.clone())
         .deployment(store.clone())
         .deployment_every(SHORT)
-        .guard(guard.clone());
+        .guard(guard.clone(), store.clone());
     for witness in witnesses {
         log = log.witness(witness.clone());
     }
@@ -253,7 +253,7 @@ async fn a_guard_from_before_it_knew_the_deployment_log_learns_of_it() {
     let tenants_only = AuditLog::builder(Arc::new(MemoryStore::new()))
         .log_store(store.clone())
         .signer(signer(), store.clone())
-        .guard(guard.clone())
+        .guard(guard.clone(), store.clone())
         .build();
     let workers = tenants_only.start();
     record(&tenants_only, tenant(1), 1).await;

@@ -10,6 +10,9 @@ use audit_core::tlog::checkpoint::Checkpoint;
 use audit_core::tlog::note::Note;
 use audit_core::tlog::proof::InclusionProof;
 use audit_core::tlog::verify::{Code, Options, Report, verify_lines};
+use audit_core::{ErrorKind, Event, Recorder as _, TenantId};
+use audit_server::config::Settings;
+use audit_server::storage::Storage;
 use serde_json::{Value, json};
 
 use crate::child::{Server, free_port, recompute_root, settings};
@@ -95,6 +98,24 @@ fn judged(text: &str, known: &Note) -> Report {
     verify_lines(text.lines(), options)
 }
 
+/// That a process without a signer adds nothing to a log that its guard stops.
+async fn unsigned(folder: &Path, tenant: TenantId) {
+    let store = format!("sqlite://{}", folder.join("audit.db").display());
+    let settings = Settings::read(None, |name| {
+        (name == "AUDIT_STORE_URL").then(|| store.clone())
+    });
+    let storage = Storage::open(&settings.unwrap(), None).await.unwrap();
+    let event = Event::view("invoice", "inv-1");
+    let refused = storage
+        .log
+        .recorder(tenant)
+        .record(event)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert!(refused.to_string().contains("tlog.guard"), "{refused}");
+}
+
 /// A server whose deployment log a test can wait for.
 async fn start(folder: &Path) -> Server {
     let every = ("AUDIT_DEPLOYMENT_EVERY", "1".to_owned());
@@ -143,6 +164,8 @@ async fn an_old_copy_of_the_file_is_stopped_and_recovered() {
     head_proof(&server, &tenant, 31).await;
     server.stop();
     copy(&backup, &folder);
+    // Who doesn't sign is stopped as well: `vacuum` does an erasure's work, and relays and appends.
+    unsigned(&folder, tenant.parse().unwrap()).await;
 
     let server = start(&folder).await;
     let refused = record(&server, 99).await;

@@ -134,7 +134,13 @@ fn what_prevents_a_start_is_one_clear_line() {
     let unsigned = "store_url = \"postgres://audit@127.0.0.1:1/audit\"\n\
         jwt_secret = \"0123456789abcdef0123456789abcdef\"\narchive_url = \"file:///nowhere\"\n";
     std::fs::write(folder.path().join("unsigned.toml"), unsigned).unwrap();
-    let cases: [(&str, &str, &[&str], i32, &str); 11] = [
+    let key = crate::service::tlog_key().encode();
+    let unguarded = format!(
+        "store_url = \"postgres://audit@127.0.0.1:1/audit\"\n\
+         jwt_secret = \"0123456789abcdef0123456789abcdef\"\ntlog_key = \"{key}\"\n"
+    );
+    std::fs::write(folder.path().join("unguarded.toml"), unguarded).unwrap();
+    let cases: [(&str, &str, &[&str], i32, &str); 12] = [
         ("AUDIT_BIND", &address, &[], 1, "AUDIT_BIND: "),
         (
             "AUDIT_METRICS_BIND",
@@ -175,6 +181,13 @@ fn what_prevents_a_start_is_one_clear_line() {
             &["--config", "unsigned.toml"],
             2,
             "AUDIT_ARCHIVE_URL: what is archived is signed",
+        ),
+        (
+            "AUDIT_LOG",
+            "off",
+            &["--config", "unguarded.toml"],
+            2,
+            "AUDIT_TLOG_GUARD: where servers share a database",
         ),
     ];
     for (name, value, args, code, part) in cases {
