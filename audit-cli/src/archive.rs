@@ -403,6 +403,9 @@ fn to_json(verdict: &Verdict, is_partial: bool) -> String {
 }
 
 fn present(out: &mut Out, verdict: &Verdict, is_partial: bool) -> Result<(), Failure> {
+    if out.quiet {
+        return present_findings(out, verdict, "");
+    }
     let mut line = match verdict.findings_total {
         0 => format!(
             "Verified: positions {} to {} are in the archive, in {} segments",
@@ -464,19 +467,24 @@ fn present(out: &mut Out, verdict: &Verdict, is_partial: bool) -> Result<(), Fai
     if !verdict.findings.is_empty() {
         out.line("")?;
         out.text("Findings:")?;
-        for (segment, finding) in &verdict.findings {
-            out.text(&format!("  {segment}: {finding}"))?;
-        }
-        let more = verdict.findings_total - verdict.findings.len() as u64;
-        if more > 0 {
-            out.text(&format!("  and {more} more"))?;
-        }
+        present_findings(out, verdict, "  ")?;
     }
     if !verdict.warnings.is_empty() {
         out.line("")?;
         for warning in &verdict.warnings {
             out.text(&format!("Note: {warning}"))?;
         }
+    }
+    Ok(())
+}
+
+fn present_findings(out: &mut Out, verdict: &Verdict, indent: &str) -> Result<(), Failure> {
+    for (segment, finding) in &verdict.findings {
+        out.text(&format!("{indent}{segment}: {finding}"))?;
+    }
+    let more = verdict.findings_total - verdict.findings.len() as u64;
+    if more > 0 {
+        out.text(&format!("{indent}and {more} more"))?;
     }
     Ok(())
 }
