@@ -313,8 +313,14 @@ CREATE INDEX tombstones_unswept ON tombstones (tenant) WHERE swept = 0;
 CREATE INDEX tombstones_unsettled ON tombstones (tenant) WHERE settled = 0;
 ";
 
+/// What version 10 added: how many accepted events went with a tenant, never appended; none of tenants that
+/// were deleted before.
+const UNAPPENDED: &str = "
+ALTER TABLE tombstones ADD COLUMN unappended INTEGER;
+";
+
 /// What has to be run after [`TABLES`], which are of version 1, once each and in this order.
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 9] = [
     CHECKPOINTS,
     HANDOVERS,
     RETENTION,
@@ -323,6 +329,7 @@ const STEPS: [&str; 8] = [
     EPOCHS,
     PUBLIC_LOGS,
     OFFBOARDING,
+    UNAPPENDED,
 ];
 
 /// Opens the writer's connection, and creates the tables in a new file.
