@@ -36,7 +36,7 @@ pub(crate) struct Options {
     /// Print JSON, one value a line
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Print results and errors only: no progress, hints or summaries
+    /// Print results and errors only: no progress, hints or summaries; of verify, what was found to be wrong
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
     #[command(subcommand)]
@@ -430,10 +430,10 @@ pub(crate) struct StatsArgs {
     /// Accepted before this UTC day
     #[arg(long, value_name = "DAY", value_parser = when::parse)]
     pub(crate) to: Option<Timestamp>,
-    /// Split the counts
+    /// Print how many entries there are of each, and nothing else
     #[arg(long)]
     pub(crate) group_by: Option<GroupByArg>,
-    /// Count by time
+    /// Print how many entries there are in each, and nothing else
     #[arg(long)]
     pub(crate) interval: Option<IntervalArg>,
 }

@@ -368,6 +368,9 @@ fn tell(out: &mut Out, verified: &Verified) -> Result<(), Failure> {
         out.line(&line.to_string())?;
         return out.flush();
     }
+    if out.quiet {
+        return Ok(());
+    }
     let mut line = format!(
         "{} verified up to size {}, {} new, root {}",
         now(),

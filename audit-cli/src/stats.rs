@@ -1,6 +1,6 @@
 //! `audit stats`.
 
-use audit_client::Client;
+use audit_client::{Client, Stats};
 use audit_core::{GroupBy, Interval, StatsRequest, TimeRange};
 
 use crate::args::{GroupByArg, IntervalArg, StatsArgs};
@@ -33,6 +33,9 @@ pub(crate) async fn run(
         out.flush()?;
         return Ok(Outcome::Complete);
     }
+    if args.group_by.is_some() || args.interval.is_some() {
+        return split(out, &args, &stats);
+    }
     out.text(&format!(
         "{} entries, {} pruned",
         stats.total_logs, stats.pruned
@@ -55,18 +58,31 @@ pub(crate) async fn run(
         .collect();
     out.line("")?;
     out.table(&["DAY", "ENTRIES"], days)?;
-    if !stats.buckets.is_empty() {
-        let rows = stats.buckets.iter().map(|bucket| {
-            let cell = |text: &Option<String>| text.clone().unwrap_or_default();
-            vec![
-                cell(&bucket.start),
-                cell(&bucket.key),
-                bucket.count.to_string(),
-            ]
-        });
-        out.line("")?;
-        out.table(&["FROM", "", "ENTRIES"], rows.collect())?;
+    out.flush()?;
+    Ok(Outcome::Complete)
+}
+
+/// The counts as they were asked to be split, and nothing else.
+fn split(mut out: Out, args: &StatsArgs, stats: &Stats) -> Result<Outcome, Failure> {
+    let by = args.group_by.map(|group_by| match group_by {
+        GroupByArg::ActionType => "ACTION TYPE",
+        GroupByArg::Severity => "SEVERITY",
+        GroupByArg::Outcome => "OUTCOME",
+    });
+    let from = args.interval.map(|_| "FROM");
+    let head: Vec<&str> = from.into_iter().chain(by).chain(["ENTRIES"]).collect();
+    let cell = |text: &Option<String>| text.clone().unwrap_or_default();
+    let rows = stats.buckets.iter().map(|bucket| {
+        let start = from.map(|_| cell(&bucket.start));
+        let key = by.map(|_| cell(&bucket.key));
+        let cells = start.into_iter().chain(key);
+        cells.chain([bucket.count.to_string()]).collect()
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    if rows.is_empty() {
+        out.hint("nothing matches");
     }
+    out.table(&head, rows)?;
     out.flush()?;
     Ok(Outcome::Complete)
 }

@@ -153,6 +153,9 @@ impl Known {
 }
 
 fn present(out: &mut Out, report: &Report) -> Result<(), Failure> {
+    if out.quiet {
+        return present_findings(out, report, "");
+    }
     out.text(&first_line(report))?;
     if let (Some(tenant), Some(origin)) = (report.tenant_id, &report.origin) {
         out.text(&format!("Log {origin} of tenant {tenant}"))?;
@@ -212,15 +215,12 @@ fn present(out: &mut Out, report: &Report) -> Result<(), Failure> {
             };
             out.text(&format!("  {at}: {what}: {}", hole.why))?;
         }
-        more(out, report.holes_total, report.holes.len())?;
+        more(out, report.holes_total, report.holes.len(), "  ")?;
     }
     if !report.findings.is_empty() {
         out.line("")?;
         out.text("Findings:")?;
-        for finding in report.findings.iter().take(SHOWN) {
-            out.text(&format!("  {finding}"))?;
-        }
-        more(out, report.findings_total, report.findings.len())?;
+        present_findings(out, report, "  ")?;
         if report.findings.iter().any(|one| one.code == Code::Rollback) {
             out.text(
                 "  An export that was made before the known head looks like that, too: export again",
@@ -236,10 +236,18 @@ fn present(out: &mut Out, report: &Report) -> Result<(), Failure> {
     Ok(())
 }
 
-fn more(out: &mut Out, total: u64, listed: usize) -> Result<(), Failure> {
+fn present_findings(out: &mut Out, report: &Report, indent: &str) -> Result<(), Failure> {
+    for finding in report.findings.iter().take(SHOWN) {
+        out.text(&format!("{indent}{finding}"))?;
+    }
+    more(out, report.findings_total, report.findings.len(), indent)
+}
+
+fn more(out: &mut Out, total: u64, listed: usize, indent: &str) -> Result<(), Failure> {
     let shown = listed.min(SHOWN) as u64;
     if total > shown {
-        out.text(&format!("  and {} more (--json lists more)", total - shown))?;
+        let more = total - shown;
+        out.text(&format!("{indent}and {more} more (--json lists more)"))?;
     }
     Ok(())
 }

@@ -57,6 +57,10 @@ pub struct Tombstone {
     pub origin: Option<String>,
     /// The last checkpoint, which covers the whole log: a C2SP signed note.
     pub checkpoint: Option<String>,
+    /// How many events went with it that had been accepted and were never appended; none until its rows are
+    /// gone, where nobody counted, and from a server that doesn't know of it.
+    #[serde(default)]
+    pub unappended: Option<u64>,
 }
 
 /// One page of tenants, in the order of their ids.

@@ -311,12 +311,17 @@ pub(crate) fn lost(error: reqwest::Error) -> Failure {
     } else {
         Done::Perhaps
     };
+    // Of the URL no more than this: it may hold a secret, or what was searched for.
+    let server = error.url().map_or_else(
+        || "the server".to_owned(),
+        |url| format!("the server at {}", url.origin().ascii_serialization()),
+    );
     let message = if error.is_connect() {
-        "the server can't be reached"
+        format!("{server} can't be reached")
     } else if error.is_timeout() {
-        "the server did not answer in time"
+        format!("{server} did not answer in time")
     } else {
-        "the connection to the server was cut"
+        format!("the connection to {server} was cut")
     };
     Failure {
         error: unavailable(message, &error),
@@ -324,8 +329,8 @@ pub(crate) fn lost(error: reqwest::Error) -> Failure {
     }
 }
 
-fn unavailable(message: &'static str, cause: &reqwest::Error) -> Error {
-    // The URL may hold what was searched for; the innermost cause says what happened.
+fn unavailable(message: String, cause: &reqwest::Error) -> Error {
+    // The innermost cause says what happened, and names no URL.
     let mut reason: &dyn StdError = cause;
     while let Some(inner) = reason.source() {
         reason = inner;

@@ -362,6 +362,7 @@ macro_rules! offboarding_store {
             only_a_log_that_was_asked_to_end_and_did_not_grow_ends,
             a_tenant_does_not_end_while_an_erasure_runs,
             no_erasure_is_begun_once_the_end_is_asked_for,
+            nothing_is_erased_or_pruned_once_the_end_is_asked_for,
             endings_and_tombstones_are_told_in_pages,
             an_ended_tenant_refuses_everything,
             a_tombstone_is_read_as_it_was_kept,

@@ -11,7 +11,7 @@ use audit_core::{
 
 use crate::fixture::{
     act, append, basis, batch, event, events, everything, hold, kind, new_tenant, release, said,
-    set_status, tenant, tenant_id, time, trusted, try_append,
+    seconds_after, set_status, tenant, tenant_id, time, trusted, try_append,
 };
 
 /// Opens a store of logs, tenants and their ends for a contract.
@@ -223,6 +223,44 @@ pub async fn no_erasure_is_begun_once_the_end_is_asked_for<H: OffboardingStoreHa
     }
 }
 
+/// Neither in a dry run; what was begun before goes on.
+pub async fn nothing_is_erased_or_pruned_once_the_end_is_asked_for<H: OffboardingStoreHarness>() {
+    let harness = H::open().await;
+    let store = harness.store();
+    let (id, other) = (new_tenant(store).await, new_tenant(store).await);
+    for tenant in [id, other] {
+        let receipts = append(store, tenant, events(3)).await;
+        let keeps = Retention::forever().keep_days(30);
+        let set = store.set_retention(tenant, &keeps, &said(tenant)).await;
+        assert!(set.expect("set"));
+        let expected = (tenant == id).then_some(ErrorKind::Refused);
+        if tenant == id {
+            begin(store, id).await;
+        }
+        let before = everything(store, tenant).await;
+        let scope = trusted(tenant);
+        let ids = vec![receipts[0].id];
+        let erasure = Erasure::new(ids, basis("gdpr-17"), act(tenant));
+        let refused = store.erase(&scope, &erasure.clone().unless_ending()).await;
+        assert_eq!(kind(refused), expected);
+        let now = seconds_after(before[2].created_at, 1);
+        for is_dry in [true, false] {
+            let prune = Prune::new(now, basis("retention"), act(tenant)).dry_run(is_dry);
+            assert_eq!(kind(store.prune(&scope, &prune).await), expected);
+        }
+        let is_same = everything(store, tenant).await == before;
+        assert_eq!(is_same, tenant == id);
+        if tenant == id {
+            let erased = store.erase(&scope, &erasure).await.expect("erased");
+            assert_eq!(erased.entries, 1);
+        }
+    }
+    // Other contracts' are told too.
+    let retained = store.retained(None, usize::MAX).await.expect("an answer");
+    let told = |tenant| retained.iter().any(|one| one.tenant == tenant);
+    assert_eq!((told(id), told(other)), (false, true));
+}
+
 /// Each once, in the order of the tenants' ids.
 pub async fn endings_and_tombstones_are_told_in_pages<H: OffboardingStoreHarness>() {
     let harness = H::open().await;
@@ -343,13 +381,18 @@ pub async fn a_tombstone_is_read_as_it_was_kept<H: OffboardingStoreHarness>() {
     let store = harness.store();
     let (id, unsigned) = (new_tenant(store).await, new_tenant(store).await);
     append(store, id, events(3)).await;
-    let kept = end(store, id).await;
+    let mut kept = end(store, id).await;
     assert_eq!((kept.size, kept.ended_at), (4, asked_at()));
     begin(store, unsigned).await;
     let head = store.head(&trusted(unsigned)).await.expect("a head");
-    let other = Tombstone::of(&head, asked_at());
+    let mut other = Tombstone::of(&head, asked_at());
     store.end(&other).await.expect("ended");
     sweep(store).await;
+    for swept in [&mut kept, &mut other] {
+        assert!(!swept.is_swept);
+        swept.is_swept = true;
+        assert_eq!(swept.unappended, Some(0));
+    }
     let is_kept = async |store: &H::Store| {
         assert_eq!(
             store.tombstone(id).await.expect("an answer"),

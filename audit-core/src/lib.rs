@@ -105,4 +105,6 @@ pub use subscribe::{Delivered, SubscribeRequest, Subscription};
 pub use tenant::{Tenant, TenantFilter, TenantSecret, TenantStatus, TenantStore, TenantUpdate};
 pub use text::Query;
 pub use vacuum::Vacuum;
-pub use worker::{DeploymentStatus, RetentionStatus, WitnessStatus, WorkerStatus, Workers};
+pub use worker::{
+    DeploymentStatus, OffboardingStatus, RetentionStatus, WitnessStatus, WorkerStatus, Workers,
+};

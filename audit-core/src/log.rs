@@ -26,7 +26,7 @@ use crate::group_commit::GroupCommit;
 use crate::guard::{Guard, Guarded, Sentry};
 use crate::id::{ErasureId, EventId, TenantId};
 use crate::ingest::{Accepted, seal_message};
-use crate::offboarding::OffboardingStore;
+use crate::offboarding::{OffboardingStore, admit_own, admit_removal};
 use crate::outbox::Outbox;
 use crate::page::{Order, Page, PageRequest, Sort};
 use crate::prepare::{Act, Batch, PreparedEvent, Redact};
@@ -98,7 +98,16 @@ pub(crate) struct Inner {
     pub(crate) offboarding: Arc<dyn OffboardingStore>,
     pub(crate) retention_every: Duration,
     pub(crate) archive: Option<Archiver>,
-    cache: Mutex<HashMap<TenantId, (Instant, Arc<Tenant>)>>,
+    cache: Mutex<HashMap<TenantId, Known>>,
+}
+
+/// What is remembered of a tenant.
+#[derive(Debug, Clone)]
+struct Known {
+    at: Instant,
+    tenant: Arc<Tenant>,
+    /// Whether its end was asked for.
+    is_ending: bool,
 }
 
 impl fmt::Debug for AuditLog {
@@ -349,7 +358,8 @@ impl AuditLog {
     /// # Errors
     /// [`Forbidden`](ErrorKind::Forbidden), [`UnknownTenant`](ErrorKind::UnknownTenant),
     /// [`TenantClosed`](ErrorKind::TenantClosed) when it is suspended,
-    /// [`TenantDeleted`](ErrorKind::TenantDeleted). The authorizer is asked first, so that only those
+    /// [`TenantDeleted`](ErrorKind::TenantDeleted) when it was deleted, and to a principal that doesn't act
+    /// across tenants when its end was asked for. The authorizer is asked first, so that only those
     /// whom it allows learn a tenant's status.
     pub async fn authorize(
         &self,
@@ -358,9 +368,9 @@ impl AuditLog {
         permissions: impl Into<Permissions> + Send,
     ) -> Result<TenantScope> {
         let permissions = permissions.into();
-        let row = self.cached(tenant).await;
-        let status = match &row {
-            Ok(row) => row.status,
+        let known = self.inner.known(tenant).await;
+        let status = match &known {
+            Ok(known) => known.tenant.status,
             Err(error) if error.kind() == ErrorKind::UnknownTenant => TenantStatus::Active,
             Err(error) => return Err(error.clone()),
         };
@@ -375,7 +385,9 @@ impl AuditLog {
                 ));
             }
         }
-        row?.status.admit_read(tenant)?;
+        let known = known?;
+        known.tenant.status.admit_read(tenant)?;
+        admit_own(tenant, known.is_ending && !principal.across_tenants)?;
         Ok(TenantScope::granted(
             tenant,
             &principal.subject,
@@ -384,13 +396,14 @@ impl AuditLog {
     }
 
     /// What everyone may read of a tenant's log, where the tenant says so. One that isn't there, isn't
-    /// public, is suspended or was deleted is refused alike.
+    /// public, is suspended, is about to be deleted or was is refused alike.
     ///
     /// # Errors
     /// [`UnknownTenant`](ErrorKind::UnknownTenant); what the store answers.
     pub async fn public_log(&self, tenant: TenantId) -> Result<TiledLog> {
-        let row = self.cached(tenant).await?;
-        if !row.public_log || row.status.admit_read(tenant).is_err() {
+        let known = self.inner.known(tenant).await?;
+        let is_open = known.tenant.status.admit_read(tenant).is_ok() && !known.is_ending;
+        if !known.tenant.public_log || !is_open {
             return Err(no_tenant(tenant));
         }
         let scope = TenantScope::trusted(tenant, "public log").only(Permission::Read);
@@ -613,12 +626,16 @@ impl Inner {
     }
 
     pub(crate) async fn cached_tenant(&self, id: TenantId) -> Result<Arc<Tenant>> {
+        Ok(self.known(id).await?.tenant)
+    }
+
+    async fn known(&self, id: TenantId) -> Result<Known> {
         {
             let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((at, tenant)) = cache.get(&id)
-                && at.elapsed() < TENANT_TTL
+            if let Some(known) = cache.get(&id)
+                && known.at.elapsed() < TENANT_TTL
             {
-                return Ok(Arc::clone(tenant));
+                return Ok(known.clone());
             }
         }
         let tenant = self
@@ -626,16 +643,25 @@ impl Inner {
             .tenant(id)
             .await?
             .ok_or_else(|| no_tenant(id))?;
-        let tenant = Arc::new(tenant);
+        // Whose end was asked for is inactive.
+        let is_ending = match tenant.status {
+            TenantStatus::Inactive => self.offboarding.ending(id).await?.is_some(),
+            _ => false,
+        };
+        let known = Known {
+            at: Instant::now(),
+            tenant: Arc::new(tenant),
+            is_ending,
+        };
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= TENANT_CACHE {
-            cache.retain(|_, (at, _)| at.elapsed() < TENANT_TTL);
+            cache.retain(|_, known| known.at.elapsed() < TENANT_TTL);
             if cache.len() >= TENANT_CACHE {
                 cache.clear();
             }
         }
-        cache.insert(id, (Instant::now(), Arc::clone(&tenant)));
-        Ok(tenant)
+        cache.insert(id, known.clone());
+        Ok(known)
     }
 
     /// A tenant's row has changed.
@@ -1054,7 +1080,8 @@ impl TenantLog {
     /// The reason stays in the log: it must not repeat whom the erasure is about.
     ///
     /// # Errors
-    /// What the store answers.
+    /// What the store answers; [`Refused`](ErrorKind::Refused) while a legal hold is open, and when the
+    /// tenant's end was asked for.
     pub async fn erase(
         &self,
         ids: Vec<EventId>,
@@ -1063,7 +1090,7 @@ impl TenantLog {
         reason: Option<String>,
     ) -> Result<Erased> {
         let act = Act::new(&self.scope, reason, Arc::clone(&self.log.inner.clock))?;
-        let mut erasure = Erasure::new(ids, basis, act);
+        let mut erasure = Erasure::new(ids, basis, act).unless_ending();
         if let Some(groups) = groups {
             erasure = erasure.groups(&groups);
         }
@@ -1080,8 +1107,8 @@ impl TenantLog {
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid) with the bad field, [`Refused`](ErrorKind::Refused) while a legal
-    /// hold is open, and what a closed tenant answers. A hold that is placed later makes the job wait
-    /// until it is released.
+    /// hold is open or when the tenant's end was asked for, and what a closed tenant answers. A hold that is
+    /// placed later makes the job wait until it is released.
     pub async fn request_erasure(&self, request: ErasureRequest) -> Result<ErasureJob> {
         self.scope.require(Permission::Erase)?;
         request.check()?;
@@ -1117,6 +1144,17 @@ impl TenantLog {
         }
     }
 
+    /// What refuses to begin an erasure or a prune: an open hold, or that the tenant's end was asked for.
+    /// Needs `erase`.
+    pub(crate) async fn removal_refusal(&self) -> Result<Option<Error>> {
+        if let Some(refusal) = self.hold_refusal().await? {
+            return Ok(Some(refusal));
+        }
+        let tenant = self.scope.tenant();
+        let ending = self.log.ending(tenant).await?;
+        Ok(admit_removal(tenant, ending.is_some()).err())
+    }
+
     /// An erasure that was asked for. Needs `erase`.
     ///
     /// # Errors
@@ -1137,14 +1175,14 @@ impl TenantLog {
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid) with the bad field, [`Refused`](ErrorKind::Refused) while a legal
-    /// hold is open, and what the store answers.
+    /// hold is open or when the tenant's end was asked for, and what the store answers.
     pub async fn count_erasure(&self, request: &ErasureRequest) -> Result<ErasureCount> {
         self.scope.require(Permission::Erase)?;
         if matches!(request.selection, Selection::Matching(_)) {
             self.scope.require(Permission::Read)?;
         }
         request.check()?;
-        if let Some(refusal) = self.hold_refusal().await? {
+        if let Some(refusal) = self.removal_refusal().await? {
             return Err(refusal);
         }
         let store = &self.log.inner.store;
@@ -1233,8 +1271,8 @@ impl TenantLog {
     ///
     /// # Errors
     /// What store and archive answer, [`Unavailable`](ErrorKind::Unavailable) also while an erasure is
-    /// still being carried into the archive; nothing is pruned then. Of a log without a signer,
-    /// [`Refused`](ErrorKind::Refused) with an archive.
+    /// still being carried into the archive; nothing is pruned then. [`Refused`](ErrorKind::Refused) when the
+    /// tenant's end was asked for, and with an archive of a log without a signer.
     pub async fn prune(
         &self,
         before: Timestamp,

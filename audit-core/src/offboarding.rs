@@ -86,6 +86,13 @@ pub struct Tombstone {
     pub checkpoint: Option<String>,
     /// When it was deleted.
     pub ended_at: Timestamp,
+    /// Whether its rows are gone. Said by the store.
+    pub is_swept: bool,
+    /// How many events went with it that were accepted and never appended: those that waited in the store's
+    /// own queue or outbox when its rows went, or had been put aside there. One that was appended and had not
+    /// left the queue counts too. It grows until the tombstone is [swept](Self::is_swept); none of tenants that
+    /// were deleted before this was counted. Said by the store.
+    pub unappended: Option<u64>,
 }
 
 impl Tombstone {
@@ -103,6 +110,8 @@ impl Tombstone {
             root,
             checkpoint: None,
             ended_at,
+            is_swept: false,
+            unappended: Some(0),
         }
     }
 
@@ -141,7 +150,7 @@ pub trait OffboardingStore: Debug + Send + Sync + 'static {
     async fn open_endings(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Ending>>;
 
     /// Deletes a tenant whose end was asked for, in one transaction under the head's lock: keeps the
-    /// tombstone, forgets the ending, and the tenant's name, secret and API keys. Its name is its id from
+    /// tombstone, but for what the store says of it, forgets the ending, and the tenant's name, secret and API keys. Its name is its id from
     /// then on, its secret [none](crate::TenantSecret::NONE). Its rows go afterwards, in [`sweep`](crate::LogStore::sweep).
     ///
     /// # Errors
@@ -223,15 +232,27 @@ pub fn admit_update(tenant: TenantId, is_ending: bool, update: &TenantUpdate) ->
     Ok(())
 }
 
-/// Refuses an erasure of a tenant whose end was asked for, as every store does: the log would grow, and be
-/// archived again, for what goes with the tenant.
+/// Refuses to begin an erasure or a prune of a tenant whose end was asked for, as every store does: the log
+/// would grow, and be archived again, for what goes with the tenant.
 ///
 /// # Errors
 /// [`ErrorKind::Refused`].
-pub fn admit_begun_erasure(tenant: TenantId, is_ending: bool) -> Result<()> {
+pub fn admit_removal(tenant: TenantId, is_ending: bool) -> Result<()> {
     if is_ending {
-        let message = "the tenant is about to be deleted: no further erasure is begun";
+        let message = "the tenant is about to be deleted: no further erasure or prune is begun";
         return Err(Error::new(ErrorKind::Refused, message).with_tenant(tenant));
+    }
+    Ok(())
+}
+
+/// Refuses a tenant whose end was asked for to its own credentials, as if it were deleted already.
+///
+/// # Errors
+/// [`ErrorKind::TenantDeleted`].
+pub(crate) fn admit_own(tenant: TenantId, is_ending: bool) -> Result<()> {
+    if is_ending {
+        let message = "the tenant is about to be deleted: it is closed to its own credentials";
+        return Err(Error::new(ErrorKind::TenantDeleted, message).with_tenant(tenant));
     }
     Ok(())
 }
@@ -256,9 +277,13 @@ impl AuditLog {
     /// but its [tombstone](Self::tombstone), and its id is refused for ever. It can't be taken back. Asking again
     /// changes and records nothing; the answer is the first one.
     ///
+    /// From then on the tenant answers to its own credentials as a deleted one does; who acts across tenants
+    /// may read it until it is deleted.
+    ///
     /// What was accepted before, and waits in a queue or an outbox still, is not appended any more, nor
     /// archived: what comes out of them is refused and put aside with the reason, and what of that lies in the
-    /// store's own queue or outbox goes with the tenant. Drain them first where that may not be lost.
+    /// store's own queue or outbox goes with the tenant, counted in its [tombstone](Tombstone::unappended). Drain
+    /// them first where that may not be lost.
     ///
     /// # Errors
     /// [`UnknownTenant`](ErrorKind::UnknownTenant), [`TenantDeleted`](ErrorKind::TenantDeleted);

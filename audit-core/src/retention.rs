@@ -14,10 +14,11 @@ use crate::filter::{Filter, TimeRange};
 use crate::id::TenantId;
 use crate::json::Json;
 use crate::log::AuditLog;
+use crate::offboarding::admit_removal;
 use crate::page::PageRequest;
 use crate::prepare::{Act, PreparedEvent};
 use crate::scope::TenantScope;
-use crate::store::{Prune, Pruned};
+use crate::store::{Erasure, Prune, Pruned};
 use crate::tenant::{TenantStatus, TenantUpdate, check_name};
 
 const DAY_MICROS: i64 = 86_400_000_000;
@@ -391,6 +392,9 @@ pub fn no_hold(tenant: TenantId) -> Error {
     Error::new(ErrorKind::NotFound, "there is no such legal hold").with_tenant(tenant)
 }
 
+/// What a hold refuses.
+const HELD: &str = "nothing is erased or pruned";
+
 /// What stands in the way of destroying a tenant's entries: each store reads it under the head's lock,
 /// in the transaction of the erasure or the prune.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -399,6 +403,9 @@ pub struct Protection {
     pub hold: Option<(Uuid, String)>,
     /// [`Retention::minimum_days`].
     pub minimum_days: Option<u32>,
+    /// Whether the tenant's [end](crate::Ending) was asked for: its log would grow, and be archived again, for
+    /// what goes with the tenant.
+    pub is_ending: bool,
 }
 
 impl Protection {
@@ -412,12 +419,14 @@ impl Protection {
         Err(Error::new(ErrorKind::Refused, message).with_tenant(tenant))
     }
 
-    /// Refuses an erasure while a hold is open.
+    /// Refuses an erasure while a hold is open, and [one that begins](Erasure::unless_ending) once the tenant's
+    /// end was asked for.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] naming the hold.
-    pub fn admit_erasure(&self, tenant: TenantId) -> Result<()> {
-        self.admit(tenant, "nothing is erased or pruned")
+    /// [`ErrorKind::Refused`], naming the hold where there is one.
+    pub fn admit_erasure(&self, tenant: TenantId, erasure: &Erasure) -> Result<()> {
+        self.admit(tenant, HELD)?;
+        admit_removal(tenant, self.is_ending && erasure.unless_ending)
     }
 
     /// Refuses to delete a tenant while a hold is open.
@@ -439,18 +448,19 @@ impl Protection {
         }
     }
 
-    /// Refuses a prune while a hold is open, or when it would take what is younger than the minimum.
-    /// The answer is the time before which entries go.
+    /// Refuses a prune while a hold is open, when the tenant's end was asked for, or when it would take what
+    /// is younger than the minimum. The answer is the time before which entries go.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] naming the hold, or the setting and the latest time that it allows.
+    /// [`ErrorKind::Refused`] naming the hold, the end, or the setting and the latest time that it allows.
     pub fn admit_prune(
         &self,
         tenant: TenantId,
         prune: &Prune,
         now: Timestamp,
     ) -> Result<Timestamp> {
-        self.admit_erasure(tenant)?;
+        self.admit(tenant, HELD)?;
+        admit_removal(tenant, self.is_ending)?;
         let before = prune.bound.before(now);
         let is_rehearsal = prune.dry_run && prune.under_other_settings;
         let Some(days) = self.minimum_days.filter(|_| !is_rehearsal) else {
@@ -505,7 +515,7 @@ pub trait RetentionStore: fmt::Debug + Send + Sync + 'static {
     ) -> Result<bool>;
 
     /// Tenants whose retention is set, in the order of their ids, behind `after`, at most `limit`;
-    /// no deleted ones.
+    /// none that are deleted, or whose end was asked for.
     async fn retained(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Retained>>;
 
     /// A tenant's holds, open and released, newest first, behind the one with the id `after`, at most
@@ -553,7 +563,8 @@ pub struct RetentionDue {
     /// Of each rule, how many entries would lose groups, counted up to [`RetentionDue::MAX_COUNT`];
     /// none when it is refused.
     pub erased: Vec<u64>,
-    /// Why nothing goes now: a hold. The minimum that counts is the retention's own.
+    /// Why nothing goes now: a hold, or that the tenant's end was asked for. The minimum that counts is the
+    /// retention's own.
     pub refused: Option<String>,
 }
 
@@ -626,7 +637,7 @@ impl AuditLog {
             refused: None,
         };
         let mut from = log.head().await?.pruned_below;
-        if let Some(refusal) = log.hold_refusal().await? {
+        if let Some(refusal) = log.removal_refusal().await? {
             due.refused = Some(refusal.message().to_owned());
             due.erased.resize(retention.actions.len(), 0);
             return Ok(due);

@@ -154,7 +154,8 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// worker was faster.
     ///
     /// # Errors
-    /// [`Refused`](ErrorKind::Refused) while a legal hold is open, whatever is asked for;
+    /// [`Refused`](ErrorKind::Refused) while a legal hold is open, whatever is asked for, and
+    /// [`unless_ending`](Erasure::unless_ending) of a tenant whose end was asked for;
     /// [`Unavailable`](ErrorKind::Unavailable) when the log is pruned below another position than
     /// [`pruned_below`](Erasure::pruned_below).
     async fn erase(&self, scope: &TenantScope, erasure: &Erasure) -> Result<Erased>;
@@ -168,9 +169,9 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`Unavailable`](ErrorKind::Unavailable) when something was erased since
     /// [`unless_erased_since`](Prune::unless_erased_since);
-    /// [`Refused`](ErrorKind::Refused), in a dry run too, while a legal hold is open, and when
-    /// [`bound`](Prune::bound) allows what is younger than the tenant's
-    /// [`minimum_days`](crate::Retention::minimum_days), by the store's clock. Both as
+    /// [`Refused`](ErrorKind::Refused), in a dry run too, while a legal hold is open, of a tenant whose end was
+    /// asked for, and when [`bound`](Prune::bound) allows what is younger than the tenant's
+    /// [`minimum_days`](crate::Retention::minimum_days), by the store's clock. All as
     /// [`Protection`](crate::retention::Protection) says, which is looked for under the lock.
     async fn prune(&self, scope: &TenantScope, prune: &Prune) -> Result<Pruned>;
 
@@ -315,6 +316,8 @@ pub struct Erasure {
     pub archived: Vec<(u64, Vec<Group>)>,
     /// Below which position the log was pruned when all this was selected.
     pub pruned_below: Option<u64>,
+    /// Whether it is refused of a tenant whose end was asked for.
+    pub unless_ending: bool,
 }
 
 impl Erasure {
@@ -329,7 +332,16 @@ impl Erasure {
             older_than_days: None,
             archived: Vec::new(),
             pruned_below: None,
+            unless_ending: false,
         }
+    }
+
+    /// Erases nothing of a tenant whose end was asked for. What was begun before that goes on: the end waits
+    /// for it.
+    #[must_use]
+    pub fn unless_ending(mut self) -> Self {
+        self.unless_ending = true;
+        self
     }
 
     /// Says of pruned positions that their archived copies lose these groups, too.

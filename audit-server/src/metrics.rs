@@ -80,6 +80,10 @@ fn describe() {
         "Entries that the search index lacks, or has too many of, as the reconciler last saw them."
     );
     describe_counter!(
+        "audit_index_losses_total",
+        "How often the search index had lost what the indexer had given it."
+    );
+    describe_counter!(
         "audit_index_repaired_total",
         "Entries of the search index that the reconciler put right."
     );
@@ -94,6 +98,10 @@ fn describe() {
     describe_gauge!(
         "audit_retention_held",
         "Tenants whose retention is not applied because a legal hold is open."
+    );
+    describe_counter!(
+        "audit_offboarding_unappended_total",
+        "Accepted events that were never appended and went with a deleted tenant."
     );
     describe_gauge!(
         "audit_deployment_leaves",
@@ -174,10 +182,16 @@ pub(crate) fn workers(statuses: &[WorkerStatus]) {
             gauge!("audit_index_difference").set(difference as f64);
             counter!("audit_index_repaired_total").absolute(status.repaired);
         }
+        if let Some(losses) = status.losses {
+            counter!("audit_index_losses_total").absolute(losses);
+        }
         if let Some(retention) = &status.retention {
             counter!("audit_retention_pruned_total").absolute(retention.pruned);
             counter!("audit_retention_erased_total").absolute(retention.erased);
             gauge!("audit_retention_held").set(retention.held as f64);
+        }
+        if let Some(offboarding) = &status.offboarding {
+            counter!("audit_offboarding_unappended_total").absolute(offboarding.unappended);
         }
         if let Some(deployment) = &status.deployment {
             gauge!("audit_deployment_leaves").set(deployment.size as f64);

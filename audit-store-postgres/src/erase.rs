@@ -36,7 +36,7 @@ impl PostgresStore {
             .ok_or_else(|| unknown_tenant(tenant))?;
         status.admit_read(tenant)?;
         let (protection, now) = self.protection(&mut tx).await?;
-        protection.admit_erasure(tenant)?;
+        protection.admit_erasure(tenant, erasure)?;
         erasure.admit_pruned(head.pruned_below)?;
         let Some(below) = admit_step(&mut tx, tenant, erasure).await? else {
             return Ok(Erased::default());

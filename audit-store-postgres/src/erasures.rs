@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use audit_core::erasure::{LATE_MICROS, admit_erasure, taken_erasure};
-use audit_core::offboarding::admit_begun_erasure;
+use audit_core::offboarding::admit_removal;
 use audit_core::tlog::{Basis, Timestamp};
 use audit_core::{
     Erasure, ErasureId, ErasureJob, ErasureMark, ErasureState, ErasureStore, Permission, Result,
@@ -105,7 +105,7 @@ impl PostgresStore {
             .await?
             .ok_or_else(|| unknown_tenant(tenant))?;
         status.admit_read(tenant)?;
-        admit_begun_erasure(tenant, ending(&mut tx, tenant).await?.is_some())?;
+        admit_removal(tenant, ending(&mut tx, tenant).await?.is_some())?;
         let job = job.begun_at(head.size());
         let kept = query(
             "INSERT INTO audit.erasures (id, tenant_id, selection, groups, basis, subject, reason,

@@ -12,7 +12,7 @@ use crate::fault::{at_start, from_sqlx};
 use crate::pool::{check_version, connect_options};
 
 /// What has to be run, once each and in this order.
-const MIGRATIONS: [&str; 16] = [
+const MIGRATIONS: [&str; 17] = [
     include_str!("../migrations/0001_log.sql"),
     include_str!("../migrations/0002_outbox.sql"),
     include_str!("../migrations/0003_queue.sql"),
@@ -29,6 +29,7 @@ const MIGRATIONS: [&str; 16] = [
     include_str!("../migrations/0014_offboarding.sql"),
     include_str!("../migrations/0015_endings.sql"),
     include_str!("../migrations/0016_guarded.sql"),
+    include_str!("../migrations/0017_ended_tenants.sql"),
 ];
 
 /// What this program works with.

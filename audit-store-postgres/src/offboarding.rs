@@ -29,7 +29,8 @@ fn decode_ending(r: &PgRow) -> Result<Ending> {
 }
 
 const TOMBSTONE: &str =
-    "SELECT tenant_id, origin, size, root, checkpoint, ended_at FROM audit.tombstones";
+    "SELECT tenant_id, origin, size, root, checkpoint, ended_at, swept, unappended
+    FROM audit.tombstones";
 
 fn decode_tombstone(r: &PgRow) -> Result<Tombstone> {
     let (size, root): (u64, Hash) = (row::position(r, 2)?, row::hash(r, 3)?);
@@ -37,6 +38,9 @@ fn decode_tombstone(r: &PgRow) -> Result<Tombstone> {
     let mut tombstone = Tombstone::new(row::tenant_id(r, 0)?, size, root, ended_at);
     tombstone.origin = row::get(r, 1)?;
     tombstone.checkpoint = row::get(r, 4)?;
+    tombstone.is_swept = row::get(r, 6)?;
+    let unappended: Option<i64> = row::get(r, 7)?;
+    tombstone.unappended = unappended.map(row::unsigned).transpose()?;
     Ok(tombstone)
 }
 

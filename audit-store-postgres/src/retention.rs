@@ -79,7 +79,8 @@ impl PostgresStore {
         conn: &mut PgConnection,
     ) -> Result<(Protection, Timestamp)> {
         let found = query(
-            "SELECT (SELECT retention FROM audit.tenant_retention), h.id, h.name, clock_timestamp()
+            "SELECT (SELECT retention FROM audit.tenant_retention), h.id, h.name, clock_timestamp(),
+                 EXISTS (SELECT FROM audit.tenant_endings)
              FROM (SELECT 1) AS one LEFT JOIN (
                  SELECT id, name FROM audit.tenant_legal_holds WHERE released_at IS NULL
                  ORDER BY placed_at, id LIMIT 1
@@ -98,6 +99,7 @@ impl PostgresStore {
         let protection = Protection {
             hold: id.zip(name),
             minimum_days: read(stored.as_deref())?.minimum_days,
+            is_ending: row::get(&found, 4)?,
         };
         Ok((protection, now))
     }
@@ -262,6 +264,7 @@ impl RetentionStore for PostgresStore {
                  WHERE l.tenant_id = r.tenant_id AND l.released_at IS NULL)
              FROM audit.retention r JOIN audit.heads h ON h.tenant_id = r.tenant_id
              WHERE ($1::uuid IS NULL OR r.tenant_id > $1) AND h.status <> 'deleted'
+                 AND NOT EXISTS (SELECT FROM audit.endings e WHERE e.tenant_id = r.tenant_id)
              ORDER BY r.tenant_id LIMIT $2";
         let found = self.rows_behind(Role::Writer, sql, after, limit).await?;
         found

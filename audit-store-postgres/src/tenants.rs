@@ -83,8 +83,12 @@ impl PostgresStore {
         update: &TenantUpdate,
         event: &PreparedEvent,
     ) -> Result<Tenant> {
+        // What doesn't change, its secret too, is not for the role that changes the rest.
+        let mut tenant = self.tenant(id).await?.ok_or_else(|| unknown_tenant(id))?;
         let patience = self.options().lock_timeout;
-        let mut tx = self.begin_append(Role::Writer, Some(id), patience).await?;
+        let mut tx = self
+            .begin_append(Role::Maintainer, Some(id), patience)
+            .await?;
         let (status, head) = lock_head(&mut tx, id)
             .await?
             .ok_or_else(|| unknown_tenant(id))?;
@@ -94,29 +98,22 @@ impl PostgresStore {
         admit_update(id, ending(&mut tx, id).await?.is_some(), update)?;
         let (protection, _) = self.protection(&mut tx).await?;
         protection.admit_update(id, update)?;
-        let mut tenant = find(&mut tx, id).await?.ok_or_else(|| unknown_tenant(id))?;
         let batch = Batch::new(TenantScope::trusted(id, "tenants"), vec![event.clone()]);
         let sealed = self.seal_all(&mut tx, &[(head, vec![&batch])]).await?;
         let months = sealed.months.clone();
         sealed.into_receipts()?;
-        update.apply(&mut tenant);
-        if update.name.is_some() || update.public_log.is_some() {
-            query("UPDATE audit.tenants SET name = $2, public_log = $3 WHERE tenant_id = $1")
-                .bind(id.into_uuid())
-                .bind(&tenant.name)
-                .bind(tenant.public_log)
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-        }
-        if let Some(status) = update.status {
-            query("UPDATE audit.heads SET status = $2 WHERE tenant_id = $1")
-                .bind(id.into_uuid())
-                .bind(status.as_str())
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-        }
+        let present: (String, bool) = query_as(
+            "SELECT present_name, present_public_log FROM audit.update_tenant($1, $2, $3, $4)",
+        )
+        .bind(id.into_uuid())
+        .bind(&update.name)
+        .bind(update.public_log)
+        .bind(update.status.map(TenantStatus::as_str))
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(from_sqlx)?;
+        (tenant.name, tenant.public_log) = present;
+        tenant.status = update.status.unwrap_or(status);
         tx.commit().await.map_err(from_sqlx)?;
         self.months().extend(months);
         Ok(tenant)

@@ -37,7 +37,7 @@ impl Ledger<'_> {
             .ok_or_else(|| unknown_tenant(tenant))?;
         sealer.status.admit_read(tenant)?;
         let (no, pruned_below) = (sealer.no, sealer.head.pruned_below);
-        protection(conn, no)?.admit_erasure(tenant)?;
+        protection(conn, no)?.admit_erasure(tenant, erasure)?;
         erasure.admit_pruned(pruned_below)?;
         let Some(below) = admit_step(conn, no, erasure)? else {
             return Ok(Erased::default());

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use audit_core::erasure::{LATE_MICROS, admit_erasure, taken_erasure};
-use audit_core::offboarding::admit_begun_erasure;
+use audit_core::offboarding::admit_removal;
 use audit_core::tlog::{Basis, Timestamp};
 use audit_core::{
     Erasure, ErasureId, ErasureJob, ErasureMark, ErasureState, ErasureStore, Permission, Result,
@@ -142,7 +142,7 @@ impl ErasureStore for SqliteStore {
         let (job, marks) = (job.clone(), marks.to_vec());
         self.write(move |conn| {
             let no = readable_tenant(conn, job.tenant)?;
-            admit_begun_erasure(job.tenant, ending(conn, no)?.is_some())?;
+            admit_removal(job.tenant, ending(conn, no)?.is_some())?;
             let size = conn
                 .prepare_cached("SELECT size FROM heads WHERE tenant = ?1")
                 .and_then(|mut head| head.query_row([no], |r| row::position(r, 0)).optional())

@@ -54,13 +54,16 @@ fn decode_ending(r: &Row<'_>) -> rusqlite::Result<Ending> {
     Ok(ending.archived(r.get(4)?).signed(r.get(5)?))
 }
 
-const TOMBSTONE: &str = "t.id, s.origin, s.size, s.root, s.checkpoint, s.ended_at";
+const TOMBSTONE: &str =
+    "t.id, s.origin, s.size, s.root, s.checkpoint, s.ended_at, s.swept, s.unappended";
 
 fn decode_tombstone(r: &Row<'_>) -> rusqlite::Result<Tombstone> {
     let (size, root) = (row::position(r, 2)?, row::hash(r, 3)?);
     let mut tombstone = Tombstone::new(row::tenant_id(r, 0)?, size, root, row::time(r, 5)?);
     tombstone.origin = r.get(1)?;
     tombstone.checkpoint = r.get(4)?;
+    tombstone.is_swept = r.get(6)?;
+    tombstone.unappended = row::optional_position(r, 7)?;
     Ok(tombstone)
 }
 
@@ -148,8 +151,8 @@ fn bury(conn: &Connection, no: i64, tombstone: &Tombstone) -> rusqlite::Result<(
     let id = tombstone.tenant;
     conn.execute(
         "INSERT INTO tombstones
-            (tenant, origin, size, root, checkpoint, ended_at, swept, settled)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0)",
+            (tenant, origin, size, root, checkpoint, ended_at, swept, settled, unappended)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, 0)",
         params![
             no,
             tombstone.origin,
@@ -258,7 +261,11 @@ impl SqliteStore {
         }
         self.search_index().drop_tenant(tenant).await?;
         if let Some(queue) = self.existing_queue()? {
-            queue.forget(tenant).await?;
+            // Kept before they go: a step that is killed between finds fewer.
+            let unappended = queue.count(tenant).await?;
+            self.note_unappended(no, unappended).await?;
+            let removed = queue.forget(tenant).await?;
+            self.note_unappended(no, removed).await?;
         }
         self.writer()?
             .run(move |writer: &mut Writer| {
@@ -270,6 +277,19 @@ impl SqliteStore {
                 Ok(true)
             })
             .await
+    }
+
+    /// Says that so many of a deleted tenant's messages were in the queue, when it was not known yet.
+    async fn note_unappended(&self, no: i64, messages: usize) -> Result<()> {
+        self.write(move |conn| {
+            conn.execute(
+                "UPDATE tombstones SET unappended = ?2 WHERE tenant = ?1 AND unappended < ?2",
+                params![no, messages as i64],
+            )
+            .map(drop)
+            .map_err(from_sqlite)
+        })
+        .await
     }
 }
 

@@ -152,8 +152,24 @@ impl SqliteQueue {
         .map_err(|_| gone())?
     }
 
-    /// Removes a deleted tenant's messages and dead letters.
-    pub(crate) async fn forget(&self, tenant: TenantId) -> Result<()> {
+    /// How many messages and dead letters a tenant has.
+    pub(crate) async fn count(&self, tenant: TenantId) -> Result<usize> {
+        self.run(move |conn, _| {
+            let id = tenant.as_uuid().as_bytes();
+            conn.query_row(
+                "SELECT (SELECT count(*) FROM messages WHERE tenant = ?1)
+                     + (SELECT count(*) FROM dead_letters WHERE tenant = ?1)",
+                [id],
+                |r| r.get::<_, i64>(0),
+            )
+        })
+        .await
+        .map(|count| usize::try_from(count).unwrap_or(0))
+    }
+
+    /// Removes a deleted tenant's messages and dead letters. Returns how many.
+    pub(crate) async fn forget(&self, tenant: TenantId) -> Result<usize> {
+        let mut removed = 0;
         for table in ["messages", "dead_letters"] {
             let forget = move |conn: &Connection, _| {
                 conn.prepare_cached(&format!(
@@ -162,9 +178,15 @@ impl SqliteQueue {
                 ))?
                 .execute([tenant.as_uuid().as_bytes()])
             };
-            while self.run(forget).await? == FORGOTTEN {}
+            loop {
+                let some = self.run(forget).await?;
+                removed += some;
+                if some < FORGOTTEN {
+                    break;
+                }
+            }
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Runs `f` in a transaction that may hold other calls too. When this returns `Ok`, it is

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use uuid::Uuid;
 
 use crate::fault::from_sqlite;
+use crate::offboarding::ending;
 use crate::reader::{tenant_no, unknown_tenant};
 use crate::row;
 use crate::store::SqliteStore;
@@ -67,6 +68,7 @@ pub(crate) fn protection(conn: &Connection, no: i64) -> Result<Protection> {
     Ok(Protection {
         hold,
         minimum_days: retention(conn, no)?.minimum_days,
+        is_ending: ending(conn, no)?.is_some(),
     })
 }
 
@@ -215,6 +217,7 @@ impl RetentionStore for SqliteStore {
                          WHERE h.tenant = r.tenant AND h.released_at IS NULL)
                      FROM retention r JOIN tenants t ON t.no = r.tenant
                      WHERE (?1 IS NULL OR t.id > ?1) AND t.status <> 'deleted'
+                         AND NOT EXISTS (SELECT 1 FROM endings e WHERE e.tenant = r.tenant)
                      ORDER BY t.id LIMIT ?2",
                 )
                 .and_then(|mut statement| {

@@ -156,6 +156,14 @@ pub(crate) fn position(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
         .map_err(|e| bad(column, Type::Integer, e))
 }
 
+/// A position or a size that may be absent.
+pub(crate) fn optional_position(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
+    match row.get_ref(column)? {
+        ValueRef::Null => Ok(None),
+        _ => position(row, column).map(Some),
+    }
+}
+
 /// A time.
 pub(crate) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
     Timestamp::from_micros(row.get(column)?)

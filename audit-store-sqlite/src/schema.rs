@@ -318,8 +318,14 @@ const GUARDED: &str = "
 ALTER TABLE deployment_checkpoints ADD COLUMN guarded INTEGER NOT NULL DEFAULT 0;
 ";
 
+/// What version 11 added: how many accepted events went with a tenant, never appended; none of tenants that
+/// were deleted before.
+const UNAPPENDED: &str = "
+ALTER TABLE tombstones ADD COLUMN unappended INTEGER;
+";
+
 /// What has to be run after [`TABLES`], which are of version 1, once each and in this order.
-const STEPS: [&str; 9] = [
+const STEPS: [&str; 10] = [
     CHECKPOINTS,
     HANDOVERS,
     RETENTION,
@@ -329,6 +335,7 @@ const STEPS: [&str; 9] = [
     PUBLIC_LOGS,
     OFFBOARDING,
     GUARDED,
+    UNAPPENDED,
 ];
 
 /// Opens the writer's connection, and creates the tables in a new file.

@@ -158,6 +158,9 @@ impl Verdict {
 
     /// Shows the verdict to people.
     pub(super) fn present(&self, out: &mut Out, is_partial: bool) -> Result<(), Failure> {
+        if out.quiet {
+            return self.list_findings(out, "");
+        }
         out.text(&self.first_line(is_partial))?;
         if let Some(newest) = &self.newest {
             if let (Some(tenant), Some(origin)) = (newest.tenant_id, &newest.origin) {
@@ -207,19 +210,24 @@ impl Verdict {
         rows
     }
 
+    fn list_findings(&self, out: &mut Out, indent: &str) -> Result<(), Failure> {
+        for Found { segment, finding } in &self.findings {
+            out.text(&format!("{indent}{segment}: {finding}"))?;
+        }
+        let more = self.findings_total - self.findings.len() as u64;
+        if more > 0 {
+            out.text(&format!("{indent}and {more} more"))?;
+        }
+        Ok(())
+    }
+
     fn present_findings(&self, out: &mut Out) -> Result<(), Failure> {
         if self.findings.is_empty() {
             return Ok(());
         }
         out.line("")?;
         out.text("Findings:")?;
-        for Found { segment, finding } in &self.findings {
-            out.text(&format!("  {segment}: {finding}"))?;
-        }
-        let more = self.findings_total - self.findings.len() as u64;
-        if more > 0 {
-            out.text(&format!("  and {more} more"))?;
-        }
+        self.list_findings(out, "  ")?;
         if self.has(Code::ErasedShown) {
             out.text(
                 "  An archive that an erasure has not left yet looks like that, too: verify again \

@@ -105,6 +105,9 @@ fn an_archive_verifies_from_its_folder_alone_and_what_was_done_to_it_is_named() 
     assert_eq!(report["warnings"], Value::Array(Vec::new()));
     let shown = audit(&["verify", at.to_str().unwrap()]).assert().code(0);
     assert!(text(&shown.get_output().stdout).starts_with("Verified: positions 0 to"));
+    let quiet = ["verify", at.to_str().unwrap(), "--quiet"];
+    let quiet = audit(&quiet).assert().code(0).get_output().clone();
+    assert_eq!((text(&quiet.stdout), text(&quiet.stderr)), ("", ""));
     // The key that was handed over is the log's, another isn't.
     let key = report["signed_by"].as_str().unwrap();
     assert_eq!(verify(&at, 0, &["--key", key])["key_trusted"], true);
@@ -151,6 +154,10 @@ fn an_archive_verifies_from_its_folder_alone_and_what_was_done_to_it_is_named() 
         let report = verify(&changed, 1, &[]);
         let finding = about(&report, "archive")[0];
         assert_eq!(finding["code"], "missing");
+        let quiet = ["verify", changed.to_str().unwrap(), "--quiet"];
+        let quiet = audit(&quiet).assert().code(1).get_output().clone();
+        let lines = text(&quiet.stdout).lines();
+        assert_eq!(report["findings_total"], lines.count());
         assert_eq!(finding["from"], names[gone].from);
         assert_eq!(finding["to"], names[gone].to - 1);
         let report = verify(&changed, 0, &["--partial"]);

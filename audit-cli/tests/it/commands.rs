@@ -82,7 +82,10 @@ fn what_is_recorded_is_found_shown_counted_and_followed() {
     let stats = &json_lines(&server.run(&["stats", "--json", "--group-by", "outcome"]))[0];
     assert_eq!(stats["by_action"]["VIEW"], 1);
     assert_eq!(stats["by_outcome"]["denied"], 1);
-    server.run(&["stats"]);
+    let all = server.run(&["stats"]);
+    let all = text(&all.stdout);
+    assert!(all.contains(" entries, 0 pruned"), "{all}");
+    assert!(all.contains("DAY"), "{all}");
 
     let from = receipt["seq"].to_string();
     let followed = server.run(&["tail", "--from", &from, "-n", "2", "--json"]);
@@ -91,6 +94,50 @@ fn what_is_recorded_is_found_shown_counted_and_followed() {
         .map(|e| e["user_id"].clone())
         .collect();
     assert_eq!(followed, [json!("ann"), json!("bob")]);
+}
+
+/// And nothing else.
+#[test]
+fn stats_are_split_as_asked() {
+    let server = Server::start();
+    for (kind, outcome) in [
+        ("VIEW", "denied"),
+        ("VIEW", "failure"),
+        ("LOGIN", "failure"),
+    ] {
+        server.run(&["record", kind, "page", "p", "--outcome", outcome]);
+    }
+    let table = |arguments: &[&str]| {
+        let output = server.run(&[&["stats"], arguments].concat());
+        let lines = text(&output.stdout).lines();
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+        lines.map(words).collect::<Vec<Vec<String>>>()
+    };
+    let by_outcome = table(&["--group-by", "outcome"]);
+    assert_eq!(by_outcome[0], ["OUTCOME", "ENTRIES"]);
+    assert!(
+        by_outcome.contains(&vec!["denied".into(), "1".into()]),
+        "{by_outcome:?}"
+    );
+    assert!(
+        by_outcome.contains(&vec!["failure".into(), "2".into()]),
+        "{by_outcome:?}"
+    );
+    assert!(
+        by_outcome.iter().all(|row| row.len() == 2),
+        "{by_outcome:?}"
+    );
+    let by_day = table(&["--interval", "day"]);
+    assert_eq!(by_day[0], ["FROM", "ENTRIES"]);
+    assert!(by_day.iter().all(|row| row.len() == 2), "{by_day:?}");
+    let both = table(&["--group-by", "severity", "--interval", "month"]);
+    assert_eq!(both[0], ["FROM", "SEVERITY", "ENTRIES"]);
+    assert_eq!(both.len(), 2, "{both:?}");
+    let nothing = server.run(&["stats", "--group-by", "outcome", "--to", "2000-01-01"]);
+    assert_eq!(
+        (text(&nothing.stdout), text(&nothing.stderr)),
+        ("", "nothing matches\n")
+    );
 }
 
 #[test]

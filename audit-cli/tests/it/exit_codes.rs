@@ -29,14 +29,24 @@ fn arguments_that_can_not_be_meant_so_are_2() {
 #[test]
 fn a_server_that_is_not_there_is_3_with_one_line() {
     // A port that nobody is given, so that no other test listens on it.
-    let arguments = ["--url", "http://127.0.0.1:1", "--patience", "1", "stats"];
+    let arguments = [
+        "--url",
+        "http://127.0.0.1:1/behind/secret-path",
+        "--patience",
+        "1",
+        "--token",
+        "secret-token",
+        "search",
+        "secret-words",
+    ];
     let output = audit(&arguments).assert().code(3).get_output().clone();
     let line = text(&output.stderr);
     assert_eq!(line.lines().count(), 1, "{line}");
     assert!(
-        line.starts_with("audit: the server can't be reached"),
+        line.starts_with("audit: the server at http://127.0.0.1:1 can't be reached: "),
         "{line}"
     );
+    assert!(!line.contains("secret"), "{line}");
 }
 
 #[test]

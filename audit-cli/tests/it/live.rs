@@ -144,6 +144,17 @@ fn a_log_is_followed_from_one_look_to_the_next_across_bundles_and_restarts() {
     let (code, again) = world.look(&server, &[]);
     assert_eq!((code, &again["new"]), (0, &0.into()));
     assert_eq!(again["root"], first["root"]);
+    let log = format!("{}/api/v1/tlog/{}", server.url, server.tenant);
+    let state = world.state();
+    let quiet = [
+        "verify", "--live", &log, "--state", &state, "--once", "--quiet",
+    ];
+    let quiet = audit(&quiet)
+        .env("AUDIT_TOKEN", server.token(Role::Auditor))
+        .output();
+    let quiet = quiet.unwrap();
+    assert_eq!(quiet.status.code(), Some(0));
+    assert_eq!((text(&quiet.stdout), text(&quiet.stderr)), ("", ""));
     record(&server, 1);
     let grown = world.follow(&server, 301);
     assert_eq!(grown["new"], 1);

@@ -250,6 +250,30 @@ fn a_changed_bundle_is_1_and_names_the_position_or_file() {
 }
 
 #[test]
+fn quiet_prints_nothing_but_what_was_found() {
+    let within = Log::new(5).folder();
+    let output = verify(&within, &["--quiet", "bundle"], 0);
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("", ""));
+    let path = within.path().join("bundle/log.ndjson");
+    let changed = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, changed.replacen("VIEW", "EDIT", 1)).unwrap();
+    let report = &json_lines(&verify(&within, &["--json", "--quiet", "bundle"], 1))[0];
+    let output = verify(&within, &["--quiet", "bundle"], 1);
+    let lines: Vec<&str> = text(&output.stdout).lines().collect();
+    assert_eq!(report["findings_total"], lines.len(), "{lines:#?}");
+    assert!(
+        lines.iter().any(|line| line.starts_with("position 0")),
+        "{lines:#?}"
+    );
+    assert!(
+        lines
+            .iter()
+            .all(|line| !line.to_lowercase().contains("verified"))
+    );
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
 fn what_can_not_be_read_is_2_with_one_line() {
     let within = Log::new(5).folder();
     std::fs::create_dir(within.path().join("empty")).unwrap();

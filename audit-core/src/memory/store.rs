@@ -27,7 +27,7 @@ use crate::event::{ActionType, Outcome, Severity};
 use crate::filter::Filter;
 use crate::id::{ErasureId, EventId, TenantId};
 use crate::offboarding::{
-    Ending, OffboardingStore, Tombstone, admit_begun_erasure, admit_end, admit_ending, admit_update,
+    Ending, OffboardingStore, Tombstone, admit_end, admit_ending, admit_removal, admit_update,
 };
 use crate::page::{Order, Page, PageRequest, Sort};
 use crate::prepare::{Batch, PreparedEvent};
@@ -127,6 +127,16 @@ struct Grave {
     tombstone: Tombstone,
     is_swept: bool,
     is_settled: bool,
+}
+
+impl Grave {
+    /// Queue and outbox are other stores: nothing of them goes with the tenant.
+    fn told(&self) -> Tombstone {
+        let mut tombstone = self.tombstone.clone();
+        tombstone.is_swept = self.is_swept;
+        tombstone.unappended = Some(0);
+        tombstone
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -341,6 +351,7 @@ impl Log {
         Protection {
             hold: open.next().map(|hold| (hold.id, hold.name.clone())),
             minimum_days: self.retention.minimum_days,
+            is_ending: self.ending.is_some(),
         }
     }
 
@@ -601,7 +612,7 @@ impl LogStore for MemoryStore {
         let mark = state.next_mark();
         let log = state.log_mut(scope.tenant())?;
         log.tenant.status.admit_read(scope.tenant())?;
-        log.protection().admit_erasure(scope.tenant())?;
+        log.protection().admit_erasure(scope.tenant(), erasure)?;
         let pruned_below = log.head.pruned_below;
         erasure.admit_pruned(pruned_below)?;
         let mut below = u64::MAX;
@@ -843,7 +854,7 @@ impl ErasureStore for MemoryStore {
         let mut state = self.lock();
         let log = state.log_mut(scope.tenant())?;
         log.tenant.status.admit_read(scope.tenant())?;
-        admit_begun_erasure(scope.tenant(), log.ending.is_some())?;
+        admit_removal(scope.tenant(), log.ending.is_some())?;
         if log.erasures.contains_key(&job.id) {
             return Err(taken_erasure(job));
         }
@@ -1165,7 +1176,8 @@ impl RetentionStore for MemoryStore {
     async fn retained(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Retained>> {
         let state = self.lock();
         let logs = state.logs_behind(after);
-        let set = logs.filter(|(_, log)| !log.retention.is_empty() && log.exists().is_ok());
+        let stays = |log: &Log| log.exists().is_ok() && log.ending.is_none();
+        let set = logs.filter(|(_, log)| !log.retention.is_empty() && stays(log));
         Ok(set
             .take(limit)
             .map(|(id, log)| Retained {
@@ -1301,7 +1313,7 @@ impl OffboardingStore for MemoryStore {
     async fn tombstone(&self, tenant: TenantId) -> Result<Option<Tombstone>> {
         let state = self.lock();
         let grave = state.logs.get(&tenant).and_then(|log| log.grave.as_ref());
-        Ok(grave.map(|grave| grave.tombstone.clone()))
+        Ok(grave.map(Grave::told))
     }
 
     async fn unsettled(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Tombstone>> {
@@ -1309,8 +1321,7 @@ impl OffboardingStore for MemoryStore {
         let logs = state.logs_behind(after);
         let graves = logs.filter_map(|(_, log)| log.grave.as_ref());
         let unsettled = graves.filter(|grave| !grave.is_settled);
-        let tombstones = unsettled.map(|grave| grave.tombstone.clone());
-        Ok(tombstones.take(limit).collect())
+        Ok(unsettled.map(Grave::told).take(limit).collect())
     }
 
     async fn settle(&self, tenant: TenantId) -> Result<()> {

@@ -49,6 +49,9 @@ pub(super) async fn run(worker: Worker, index: Arc<dyn SearchIndex>) {
         checked: None,
         checked_at: Instant::now(),
     };
+    indexer.worker.desk.edit(NAME, |s| {
+        s.losses.get_or_insert_default();
+    });
     let mut failures = 0;
     loop {
         indexer.worker.bell.borrow_and_update();
@@ -305,7 +308,14 @@ impl Indexer {
         if let Some(given) = self.followed.cursor(tenant)
             && through < given
         {
+            // What a deleted tenant had in it was taken out.
+            if let Err(error) = self.worker.log.store.head(&scope).await {
+                return self.blame(tenant, error);
+            }
             tracing::warn!(%tenant, through, given, "the index lost entries: it is asked for what it has of all");
+            self.worker
+                .desk
+                .edit(NAME, |s| *s.losses.get_or_insert_default() += 1);
             self.followed.restart();
         }
         Ok(())

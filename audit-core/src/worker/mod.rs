@@ -58,10 +58,25 @@ pub struct WorkerStatus {
     pub difference: Option<u64>,
     /// Entries that the reconciler has put right since it started.
     pub repaired: u64,
+    /// How often the index had lost what the indexer had given it, and was asked for what it has of all logs;
+    /// none of the other workers.
+    pub losses: Option<u64>,
     /// What retention has done; none of the other workers.
     pub retention: Option<RetentionStatus>,
     /// What the deployment log has come to; none of the other workers, and of processes that don't sign.
     pub deployment: Option<DeploymentStatus>,
+    /// What went with deleted tenants; none of the other workers.
+    pub offboarding: Option<OffboardingStatus>,
+}
+
+/// What the worker that ends tenants has found since it started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct OffboardingStatus {
+    /// Events that were accepted and never appended, and went with a deleted tenant: see
+    /// [`Tombstone::unappended`](crate::Tombstone::unappended). Each is counted when nothing is left of its
+    /// tenant.
+    pub unappended: u64,
 }
 
 /// What the worker that looks after retention has done since it started.
@@ -97,8 +112,10 @@ impl Desk {
                 dropped: 0,
                 difference: None,
                 repaired: 0,
+                losses: None,
                 retention: None,
                 deployment: None,
+                offboarding: None,
             });
         edit(status);
     }

@@ -1,7 +1,7 @@
 //! Ends tenants whose end was asked for: archives what is left of their logs, deletes them, and takes them
-//! out of the search index.
+//! out of the search index. They take turns: nobody waits for all of another one's log.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,18 +33,29 @@ pub(super) async fn run(mut worker: Worker, store: Arc<dyn OffboardingStore>) {
         log,
         store,
         paused: Paused::default(),
+        begun: HashMap::new(),
         forgotten: HashSet::new(),
     };
+    worker.desk.edit(&worker.name, |s| {
+        s.offboarding.get_or_insert_default();
+    });
     let mut failures = 0;
     loop {
         worker.bell.borrow_and_update();
         match offboarding.round(&worker).await {
-            Ok(has_turn) => {
+            Ok(round) => {
                 failures = 0;
                 if offboarding.paused.is_empty() {
                     worker.worked();
                 }
-                let is_idle = has_turn && offboarding.paused.is_empty();
+                if round == Round::GoesOn {
+                    if worker.stop.is_cancelled() {
+                        return;
+                    }
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                let is_idle = round == Round::Rests && offboarding.paused.is_empty();
                 let poll = if is_idle { OFFBOARDING_POLL } else { POLL };
                 if !worker.pause(POLL).await || !worker.rest(poll).await {
                     return;
@@ -65,28 +76,50 @@ struct Offboarding {
     log: AuditLog,
     store: Arc<dyn OffboardingStore>,
     paused: Paused,
+    /// Ends that had a turn and go on with the next one.
+    begun: HashMap<TenantId, Begun>,
     /// Deleted tenants that this process has taken out of the index once.
     forgotten: HashSet<TenantId>,
 }
 
+/// What an end has come to.
+struct Begun {
+    /// What will be left.
+    tombstone: Tombstone,
+    /// What is below this position is archived.
+    at: u64,
+}
+
+/// What a round found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    /// It is another process that ends tenants.
+    NotOurs,
+    /// Some end takes another turn at once.
+    GoesOn,
+    /// Nothing goes on by itself.
+    Rests,
+}
+
 impl Offboarding {
-    /// Goes over all ends and all tombstones that aren't settled. A tenant that fails is passed over for a
-    /// while. False when it is another process's turn.
-    async fn round(&mut self, worker: &Worker) -> Result<bool> {
+    /// One turn of each end, and all tombstones that aren't settled. A tenant that fails is passed over for a
+    /// while.
+    async fn round(&mut self, worker: &Worker) -> Result<Round> {
         // One process at a time: it is the only one that surely has a checkpoint.
         let signing = self.log.inner.signing.as_ref();
         if signing.is_some_and(|signing| signing.fence().is_none()) {
             self.paused.forgive_all();
-            return Ok(false);
+            self.begun.clear();
+            return Ok(Round::NotOurs);
         }
         let mut seen = HashSet::new();
-        let (mut after, mut left) = (None, 0);
+        let (mut after, mut left, mut found) = (None, 0, Round::Rests);
         loop {
             let some = self.store.open_endings(after, TENANTS).await?;
             after = some.last().map(|ending| ending.tenant);
             for ending in &some {
                 if worker.stop.is_cancelled() {
-                    return Ok(true);
+                    return Ok(Round::Rests);
                 }
                 left += 1;
                 seen.insert(ending.tenant);
@@ -95,14 +128,19 @@ impl Offboarding {
                 if is_anothers || self.paused.passes_over(ending.tenant) {
                     continue;
                 }
-                let ended = self.carry_out(ending).await;
-                left -= u64::from(ended.is_ok());
-                self.note(worker, ending.tenant, ended);
+                let ended = self.turn(ending).await;
+                match &ended {
+                    Ok(true) => left -= 1,
+                    Ok(false) => found = Round::GoesOn,
+                    Err(_) => {}
+                }
+                self.note(worker, ending.tenant, ended.map(drop));
             }
             if some.len() < TENANTS {
                 break;
             }
         }
+        self.begun.retain(|tenant, _| seen.contains(tenant));
         self.settle_all(worker, &mut seen).await?;
         // Another process may have ended what failed here.
         for tenant in self.paused.due() {
@@ -111,7 +149,7 @@ impl Offboarding {
             }
         }
         worker.lag(left);
-        Ok(true)
+        Ok(found)
     }
 
     fn note(&mut self, worker: &Worker, tenant: TenantId, outcome: Result<()>) {
@@ -126,24 +164,35 @@ impl Offboarding {
         }
     }
 
-    async fn carry_out(&self, ending: &Ending) -> Result<()> {
-        let (inner, tenant) = (&self.log.inner, ending.tenant);
+    /// Archives some more of a log, as much at once as a prune does, and ends its tenant when all of it is
+    /// archived; false when it isn't. What fails begins anew, and finds what was archived.
+    async fn turn(&mut self, ending: &Ending) -> Result<bool> {
+        let tenant = ending.tenant;
+        let begun = self.begun.remove(&tenant);
+        let inner = &self.log.inner;
         let log = self.log.tenant(TenantScope::trusted(tenant, CONSUMER));
         let archiver = inner.archiver(tenant).await?;
-        if let Some(archiver) = archiver {
-            // What was archived before outlives the log that says what is erased of it.
-            archiver.follow(&log).await?;
-        }
-        let mut tombstone = self.tombstone(&log).await?;
-        if ending.is_archived {
-            let archiver = archiver.ok_or_else(|| no_archive(tenant))?;
-            let mut at = 0;
-            while at < tombstone.size {
-                let archived = archiver.archive(&log, at, tombstone.size).await?;
-                if archived.below <= at {
-                    return Err(not_yet("the log is not archived to its end"));
+        let Begun { mut tombstone, at } = match begun {
+            Some(begun) => begun,
+            None => {
+                if let Some(archiver) = archiver {
+                    // What was archived before outlives the log that says what is erased of it.
+                    archiver.follow(&log).await?;
                 }
-                at = archived.below;
+                let tombstone = self.tombstone(&log).await?;
+                Begun { tombstone, at: 0 }
+            }
+        };
+        if ending.is_archived && at < tombstone.size {
+            let archiver = archiver.ok_or_else(|| no_archive(tenant))?;
+            let archived = archiver.archive(&log, at, tombstone.size).await?;
+            if archived.below <= at {
+                return Err(not_yet("the log is not archived to its end"));
+            }
+            let at = archived.below;
+            if at < tombstone.size {
+                self.begun.insert(tenant, Begun { tombstone, at });
+                return Ok(false);
             }
         }
         // What is erased from here on makes the log longer than the tombstone says.
@@ -158,7 +207,7 @@ impl Offboarding {
         tracing::info!(%tenant, size = tombstone.size, "the tenant was deleted");
         inner.forget_cached(tenant);
         inner.bell.ring(tenant);
-        Ok(())
+        Ok(true)
     }
 
     /// What will be left, with a checkpoint that covers the whole log.
@@ -190,7 +239,7 @@ impl Offboarding {
                 if self.paused.passes_over(tenant) {
                     continue;
                 }
-                let settled = self.settle(tombstone).await;
+                let settled = self.settle(worker, tombstone).await;
                 self.note(worker, tenant, settled);
             }
             if some.len() < TENANTS {
@@ -201,9 +250,10 @@ impl Offboarding {
         Ok(())
     }
 
-    async fn settle(&mut self, tombstone: &Tombstone) -> Result<()> {
+    async fn settle(&mut self, worker: &Worker, tombstone: &Tombstone) -> Result<()> {
         let tenant = tombstone.tenant;
-        let is_last = is_settled(tombstone, self.log.inner.clock.now());
+        // Before its rows are gone it isn't known what went with them.
+        let is_last = tombstone.is_swept && is_settled(tombstone, self.log.inner.clock.now());
         if (is_last || !self.forgotten.contains(&tenant))
             && let Some(index) = &self.log.inner.search
         {
@@ -211,10 +261,18 @@ impl Offboarding {
             index.forget(&scope).await?;
         }
         self.forgotten.insert(tenant);
-        match is_last {
-            true => self.store.settle(tenant).await,
-            false => Ok(()),
+        if !is_last {
+            return Ok(());
         }
+        self.store.settle(tenant).await?;
+        if let Some(events) = tombstone.unappended.filter(|events| *events > 0) {
+            tracing::warn!(%tenant, events,
+                "events that were accepted and never appended went with the deleted tenant");
+            worker.desk.edit(&worker.name, |s| {
+                s.offboarding.get_or_insert_default().unappended += events;
+            });
+        }
+        Ok(())
     }
 }
 

@@ -148,6 +148,8 @@ impl Keeper {
                 Ok(true) => turns.push_back(turn),
                 Ok(false) => {}
                 Err(error) if is_closed(&error) => {}
+                // Its end was asked for meanwhile: the next round passes it over.
+                Err(error) if self.is_ending(&turn.log, &error).await => {}
                 Err(error) if self.is_held(&turn.log, &error).await => {
                     held.insert(turn.log.scope().tenant());
                 }
@@ -190,6 +192,12 @@ impl Keeper {
     /// Whether a refusal is a hold's: a minimum refuses, too, and is a failure here.
     async fn is_held(&self, log: &TenantLog, error: &Error) -> bool {
         error.kind() == ErrorKind::Refused && matches!(log.hold_refusal().await, Ok(Some(_)))
+    }
+
+    async fn is_ending(&self, log: &TenantLog, error: &Error) -> bool {
+        let store = &self.worker.log.offboarding;
+        error.kind() == ErrorKind::Refused
+            && matches!(store.ending(log.scope().tenant()).await, Ok(Some(_)))
     }
 
     /// Prunes, and when nothing is left to prune, erases; false when nothing is left at all.
@@ -271,7 +279,8 @@ impl Keeper {
             let asked = ids.len() as u64;
             let erasure = Erasure::new(ids, retention_basis()?, self.act(&turn.log)?)
                 .groups(&rule.groups)
-                .older_than_days(rule.days);
+                .older_than_days(rule.days)
+                .unless_ending();
             let erased = store.erase(scope, &erasure).await?;
             self.worker.log.bell.ring(scope.tenant());
             self.worker.desk.edit(&self.worker.name, |s| {

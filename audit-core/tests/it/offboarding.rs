@@ -11,11 +11,12 @@ use audit_core::tlog::checkpoint::{Checkpoint, Origin};
 use audit_core::tlog::folder::{LOG_ZST, MANIFEST, SegmentName};
 use audit_core::tlog::note::Note;
 use audit_core::{
-    Archive, AuditLog, AuditLogBuilder, Clock as _, Error, ErrorKind, Event, EventId,
-    EventQueue as _, Filter, LegalHold, LogStore as _, ManualClock, Message, MessageKind,
-    OffboardingStore as _, Outbox as _, PageRequest, Query, Recorder as _, Result,
-    SearchIndex as _, Signer, SubscribeRequest, TenantId, TenantScope, TenantStatus,
-    TenantStore as _, Timestamp, Tombstone, WorkerStatus, Workers,
+    ActionRetention, Archive, AuditLog, AuditLogBuilder, Clock as _, ErasureRequest, Error,
+    ErrorKind, Event, EventId, EventQueue as _, Filter, LegalHold, LogStore as _, ManualClock,
+    Message, MessageKind, OffboardingStore as _, Outbox as _, PageRequest, Permission, Principal,
+    Query, Recorder as _, Result, Retention, Role, SearchIndex as _, Selection, Signer,
+    SubscribeRequest, TenantId, TenantScope, TenantStatus, TenantStore as _, TenantUpdate,
+    Timestamp, Tombstone, WorkerStatus, Workers,
 };
 use futures_util::StreamExt as _;
 use uuid::Uuid;
@@ -37,6 +38,8 @@ struct Failing {
     inner: MemoryArchive,
     failures: AtomicUsize,
     takes: Mutex<Option<(Arc<ManualClock>, i64)>>,
+    /// What was written, in this order.
+    written: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -49,7 +52,10 @@ impl Archive for Failing {
         let failures = &self.failures;
         match failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer) {
             Ok(_) => Err(Error::new(ErrorKind::Unavailable, "the bucket is away")),
-            Err(_) => self.inner.put(path, bytes).await,
+            Err(_) => {
+                self.written.lock().unwrap().push(path.to_owned());
+                self.inner.put(path, bytes).await
+            }
         }
     }
 
@@ -414,7 +420,118 @@ async fn a_process_killed_behind_the_end_leaves_its_rows_to_the_next_one() {
     eventually(async || (!stage.store.sweep().await.unwrap()).then_some(())).await;
     let refused = log.tenant(scope(1)).get(ids[0]).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::TenantDeleted);
-    assert_eq!(stage.ended(1).await, tombstone);
+    let left = stage.ended(1).await;
+    assert_eq!((left.is_swept, left.unappended), (true, Some(0)));
+    assert_eq!((left.size, left.root), (tombstone.size, tombstone.root));
+}
+
+/// A log of many segments doesn't keep the others waiting.
+#[tokio::test]
+async fn tenants_end_by_turns() {
+    let stage = Stage::new();
+    let log = stage.builder().segment_entries(10).build();
+    for (n, events) in [(1, 400), (2, 10), (3, 100)] {
+        stage.record(&log, n, events).await;
+        log.end_tenant(tenant(n), "admin", None, true)
+            .await
+            .unwrap();
+    }
+    let workers = log.start();
+    for (n, size) in [(1, 401), (2, 11), (3, 101)] {
+        assert_eq!(stage.ended(n).await.size, size);
+        assert_eq!(stage.archived(n).await, size);
+    }
+    let written = stage.archive.written.lock().unwrap().clone();
+    let last = |n| {
+        let folder = tenant(n).to_string();
+        written.iter().rposition(|path| path.starts_with(&folder))
+    };
+    assert!(last(2) < last(3), "{written:#?}");
+    assert!(last(3) < last(1), "{written:#?}");
+    assert_eq!(log.archived().unwrap().segments, 41 + 2 + 11);
+    assert_eq!(worker(&workers).last_error, None);
+    eventually(async || (worker(&workers).lag == Some(0)).then_some(())).await;
+}
+
+/// As if it were deleted already; who acts across tenants reads it until then.
+#[tokio::test]
+async fn a_tenant_that_is_about_to_be_deleted_is_closed_to_its_own_credentials() {
+    for before in [TenantStatus::Active, TenantStatus::Suspended] {
+        let stage = Stage::new();
+        let log = stage.log();
+        let ids = stage.record(&log, 1, 3).await;
+        let update = TenantUpdate::default().status(before);
+        let update = log.update_tenant(tenant(1), update.public_log(true), "admin", None);
+        update.await.unwrap();
+        let all = Role::Admin.permissions();
+        let own = Principal::new("ann", tenant(1), all);
+        let operator = Principal::across_tenants("op", all);
+        let enter = async |who: &Principal| log.authorize(who, tenant(1), Permission::Read).await;
+        assert_eq!(enter(&own).await.is_ok(), before == TenantStatus::Active);
+        log.end_tenant(tenant(1), "admin", None, true)
+            .await
+            .unwrap();
+        let refused = enter(&own).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::TenantDeleted);
+        let public = log.public_log(tenant(1)).await.err();
+        assert_eq!(public.unwrap().kind(), ErrorKind::UnknownTenant);
+        let scope = enter(&operator).await.unwrap();
+        assert_eq!(log.tenant(scope).get(ids[0]).await.unwrap().id, ids[0]);
+        assert!(log.ending(tenant(1)).await.unwrap().is_some());
+    }
+}
+
+/// Whoever asks for it: the log would grow, and its end begin anew.
+#[tokio::test]
+async fn nothing_is_erased_or_pruned_of_a_tenant_that_is_about_to_be_deleted() {
+    let stage = Stage::new();
+    let log = stage
+        .builder()
+        .retention_every(Duration::from_millis(10))
+        .build();
+    let rule = ActionRetention::new("update", 1);
+    let keeps = Retention::forever().keep_days(2).action(rule);
+    for n in 1..=2 {
+        log.create_tenant(Some(tenant(n)), "acme").await.unwrap();
+        let set = log.set_retention(tenant(n), &keeps, "admin", None);
+        set.await.unwrap();
+        stage.record(&log, n, 3).await;
+    }
+    let ids = stage.record(&log, 1, 3).await;
+    log.end_tenant(tenant(1), "admin", None, true)
+        .await
+        .unwrap();
+    stage.clock.advance_micros(3 * 86_400_000_000);
+    let size = stage.store.head(&scope(1)).await.unwrap().size();
+    let (ending, now) = (log.tenant(scope(1)), stage.clock.now());
+    let basis = || "gdpr-17".parse().unwrap();
+    let request = ErasureRequest::new(Selection::ids(ids.clone()), basis());
+    let erased = ending.erase(ids, None, basis(), None).await;
+    let refusals = [
+        erased.unwrap_err(),
+        ending.request_erasure(request.clone()).await.unwrap_err(),
+        ending.count_erasure(&request).await.unwrap_err(),
+        ending.prune(now, basis(), None, false).await.unwrap_err(),
+        ending.prune(now, basis(), None, true).await.unwrap_err(),
+    ];
+    for refused in refusals {
+        assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+        let message = refused.message();
+        assert!(message.contains("about to be deleted"), "{message}");
+    }
+    let due = log.retention_due(tenant(1), &keeps).await.unwrap();
+    assert!(due.refused.unwrap().contains("about to be deleted"));
+    let workers = log.start();
+    eventually(async || {
+        let other = stage.store.head(&scope(2)).await.unwrap();
+        (other.pruned_below > 0).then_some(())
+    })
+    .await;
+    assert_eq!(stage.ended(1).await.size, size);
+    let mut statuses = workers.status().into_iter();
+    let retention = statuses.find(|status| status.name == "retention").unwrap();
+    assert_eq!(retention.last_error, None);
+    assert_eq!(retention.retention.unwrap().held, 0);
 }
 
 #[tokio::test]

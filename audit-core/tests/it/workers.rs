@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use audit_core::memory::{MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
 use audit_core::{
     Act, AuditLog, Basis, Batch, Consumer, DeadLetter, Delivery, Entry, Erasure, Error, ErrorKind,
-    Event, EventId, EventQueue, Fields, Filter, Hits, LogStore, Message, Outbox, PageRequest,
-    PreparedEvent, Query, QueueDepth, Recorder, Redact, Redrive, Result, SearchIndex,
-    SearchRequest, TenantId, TenantScope, TenantStatus, TenantStore, TenantUpdate, Timestamp,
+    Event, EventId, EventQueue, Fields, Filter, Hits, LogStore, Message, OffboardingStore as _,
+    Outbox, PageRequest, PreparedEvent, Query, QueueDepth, Recorder, Redact, Redrive, Result,
+    SearchIndex, SearchRequest, TenantId, TenantScope, TenantStatus, TenantStore, TenantUpdate,
+    Timestamp,
 };
 use uuid::Uuid;
 
@@ -486,6 +487,55 @@ async fn an_index_that_is_emptied_is_filled_again_although_nothing_is_appended()
     until("it is filled", is_whole).await;
     *index.0.lock().unwrap() = Arc::default();
     until("it is filled again", is_whole).await;
+    assert!(losses(&workers) > 0);
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+/// How often the index lost entries, as the indexer has counted it.
+fn losses(workers: &audit_core::Workers) -> u64 {
+    let mut statuses = workers.status().into_iter();
+    let indexer = statuses.find(|w| w.name == "indexer");
+    indexer.and_then(|w| w.losses).unwrap()
+}
+
+/// Nor does it have the index asked for what it has of all others.
+#[tokio::test]
+async fn that_a_tenant_was_deleted_is_no_loss_of_the_index() {
+    let index = Arc::new(Picky::default());
+    let store = Arc::new(MemoryStore::new());
+    let log = AuditLog::builder(store.clone())
+        .search(index.clone())
+        .build();
+    for n in 1..=2 {
+        let recorder = log.recorder(tenant(n));
+        recorder.record(Event::view("doc", "d")).await.unwrap();
+    }
+    let workers = log.start();
+    let held = async |n| {
+        let scope = TenantScope::trusted(tenant(n), "test");
+        index.held(&scope, 0..10).await.unwrap().len()
+    };
+    until("all is indexed", async || {
+        held(1).await + held(2).await == 2
+    })
+    .await;
+    log.end_tenant(tenant(1), "admin", None, false)
+        .await
+        .unwrap();
+    until("it is deleted and swept", async || {
+        let tombstone = store.tombstone(tenant(1)).await.unwrap();
+        tombstone.is_some_and(|tombstone| tombstone.is_swept) && held(1).await == 0
+    })
+    .await;
+    // The indexer asks by turns.
+    let asked = || {
+        let asked = index.asked.lock().unwrap();
+        asked.iter().filter(|asked| **asked == tenant(2)).count()
+    };
+    let before = asked();
+    until("the turn has come to all", async || asked() > before + 4).await;
+    assert_eq!(losses(&workers), 0);
+    assert_eq!(error_of(&workers, "indexer"), None);
     workers.shutdown(Duration::from_secs(5)).await;
 }
 
@@ -512,6 +562,8 @@ struct Picky {
     calls: AtomicU32,
     /// Whose entry the first one of each batch was.
     given: Mutex<Vec<TenantId>>,
+    /// Of whom it was asked how far it is.
+    asked: Mutex<Vec<TenantId>>,
 }
 
 impl Picky {
@@ -555,6 +607,7 @@ impl SearchIndex for Picky {
         self.inner.remove(scope, current).await
     }
     async fn indexed_through(&self, scope: &TenantScope) -> Result<u64> {
+        self.asked.lock().unwrap().push(scope.tenant());
         if self.away.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Unavailable, "the engine is away"));
         }

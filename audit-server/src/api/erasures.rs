@@ -145,8 +145,8 @@ impl Erasures {
     /// still hold, and control entries say what was destroyed. A worker does it step by step; entries
     /// that are recorded later are not touched. By `ids` or `user_id` it reaches events that were
     /// accepted before and still wait in a queue or an outbox, too. With an archive it reaches entries that
-    /// were pruned and archived. Refused (409), a dry run too, while
-    /// a legal hold is open. A dry run by `user_id` or `filter` needs `read` as well.
+    /// were pruned and archived. Refused (409), a dry run too, while a legal hold is open, and once the end of
+    /// the tenant was asked for. A dry run by `user_id` or `filter` needs `read` as well.
     #[oai(
         path = "/erasures",
         method = "post",
@@ -211,7 +211,7 @@ impl Erasures {
     /// Erase one entry
     ///
     /// Needs `erase`. Destroys all groups of the entry's fields. The leaf stays, so that proofs still
-    /// hold, and a control entry says what was destroyed.
+    /// hold, and a control entry says what was destroyed. Refused (409) as `POST /erasures` is.
     #[oai(
         path = "/logs/cleanup/:id",
         method = "delete",

@@ -139,8 +139,8 @@ impl Prunes {
     /// Needs `cleanup`. Takes the entries accepted before a time, exact to the entry, and writes a
     /// control entry that says so. Ids and leaf hashes stay: a repeat of a pruned event is still
     /// known, and proofs still hold. Never goes past what a required consumer has not seen. Refused
-    /// (409) while a legal hold is open, and where it could take what is younger than the tenant's
-    /// `minimum_days`.
+    /// (409) while a legal hold is open, once the end of the tenant was asked for, and where it could take
+    /// what is younger than the tenant's `minimum_days`.
     ///
     /// With an archive, what goes is archived first, at most eight segments in one request: `below`
     /// says how far it came, and the next request goes on from there.

@@ -791,6 +791,9 @@ pub(crate) struct Tombstone {
     origin: Option<String>,
     /// The last checkpoint, which covers the whole log: a C2SP signed note.
     checkpoint: Option<String>,
+    /// How many events went with it that had been accepted and were never appended: from the store's own
+    /// queue, outbox and dead letters. Null until its rows are gone, and where nobody counted.
+    unappended: Option<u64>,
 }
 
 /// Some of the tenants, by id.

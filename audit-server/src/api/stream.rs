@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use audit_core::{
-    Delivered, Entry, Error, ErrorKind, Filter, Permission, SecretHash, SubscribeRequest,
-    Subscription, TenantScope, Ticket, Timestamp,
+    Delivered, Entry, Error, ErrorKind, Filter, Permission, Principal, SecretHash,
+    SubscribeRequest, Subscription, TenantId, TenantScope, Ticket, Timestamp,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use poem::http::HeaderValue;
@@ -32,8 +32,8 @@ pub(crate) struct Streams(pub(crate) Arc<App>);
 /// a subscriber that leaves them there for the send timeout is too slow.
 const FRAMES: usize = 16;
 
-/// How often a stream looks whether its API key was revoked.
-const KEY_CHECK: Duration = Duration::from_secs(1);
+/// How often a stream looks whether its API key was revoked, or its tenant closed to it.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// Which entries a stream shows, and from where on.
 #[derive(Debug)]
@@ -172,9 +172,11 @@ impl Streams {
         let follower = Follower {
             app: Arc::clone(&self.0),
             subscription,
+            tenant: log.scope().tenant(),
+            principal: caller.principal,
             expires_at: caller.expires_at,
             key: caller.key,
-            key_check: key_checks(),
+            checks: checks(),
             last: from.checked_sub(1),
         };
         let response = match socket {
@@ -295,9 +297,11 @@ struct Frame {
 struct Follower {
     app: Arc<App>,
     subscription: Subscription,
+    tenant: TenantId,
+    principal: Principal,
     expires_at: Option<Timestamp>,
     key: Option<SecretHash>,
-    key_check: tokio::time::Interval,
+    checks: tokio::time::Interval,
     last: Option<u64>,
 }
 
@@ -313,8 +317,21 @@ async fn was_revoked(app: &App, key: Option<SecretHash>) -> bool {
     }
 }
 
-fn key_checks() -> tokio::time::Interval {
-    let mut checks = tokio::time::interval(KEY_CHECK);
+/// Whether the tenant is closed by now to whoever follows its log: the log is read still while its end is
+/// under way. A store that is away doesn't say so.
+async fn was_closed(app: &App, principal: &Principal, tenant: TenantId) -> bool {
+    let entered = app.log().authorize(principal, tenant, Permission::Stream);
+    let closed = |error: Error| {
+        matches!(
+            error.kind(),
+            ErrorKind::TenantClosed | ErrorKind::TenantDeleted
+        )
+    };
+    entered.await.is_err_and(closed)
+}
+
+fn checks() -> tokio::time::Interval {
+    let mut checks = tokio::time::interval(CHECK);
     checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     checks
 }
@@ -332,9 +349,12 @@ impl Follower {
                 biased;
                 () = self.app.stopping.cancelled() => return Err(Closing::Stopping),
                 () = until(self.expires_at, now) => return Err(Closing::Expired),
-                _ = self.key_check.tick(), if self.key.is_some() => {
+                _ = self.checks.tick() => {
                     if was_revoked(&self.app, self.key).await {
                         return Err(Closing::Expired);
+                    }
+                    if was_closed(&self.app, &self.principal, self.tenant).await {
+                        return Err(Closing::Suspended);
                     }
                 }
                 delivered = self.subscription.next() => break delivered,

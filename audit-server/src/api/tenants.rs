@@ -176,7 +176,11 @@ fn printed_whole(
                 None => body.push_str("null"),
             }
         }
-        body.push('}');
+        // It grows until then.
+        match tombstone.unappended.filter(|_| tombstone.is_swept) {
+            Some(events) => put!(body, ",\"unappended\":{events}}}"),
+            None => body.push_str(",\"unappended\":null}"),
+        }
     }
     body.push('}');
     JsonBody::new(body)
@@ -350,8 +354,8 @@ impl Tenants {
     /// of its log goes to the archive as evidence, and everything of it is removed but a tombstone: its id is
     /// refused for ever. It can't be taken back, and asking again changes nothing, `archive` neither. Refused
     /// while a legal hold is open, and without an archive unless `archive=none` says that the evidence may
-    /// go. The days for which the tenant's entries are kept at least refuse no end. From then on no erasure of
-    /// the tenant's is begun (409).
+    /// go. The days for which the tenant's entries are kept at least refuse no end. From then on no erasure and
+    /// no prune of the tenant's is begun (409), and to its own credentials it is as if it were deleted (410).
     #[oai(
         path = "/tenants/:id",
         method = "delete",

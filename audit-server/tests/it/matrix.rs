@@ -113,7 +113,12 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let service = Service::with(&[("AUDIT_DEPLOYMENT_EVERY", "1")]).await;
+        Self::with(&[]).await
+    }
+
+    async fn with(settings: &[(&str, &str)]) -> Self {
+        let settings = [&[("AUDIT_DEPLOYMENT_EVERY", "1")][..], settings].concat();
+        let service = Service::with(&settings).await;
         let home = service.tenant("home").await;
         let other = service.tenant(MARKER).await;
         for n in 0..5 {
@@ -692,6 +697,32 @@ async fn without_a_credential_a_public_log_shows_its_tiles_and_a_private_one_not
     }
 }
 
+/// A request for an operation in a tenant that is closed: the objects in its path need not be there, since
+/// it is refused before they are looked for.
+fn bare(operation: &str, tenant: TenantId) -> Call {
+    let (method, path) = operation.split_once(' ').unwrap();
+    let method = match method {
+        "get" => "GET",
+        "post" => "POST",
+        _ => "DELETE",
+    };
+    let path = path
+        .replace("{id}", &tenant.to_string())
+        .replace("{tenant_id}", &tenant.to_string())
+        .replace("{tile}", "0/000.p/1");
+    let mut call = Call::new(method, path.as_str());
+    if path.ends_with("/cleanup") {
+        call = call.query("older_than_days", "1");
+    }
+    call.body = match operation {
+        "post /api/v1/logs" => Some(event("m")),
+        "post /api/v1/logs/bulk" => Some(format!("[{}]", event("m"))),
+        o if o.starts_with("post") && !o.ends_with("ticket") => Some("{}".into()),
+        _ => None,
+    };
+    call
+}
+
 #[tokio::test]
 async fn a_suspended_tenant_is_closed_and_an_inactive_one_takes_no_writes() {
     let world = World::new().await;
@@ -708,27 +739,7 @@ async fn a_suspended_tenant_is_closed_and_an_inactive_one_takes_no_writes() {
         if !matches!(needs(operation), Some(Needs::Tenant(_))) {
             continue;
         }
-        // The objects in the path need not be there: the tenant is closed before they are looked for.
-        let (method, path) = operation.split_once(' ').unwrap();
-        let method = match method {
-            "get" => "GET",
-            "post" => "POST",
-            _ => "DELETE",
-        };
-        let path = path
-            .replace("{id}", &world.home.to_string())
-            .replace("{tenant_id}", &world.home.to_string())
-            .replace("{tile}", "0/000.p/1");
-        let mut call = Call::new(method, path.as_str());
-        if path.ends_with("/cleanup") {
-            call = call.query("older_than_days", "1");
-        }
-        call.body = match *operation {
-            ref o if o == "post /api/v1/logs" => Some(event("m")),
-            ref o if o == "post /api/v1/logs/bulk" => Some(format!("[{}]", event("m"))),
-            ref o if o.starts_with("post") && !o.ends_with("ticket") => Some("{}".into()),
-            _ => None,
-        };
+        let call = bare(operation, world.home);
         let (status, body) = world.send(&call, Some(&user)).await;
         assert_eq!(status, 403, "{operation}: {body}");
         assert!(body.contains("tenant-closed"), "{operation}: {body}");
@@ -749,6 +760,68 @@ async fn a_suspended_tenant_is_closed_and_an_inactive_one_takes_no_writes() {
     world
         .succeeds("active again", &call, Some(&user), false)
         .await;
+}
+
+/// Whatever its status was before. Its end waits for an archive that is away.
+#[tokio::test]
+async fn a_tenant_that_is_about_to_be_deleted_is_so_to_its_own_and_open_to_operators() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("archive");
+    let url = format!("file://{}", archive.display());
+    let world = World::with(&[("AUDIT_ARCHIVE_URL", &url)]).await;
+    if archive.exists() {
+        std::fs::remove_dir_all(&archive).unwrap();
+    }
+    std::fs::write(&archive, "no folder").unwrap();
+    let home = world.home;
+    let admin = token(Role::Admin, home);
+    let make = Call::new("POST", "/api/v1/api-keys").body(r#"{"name":"k","role":"tenant_admin"}"#);
+    let own = token(Role::TenantAdmin, home);
+    let (_, made) = world.send(&make, Some(&own)).await;
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let key = made["key"].as_str().unwrap();
+    let path = format!("/api/v1/tenants/{home}");
+    let change = r#"{"public_log":true,"status":"suspended"}"#;
+    let suspend = Call::new("PATCH", &path).body(change);
+    world
+        .succeeds("suspend", &suspend, Some(&admin), true)
+        .await;
+    let end = Call::new("DELETE", &path);
+    let (status, body) = world.send(&end, Some(&admin)).await;
+    assert_eq!(status, 202, "{body}");
+
+    for operation in &operations() {
+        let Some(Needs::Tenant(permission)) = needs(operation) else {
+            continue;
+        };
+        let call = bare(operation, home);
+        for credential in [&own, key] {
+            let (status, body) = world.send(&call, Some(credential)).await;
+            assert_eq!(status, 410, "{operation}: {body}");
+            assert!(body.contains("tenant-deleted"), "{operation}: {body}");
+        }
+        if OPEN.contains(&&**operation) {
+            let (status, body) = world.send(&call, None).await;
+            assert_eq!(status, 401, "{operation}: {body}");
+        }
+        let begins = matches!(permission, Permission::Cleanup | Permission::Erase);
+        if begins && !operation.starts_with("get") {
+            let call = match &**operation {
+                "post /api/v1/erasures" => call.body(r#"{"user_id":"ann"}"#),
+                "post /api/v1/prunes" => call.body(r#"{"older_than_days":1}"#),
+                _ => call,
+            };
+            let (status, body) = world.send(&call, Some(&admin)).await;
+            assert_eq!(status, 409, "{operation}: {body}");
+            assert!(body.contains("about to be deleted"), "{operation}: {body}");
+        }
+    }
+    let list = Call::new("GET", "/api/v1/logs");
+    world.succeeds("list", &list, Some(&admin), false).await;
+    let (_, shown) = world.send(&Call::new("GET", path), Some(&admin)).await;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["ending"]["archived"], true, "{shown}");
+    assert_eq!(shown["status"], "inactive");
 }
 
 #[tokio::test]

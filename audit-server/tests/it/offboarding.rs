@@ -39,10 +39,10 @@ impl Leaving {
         answer.expect(200).json()
     }
 
-    /// The tenant once it is deleted.
+    /// The tenant once it is deleted, and its rows are gone.
     async fn ended(&self) -> Value {
-        let is_deleted = async || self.shown().await["status"] == "deleted";
-        until("the tenant is deleted", is_deleted).await;
+        let is_swept = async || self.shown().await["tombstone"]["unappended"].is_u64();
+        until("the tenant is deleted and swept", is_swept).await;
         self.shown().await
     }
 }
@@ -94,6 +94,8 @@ async fn a_tenant_ends_with_its_evidence_in_the_archive_and_its_id_for_ever() {
     assert_eq!(lines.next(), tombstone["origin"].as_str());
     assert_eq!(lines.next(), Some("9"));
     assert_eq!(lines.next(), tombstone["root"].as_str());
+    assert_eq!(ended["status"], "deleted");
+    assert_eq!(tombstone["unappended"], 0);
     assert_eq!(ended["name"], tenant.to_string());
     assert_eq!(ended.get("ending"), None);
     let segments = std::fs::read_dir(folder.path().join("archive").join(tenant.to_string()));
@@ -160,4 +162,52 @@ async fn without_an_archive_a_tenant_ends_only_when_its_evidence_may_go() {
     send(request.bearer_auth(&leaving.operator))
         .await
         .expect(404);
+}
+
+/// What its own credentials follow ends when the end is asked for, and not only with the tenant.
+#[tokio::test]
+async fn a_tenants_own_streams_end_when_its_end_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("archive");
+    let url = format!("file://{}", path.display());
+    let leaving = Leaving::new(&[("AUDIT_ARCHIVE_URL", &url)]).await;
+    // An archive that is away, which the end waits for.
+    if path.exists() {
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+    std::fs::write(&path, "no folder").unwrap();
+    let service = &leaving.service;
+    let stream = "/api/v1/logs/stream";
+    let own = service.get(stream, &leaving.own).send().await.unwrap();
+    assert_eq!(own.status(), 200);
+    leaving.end(&leaving.operator, "").await.expect(202);
+    let followed = tokio::time::timeout(std::time::Duration::from_secs(20), own.text());
+    let followed = followed.await.unwrap().unwrap();
+    assert!(followed.contains(r#""code":4403"#), "{followed}");
+    assert!(leaving.shown().await["ending"].is_object());
+    send(service.get(stream, &leaving.own)).await.expect(410);
+}
+
+/// They are counted, and the operator is told.
+#[tokio::test]
+async fn accepted_events_that_go_with_a_tenant_are_counted() {
+    let store = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/audit.db", store.path().display());
+    let leaving = Leaving::new(&[("AUDIT_STORE_URL", &url)]).await;
+    let queue = leaving.service.storage.log.queue().unwrap();
+    // Nobody does this kind of work: a dead letter.
+    let id = audit_core::Clock::event_id(&audit_core::SystemClock);
+    let message = audit_core::Message::new(
+        leaving.tenant,
+        audit_core::MessageKind::Work,
+        id,
+        "{}".to_owned(),
+    );
+    queue.send(&[message]).await.unwrap();
+    until("it is a dead letter", async || {
+        queue.depth().await.unwrap().dead == 1
+    })
+    .await;
+    leaving.end(&leaving.operator, "?archive=none").await;
+    assert_eq!(leaving.ended().await["tombstone"]["unappended"], 1);
 }

@@ -109,6 +109,9 @@ async fn every_row_of_a_deleted_tenant_goes_and_none_of_another() {
         assert_eq!(count, i64::from(stays), "{table}");
     }
     assert_eq!(rows(&mut conn, tenant(2)).await, others);
+    // A row of the outbox and a parked one, a message and a dead letter.
+    let tombstone = database.store.tombstone(tenant(1)).await.unwrap().unwrap();
+    assert_eq!((tombstone.is_swept, tombstone.unappended), (true, Some(4)));
     let left = database.store.read(&scope(2), 0, 1_200).await.unwrap();
     assert_eq!(left, before);
     let kept: bool = query_scalar(&format!(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use audit_core::{
     CheckpointStore as _, DeploymentStore as _, ErasureStore as _, LogStore, OffboardingStore as _,
-    PageRequest, Selection,
+    PageRequest, Selection, TenantStatus, TenantStore as _, TenantUpdate,
 };
 use audit_store_postgres::{PostgresStore, login_statements};
 use sqlx_core::error::Error;
@@ -148,6 +148,9 @@ async fn a_writer_changes_nothing_that_is_recorded() {
         "UPDATE audit.heads SET swept_below = 3",
         "UPDATE audit.subtrees SET root = ''",
         "UPDATE audit.tenants SET secret = ''",
+        "UPDATE audit.tenants SET name = 'x'",
+        "UPDATE audit.tenants SET public_log = true",
+        "SELECT audit.update_tenant(NULL, NULL, NULL, NULL)",
         "SELECT audit.erase_entries(NULL, NULL, NULL, NULL, NULL)",
         "DELETE FROM audit.epochs",
         "UPDATE audit.epochs SET epoch = 9",
@@ -281,7 +284,7 @@ async fn a_maintainer_deletes_no_tenant_by_itself() {
     }
 }
 
-/// The status says that it takes no more, and nothing else: what is removed is what a tombstone is left of.
+/// Nor opens what an operator has closed.
 #[tokio::test]
 async fn a_writer_has_no_tenant_deleted() {
     let database = Database::open().await;
@@ -302,16 +305,56 @@ async fn a_writer_has_no_tenant_deleted() {
     ] {
         refused(&mut writer, &denied, DENIED).await;
     }
-    let delete = "UPDATE audit.heads SET status = 'deleted'";
-    writer.execute(delete).await.unwrap();
-    database.sweep_all().await;
-    let mut maintainer = as_role(&database, "audit_maintainer").await;
-    let sweep = "SELECT audit.drop_pruned_partition()";
-    maintainer.execute(sweep).await.unwrap();
-    let open = "UPDATE audit.heads SET status = 'active'";
-    writer.execute(open).await.unwrap();
+    for status in TenantStatus::ALL {
+        let set = format!("UPDATE audit.heads SET status = '{status}'");
+        refused(&mut writer, &set, DENIED).await;
+    }
     let left = database.store.read(&scope(1), 0, 10).await.unwrap();
     assert_eq!(left.len(), 3);
+}
+
+/// The status says that a tenant takes no more, and nothing else: what is removed is what a tombstone is left
+/// of.
+#[tokio::test]
+async fn a_maintainer_sets_a_status_and_no_row_goes_by_it() {
+    let database = Database::open().await;
+    // Of a month whose partition would go.
+    let then = audit_core::Timestamp::parse("2021-01-10T00:00:00Z").unwrap();
+    database.clock.set(then);
+    for n in [1, 2] {
+        database.append(&scope(n), 3).await;
+    }
+    let mut maintainer = as_role(&database, "audit_maintainer").await;
+    let set = |n, status| {
+        let tenant = tenant(n);
+        format!("SELECT audit.update_tenant('{tenant}', NULL, NULL, '{status}')")
+    };
+    for status in ["suspended", "inactive", "active", "deleted"] {
+        maintainer.execute(&*set(1, status)).await.unwrap();
+        let now = database.store.tenant(tenant(1)).await.unwrap().unwrap();
+        assert_eq!(now.status.as_str(), status);
+    }
+    refused(&mut maintainer, &set(1, "active"), CHECK).await;
+    refused(&mut maintainer, &set(3, "active"), CHECK).await;
+    let denied = "UPDATE audit.heads SET status = 'active'";
+    refused(&mut maintainer, denied, DENIED).await;
+    let ask = format!(
+        "SELECT audit.begin_ending('{}', 'admin', NULL, now(), false, false)",
+        tenant(2)
+    );
+    maintainer.execute(&*ask).await.unwrap();
+    refused(&mut maintainer, &set(2, "active"), CHECK).await;
+    let rename = set(2, "x").replace("NULL, NULL, 'x'", "'renamed', true, NULL");
+    maintainer.execute(&*rename).await.unwrap();
+    let renamed = database.store.tenant(tenant(2)).await.unwrap().unwrap();
+    assert_eq!((&*renamed.name, renamed.public_log), ("renamed", true));
+    assert_eq!(renamed.status, TenantStatus::Inactive);
+    database.sweep_all().await;
+    let sweep = "SELECT audit.drop_pruned_partition()";
+    maintainer.execute(sweep).await.unwrap();
+    let mut owner = database.connect().await;
+    let left = "SELECT count(*) FROM audit.events";
+    assert_eq!(count(&mut owner, left).await, 6);
 }
 
 #[tokio::test]
@@ -444,11 +487,18 @@ async fn a_login_for_each_purpose_is_enough_for_it() {
     let prune = audit_core::Prune::new(before, basis("retention"), database.act(&scope(1)));
     assert_eq!(store.prune(&scope(1), &prune).await.unwrap().below, 6);
     while store.sweep().await.unwrap() {}
-    let event = audit_core::Event::update("tenant", "t").user("admin");
-    let event = audit_core::PreparedEvent::new(scope(1).tenant(), event, &*database.clock, &[]);
+    let said = || {
+        let event = audit_core::Event::update("tenant", "t").user("admin");
+        audit_core::PreparedEvent::new(tenant(1), event, &*database.clock, &[]).unwrap()
+    };
+    let update = TenantUpdate::default().name("renamed").public_log(true);
+    let update = update.status(TenantStatus::Suspended);
+    let updated = store.update_tenant(tenant(1), &update, &said()).await;
+    let found = store.tenant(tenant(1)).await.unwrap();
+    assert_eq!(found, Some(updated.unwrap()));
     let now = audit_core::Clock::now(&*database.clock);
-    let ending = audit_core::Ending::new(scope(1).tenant(), "admin", None, now);
-    store.begin_ending(&ending, &event.unwrap()).await.unwrap();
+    let ending = audit_core::Ending::new(tenant(1), "admin", None, now);
+    store.begin_ending(&ending, &said()).await.unwrap();
     let head = store.head(&scope(1)).await.unwrap();
     store
         .end(&audit_core::Tombstone::of(&head, now))

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::{
-    Clock as _, Ending, Event, EventQueue as _, LogStore as _, Message, MessageKind,
+    AuditLog, Clock as _, Ending, Event, EventQueue as _, LogStore as _, Message, MessageKind,
     OffboardingStore as _, SearchIndex as _, TenantId, TenantScope, Tombstone,
 };
 use audit_store_sqlite::SqliteStore;
 use rusqlite::{Connection, params};
 
 use crate::fixture::{Fixture, scope, tenant};
+use crate::reconcile::until;
 
 /// What stays: the tombstone with the tenant's number, and what the deployment log committed to.
 const STAYS: [&str; 2] = ["tombstones", "deployment_leaves"];
@@ -161,6 +163,9 @@ async fn every_row_of_a_deleted_tenant_goes_and_none_of_another() {
         assert_eq!(count, i64::from(stays), "{table}");
     }
     assert_eq!(rows(&folder, tenant(2)), others);
+    // One waited in the queue, and one was a dead letter.
+    let left = fixture.store().tombstone(tenant(1)).await.unwrap().unwrap();
+    assert_eq!((left.is_swept, left.unappended), (true, Some(2)));
     let conn = open(&folder, "audit.db");
     let kept: (String, Vec<u8>) = conn
         .query_row(
@@ -179,4 +184,57 @@ async fn every_row_of_a_deleted_tenant_goes_and_none_of_another() {
     // The index was not thrown away for it.
     let index = fixture.store().search_index();
     assert_eq!(index.indexed_through(&scope(2)).await.unwrap(), 1_199);
+}
+
+/// What was accepted and never appended.
+#[tokio::test]
+async fn what_goes_with_a_tenant_unappended_is_counted_and_told() {
+    let fixture = Fixture::new();
+    fixture.append(&scope(1), 3).await;
+    let (store, clock) = (fixture.store(), &fixture.clock);
+    let queue = Arc::new(store.queue().unwrap());
+    let message = |n: u128, kind| {
+        let id = clock.event_id();
+        Message::new(tenant(n), kind, id, "{}".to_owned())
+    };
+    let log = AuditLog::builder(Arc::new(store.clone()))
+        .clock(clock.clone())
+        .queue(queue.clone())
+        .build();
+    let workers = log.start();
+    // Nobody does this kind of work: a dead letter. That of a tenant that stays is counted nowhere.
+    for n in [1, 1, 2] {
+        queue.send(&[message(n, MessageKind::Work)]).await.unwrap();
+    }
+    let dead = async || queue.depth().await.unwrap().dead;
+    until("they are dead letters", async || dead().await == 3).await;
+    log.end_tenant(tenant(1), "admin", None, false)
+        .await
+        .unwrap();
+    let tombstone = async || store.tombstone(tenant(1)).await.unwrap();
+    until("its rows are gone", async || {
+        tombstone().await.is_some_and(|left| left.is_swept)
+    })
+    .await;
+    assert_eq!(tombstone().await.unwrap().unappended, Some(2));
+    assert_eq!(dead().await, 1);
+    // What comes later stays where the operator is shown it.
+    queue
+        .send(&[message(1, MessageKind::Ingest)])
+        .await
+        .unwrap();
+    until("it is a dead letter", async || dead().await == 2).await;
+    let letters = queue.dead_letters(10).await.unwrap();
+    let late = letters.iter().find(|dead| dead.message.tenant == tenant(1));
+    assert!(late.unwrap().reason.contains("was deleted"));
+    let told = || {
+        let mut statuses = workers.status().into_iter();
+        let status = statuses.find(|status| status.name == "offboarding");
+        status.unwrap().offboarding.unwrap().unappended
+    };
+    assert_eq!(told(), 0);
+    clock.advance_micros(61_000_000);
+    until("it is told", async || told() == 2).await;
+    assert_eq!(tombstone().await.unwrap().unappended, Some(2));
+    assert!(workers.shutdown(Duration::from_secs(5)).await);
 }
