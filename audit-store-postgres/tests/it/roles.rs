@@ -1,6 +1,8 @@
 //! Isolation in the database: what each role can do with SQL of its own.
 
-use audit_core::{ErasureStore as _, LogStore, OffboardingStore as _, PageRequest, Selection};
+use audit_core::{
+    ErasureStore as _, LogStore, OffboardingStore as _, PageRequest, Selection, Vacuum as _,
+};
 use audit_store_postgres::{PostgresStore, login_statements};
 use sqlx_core::error::Error;
 use sqlx_core::executor::Executor as _;
@@ -444,6 +446,10 @@ async fn a_login_for_each_purpose_is_enough_for_it() {
     while store.sweep().await.unwrap() {}
     store.settle(scope(1).tenant()).await.unwrap();
     store.ping().await.unwrap();
+    // It owns no database, and says what it leaves to whoever does.
+    let left = store.vacuum().await.unwrap();
+    let is_left = |what: &str| left.iter().any(|place| place.contains(what));
+    assert!(is_left("VACUUM FULL pg_statistic"), "{left:?}");
 
     store.close().await;
     for purpose in ["reader", "writer", "maintainer"] {
