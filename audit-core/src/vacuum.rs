@@ -18,9 +18,13 @@ pub trait Vacuum: Debug + Send + Sync + 'static {
     /// before the call. Changes nothing that can be read, and takes as long as all that is kept takes
     /// to be written once; others may wait for it meanwhile. Safe to repeat, and to be killed.
     ///
+    /// Returns what the engine keeps where this doesn't reach: each place with what takes the bytes out
+    /// of it, for an operator to read. Empty when they are gone from all that is the engine's; copies
+    /// that it knows nothing of, such as backups, are never named.
+    ///
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) when someone reads what would have to go, and
     /// [`StorageFull`](crate::ErrorKind::StorageFull) when there is no room for a second copy of a
     /// file or table.
-    async fn vacuum(&self) -> Result<()>;
+    async fn vacuum(&self) -> Result<Vec<String>>;
 }

@@ -92,7 +92,7 @@ impl Stats {
 /// so every 30 s by default: that is waited for.
 #[async_trait]
 impl Vacuum for OpenSearchIndex {
-    async fn vacuum(&self) -> Result<()> {
+    async fn vacuum(&self) -> Result<Vec<String>> {
         let client = &self.shared.client;
         let all = self.shared.generations.all();
         // What isn't in a segment yet can't be merged.
@@ -146,6 +146,7 @@ impl Vacuum for OpenSearchIndex {
             .await?
             .json::<Merged>()?
             .shards
-            .all()
+            .all()?;
+        Ok(Vec::new())
     }
 }

@@ -54,7 +54,7 @@ enum Command {
     /// Take out of files, tables and segments what was erased or pruned, of which engines keep bytes.
     ///
     /// A server on SQLite has to be stopped for it. On PostgreSQL those who read or append wait for a
-    /// table while it is written anew. What it can't reach is in the operations guide.
+    /// table while it is written anew. Prints where it doesn't reach; the operations guide says more.
     Vacuum,
     /// The keys that sign the logs' heads, and what to do after a restore.
     Tlog {
@@ -199,10 +199,18 @@ async fn run(cli: Cli) -> Result<(), Exit> {
         Some(Command::Vacuum) => {
             let settings = load(cli.config.as_deref())?;
             start_log(&settings)?;
-            storage::vacuum(&settings)
+            let left = storage::vacuum(&settings)
                 .await
                 .map_err(|error| Exit::failure(with_cause(&error)))?;
-            print("the files hold nothing that was erased or pruned\n")
+            let mut told = "the files hold nothing that was erased or pruned".to_owned();
+            if !left.is_empty() {
+                told.push_str(", but where this doesn't reach:");
+            }
+            for place in left {
+                told.push_str("\n- ");
+                told.push_str(&place);
+            }
+            print(&format!("{told}\n"))
         }
         Some(Command::Serve) | None => serve(load(cli.config.as_deref())?).await,
     }

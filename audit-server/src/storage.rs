@@ -8,7 +8,7 @@ use audit_archive::{ObjectArchive, ObjectOptions};
 use audit_core::{
     Archive, AuditLog, AuditLogBuilder, CheckpointStore, CredentialStore, DeploymentStore, Error,
     ErrorKind, EventQueue, Guard, MemoryIndex, MemoryQueue, MemoryStore, Result, SearchIndex,
-    Signer, TenantFilter, TenantScope, TenantStatus, Vacuum, WorkerStatus, Workers,
+    Signer, TenantFilter, TenantId, TenantScope, TenantStatus, Vacuum, Workers,
 };
 use audit_store_postgres::{PostgresOptions, PostgresStore};
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
@@ -204,107 +204,174 @@ pub async fn migrate(settings: &Settings) -> Result<()> {
 }
 
 /// Takes out of the engines' files what was erased or pruned before the call. Erasures that were asked
-/// for are carried out first, the index is let catch up, and rows that were pruned are removed: by this
-/// process, where no other does.
+/// for are carried out first, what waits in queue and outbox is appended, the index is let catch up, and
+/// rows that were pruned are removed: by this process, where no other does.
+///
+/// Returns where it doesn't reach, each place with what takes the bytes out of it, for an operator.
 ///
 /// # Errors
 /// What the parts answer, with the cause; [`ErrorKind::Unavailable`] when an erasure or the index
 /// doesn't go on for a minute, with the reason.
-pub async fn vacuum(settings: &Settings) -> Result<()> {
+pub async fn vacuum(settings: &Settings) -> Result<Vec<String>> {
     let storage = Storage::open(settings, None).await?;
     let workers = storage.log.start();
-    let ready = storage.settle(&workers).await;
+    let settled = storage.settle(&workers).await;
     workers.shutdown(Duration::from_secs(10)).await;
-    ready?;
+    let mut left = settled?;
     for engine in &storage.engines {
-        engine.vacuum().await?;
+        left.extend(engine.vacuum().await?);
     }
-    Ok(())
+    Ok(left)
 }
 
-/// Tenants that are looked at in one go.
-const TENANTS: usize = 1_000;
+/// Tenants that are looked at in one go, and rows of the outbox.
+const PAGE: usize = 1_000;
 /// How long something may stand still before it is given up.
 const STANDSTILL: Duration = Duration::from_secs(60);
+/// So many closed tenants are named.
+const NAMED: usize = 10;
 
 impl Storage {
-    /// Waits until what was asked for is erased, what is in the log now is indexed, and what is pruned
-    /// is gone.
-    async fn settle(&self, workers: &Workers) -> Result<()> {
-        let status_of = |worker: &str| {
-            let status = workers.status();
-            status.into_iter().find(|status| status.name == worker)
-        };
-        let mut eraser = Progress::new("an erasure waits");
+    /// Waits until what was asked for is erased, what was accepted is appended, what is in the log now is
+    /// indexed, and what is pruned is gone. Returns what may hold something of it still.
+    async fn settle(&self, workers: &Workers) -> Result<Vec<String>> {
+        let mut erasing = Progress::default();
         while let left = self.log.open_erasures().await?
             && left > 0
         {
-            eraser.look(left, status_of("eraser")).await?;
+            if !erasing.goes_on(left).await {
+                return Err(standstill("an erasure waits", "eraser", workers));
+            }
         }
+        let mut kept = self.drain().await?;
         while self.log.log_store().sweep().await? {}
-        let Some(index) = self.log.search() else {
-            return Ok(());
-        };
-        let mut after = None;
+        if let Some(index) = self.log.search() {
+            kept.extend(self.catch_up(&**index, workers).await?);
+        }
+        Ok(kept)
+    }
+
+    /// Waits until queue and outbox are empty, or get no emptier: what was accepted before an erasure is
+    /// erased when it is appended. Returns what is left there.
+    async fn drain(&self) -> Result<Vec<String>> {
+        let mut kept = Vec::new();
+        if let Some(queue) = self.log.queue() {
+            let mut ingesting = Progress::default();
+            while let depth = queue.depth().await?
+                && depth.waiting + depth.leased > 0
+            {
+                let left = depth.waiting + depth.leased;
+                if !ingesting.goes_on(left).await {
+                    kept.push(format!(
+                        "the queue: {left} events that wait, each until it is appended"
+                    ));
+                    break;
+                }
+            }
+        }
+        if let Some(outbox) = self.log.outbox() {
+            let mut relaying = Progress::default();
+            while let left = outbox.take(PAGE, &[]).await?.len() as u64
+                && left > 0
+            {
+                if !relaying.goes_on(left).await {
+                    let more = if left < PAGE as u64 { "" } else { " or more" };
+                    kept.push(format!(
+                        "the outbox: {left}{more} rows, each until it is appended"
+                    ));
+                    break;
+                }
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Waits until the index has followed each log to its end. Returns the tenants, if there are any,
+    /// that nobody can read now, the eraser and the indexer neither.
+    async fn catch_up(&self, index: &dyn SearchIndex, workers: &Workers) -> Result<Option<String>> {
+        let (mut after, mut closed) = (None, Vec::new());
         loop {
             let some = self.log.tenants();
-            let some = some.tenants(&TenantFilter::all(), after, TENANTS).await?;
+            let some = some.tenants(&TenantFilter::all(), after, PAGE).await?;
             for tenant in &some {
                 let id = tenant.id;
                 if tenant.status == TenantStatus::Deleted {
                     continue;
                 }
-                // Nobody reads the others, the indexer neither.
                 if tenant.status.admit_read(id).is_err() {
-                    tracing::warn!(tenant = %id, "closed: its part of the index may be behind");
+                    closed.push(id);
                     continue;
                 }
                 let scope = TenantScope::trusted(id, "vacuum");
                 let size = self.log.log_store().head(&scope).await?.size();
-                let mut indexer = Progress::new("the index doesn't catch up");
+                let mut indexing = Progress::default();
                 while let through = index.indexed_through(&scope).await?
                     && through < size
                 {
-                    indexer.look(size - through, status_of("indexer")).await?;
+                    if !indexing.goes_on(size - through).await {
+                        let what = "the index doesn't catch up";
+                        return Err(standstill(what, "indexer", workers));
+                    }
                 }
             }
             after = some.last().map(|tenant| tenant.id);
-            if some.len() < TENANTS {
-                return Ok(());
+            if some.len() < PAGE {
+                return Ok(told(&closed));
             }
         }
     }
+}
+
+/// What is said of tenants that can't be read.
+fn told(closed: &[TenantId]) -> Option<String> {
+    let named: Vec<String> = closed.iter().take(NAMED).map(TenantId::to_string).collect();
+    let more = match closed.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!closed.is_empty()).then(|| {
+        format!(
+            "what an erasure has still to take from suspended tenants, or the index of theirs, until they \
+             are opened: {}{more}",
+            named.join(", ")
+        )
+    })
+}
+
+fn standstill(what: &str, worker: &str, workers: &Workers) -> Error {
+    let status = workers.status();
+    let worker = status.into_iter().find(|status| status.name == worker);
+    let reason = worker.and_then(|worker| worker.last_error);
+    let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
+    Error::new(ErrorKind::Unavailable, format!("{what}{reason}"))
 }
 
 /// Whether something that is waited for goes on.
 struct Progress {
-    what: &'static str,
     left: u64,
     since: Instant,
 }
 
-impl Progress {
-    fn new(what: &'static str) -> Self {
+impl Default for Progress {
+    fn default() -> Self {
         Self {
-            what,
             left: u64::MAX,
             since: Instant::now(),
         }
     }
+}
 
-    /// Waits a moment.
-    async fn look(&mut self, left: u64, worker: Option<WorkerStatus>) -> Result<()> {
+impl Progress {
+    /// Waits a moment, unless there was never less of it for too long.
+    async fn goes_on(&mut self, left: u64) -> bool {
         if left < self.left {
             (self.left, self.since) = (left, Instant::now());
         }
         if self.since.elapsed() > STANDSTILL {
-            let reason = worker.and_then(|worker| worker.last_error);
-            let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
-            let message = format!("{}{reason}", self.what);
-            return Err(Error::new(ErrorKind::Unavailable, message));
+            return false;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-        Ok(())
+        true
     }
 }
 

@@ -11,10 +11,11 @@ use crate::writer::Writer;
 /// of it; appends, or sends to the queue, wait meanwhile.
 #[async_trait]
 impl Vacuum for SqliteStore {
-    async fn vacuum(&self) -> Result<()> {
+    async fn vacuum(&self) -> Result<Vec<String>> {
         self.writer()?.run(|log: &mut Writer| log.vacuum()).await?;
         self.search_index().vacuum().await?;
-        self.queue()?.vacuum().await
+        self.queue()?.vacuum().await?;
+        Ok(Vec::new())
     }
 }
 

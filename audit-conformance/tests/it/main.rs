@@ -3,4 +3,5 @@
 
 mod guard;
 mod memory;
+mod person;
 mod wrappers;

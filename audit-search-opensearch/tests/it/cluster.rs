@@ -1,7 +1,10 @@
 //! A part of the cluster that is one test's own, and entries to put there.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use audit_conformance::person::Person;
 use audit_core::text::Query;
 use audit_core::{
     Clock, Entry, Event, EventId, Filter, PreparedEvent, SearchIndex, SearchRequest, SystemClock,
@@ -11,7 +14,7 @@ use audit_search_opensearch::{Layout, OpenSearchIndex, OpenSearchOptions};
 use opensearch::http::Method;
 use opensearch::http::headers::HeaderMap;
 use opensearch::http::transport::Transport;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// How long a test waits for what must happen.
@@ -89,6 +92,77 @@ impl Cluster {
             }
         }
         removed
+    }
+
+    /// The fields whose terms have the person, in any document that a segment holds: a removed one's, too.
+    pub(crate) async fn terms_with(&self, person: &Person) -> BTreeSet<String> {
+        let all = format!("/{}-v1-*", self.prefix);
+        let mappings = request(Method::Get, &format!("{all}/_mapping"), None).await;
+        let mut fields = BTreeSet::new();
+        for index in mappings.as_object().unwrap().values() {
+            let properties = index["mappings"]["properties"].as_object().unwrap();
+            let has_terms = |field: &Value| field["type"] == "keyword" || field["type"] == "text";
+            let properties = properties.iter().filter(|(_, field)| has_terms(field));
+            fields.extend(properties.map(|(name, _)| name.clone()));
+        }
+        let mut found = BTreeSet::new();
+        // Goes through the dictionary, and names terms by the whole name.
+        let part = format!(".*{}.*", &person.name()[8..]);
+        let path = format!("{all}/_validate/query?explain=true&rewrite=true&all_shards=true");
+        for field in fields {
+            let terms = json!({ "value": part, "rewrite": "top_terms_10" });
+            let query = json!({ "query": { "regexp": { field.as_str(): terms } } });
+            let answer = request(Method::Post, &path, Some(query)).await;
+            assert_eq!(answer["_shards"]["failed"], 0, "{answer}");
+            assert_eq!(answer["valid"], true, "{answer}");
+            if answer.to_string().contains(person.name()) {
+                found.insert(field);
+            }
+        }
+        found
+    }
+
+    /// The sources of all documents that the indexes hold now.
+    pub(crate) async fn sources(&self) -> Vec<String> {
+        let path = format!("/{}-v1-*/_search?scroll=1m", self.prefix);
+        let all = json!({ "size": 1_000, "sort": ["_doc"] });
+        let mut answer = request(Method::Post, &path, Some(all)).await;
+        let mut sources = Vec::new();
+        loop {
+            let hits = answer["hits"]["hits"].as_array().unwrap();
+            sources.extend(hits.iter().map(|hit| hit["_source"].to_string()));
+            let scroll = answer["_scroll_id"].clone();
+            let path = "/_search/scroll";
+            if hits.is_empty() {
+                // It would keep segments.
+                let scroll = json!({ "scroll_id": [scroll] });
+                request(Method::Delete, path, Some(scroll)).await;
+                return sources;
+            }
+            let scroll = json!({ "scroll": "1m", "scroll_id": scroll });
+            answer = request(Method::Post, path, Some(scroll)).await;
+        }
+    }
+
+    /// The files of the indexes that have the person, on this machine's disk.
+    pub(crate) async fn files_with(&self, person: &Person) -> BTreeSet<PathBuf> {
+        let nodes = request(Method::Get, "/_nodes/stats/fs", None).await;
+        let node = nodes["nodes"].as_object().unwrap().values().next().unwrap();
+        let folder = Path::new(node["fs"]["data"][0]["path"].as_str().unwrap()).join("indices");
+        let path = format!("/{}-v1-*/_settings", self.prefix);
+        let settings = request(Method::Get, &path, None).await;
+        let mut found = BTreeSet::new();
+        for index in settings.as_object().unwrap().values() {
+            let index = index["settings"]["index"]["uuid"].as_str().unwrap();
+            let folder = folder.join(index);
+            assert!(
+                folder.is_dir(),
+                "{} isn't on this machine",
+                folder.display()
+            );
+            found.extend(person.files_with(&folder).unwrap());
+        }
+        found
     }
 
     pub(crate) async fn wipe(&self) {

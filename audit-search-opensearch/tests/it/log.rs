@@ -1,8 +1,10 @@
 //! With the workers of a log, from recording to searching.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_conformance::person::{self, Person};
 use audit_core::memory::MemoryStore;
 use audit_core::{
     AuditLog, Basis, Clock, Event, PageRequest, Recorder, SearchIndex as _, SystemClock, Timestamp,
@@ -65,43 +67,64 @@ async fn what_is_recorded_is_found_what_is_erased_or_pruned_leaves_the_index() {
 }
 
 #[tokio::test]
-async fn an_erased_word_is_in_no_segment_after_vacuum() {
+async fn an_erased_person_is_in_no_term_source_or_file_after_vacuum() {
     for layout in [Layout::Shared, Layout::PerTenant] {
         let cluster = Cluster::new(layout);
-        let index = cluster.index();
+        let (index, person) = (cluster.index(), Person::random());
         let log = AuditLog::builder(Arc::new(MemoryStore::new()))
             .search(Arc::new(index.another()))
             .build();
         let workers = log.start();
-        let word = audit_conformance::person::PERSON;
         let mut ids = Vec::new();
         for n in 0..20 {
-            let event = Event::view("doc", format!("d{n}"));
-            let event = match n % 2 {
-                0 => event.user(word).reason(word).metadata(&[word]),
-                _ => event.user("ann"),
-            };
+            let who = if n % 2 == 0 { person.name() } else { "ann" };
+            let event = person::event(n, who);
             ids.push(log.recorder(tenant(1)).record(event).await.unwrap().id);
         }
         until("all is indexed", async || {
             index.indexed_through(&scope(1)).await.unwrap() == 20
         })
         .await;
-        let person = ids.iter().copied().step_by(2).collect();
+        // Each field of which the index has terms.
+        let fields = [
+            "related_id",
+            "request_id",
+            "resource_id",
+            "session_id",
+            "text",
+            "trace_id",
+            "user_id",
+        ];
+        assert_eq!(
+            cluster.terms_with(&person).await,
+            fields.map(str::to_owned).into()
+        );
+        assert!(!cluster.files_with(&person).await.is_empty());
+        // A source has how far the index is, and never more.
+        let shows = |sources: &[String]| sources.iter().any(|s| person.is_in(s.as_bytes()));
+        let sources = cluster.sources().await;
+        assert!(sources.len() > 20, "{sources:?}");
+        assert!(!shows(&sources), "{sources:?}");
+
+        let erased = ids.iter().copied().step_by(2).collect();
         let basis: Basis = "gdpr-17".parse().unwrap();
         let reader = log.tenant(scope(1));
-        reader.erase(person, None, basis, None).await.unwrap();
+        reader.erase(erased, None, basis, None).await.unwrap();
         until("the erasure is indexed", async || {
             index.indexed_through(&scope(1)).await.unwrap() == 21
         })
         .await;
         assert!(cluster.removed_documents().await > 0);
+        assert_eq!(cluster.terms_with(&person).await.len(), fields.len());
         for _ in 0..2 {
-            index.vacuum().await.unwrap();
+            assert_eq!(index.vacuum().await.unwrap(), [""; 0]);
         }
-        // So the segments hold the words of what is found, and no others.
         assert_eq!(cluster.removed_documents().await, 0);
-        assert!(find(&index, 1, word).await.is_empty());
+        assert_eq!(cluster.terms_with(&person).await, BTreeSet::new());
+        assert_eq!(cluster.files_with(&person).await, BTreeSet::new());
+        let sources = cluster.sources().await;
+        assert!(!shows(&sources), "{sources:?}");
+        assert!(find(&index, 1, person.name()).await.is_empty());
         assert_eq!(index.count(&scope(1), 0..21).await.unwrap(), 21);
         assert!(workers.shutdown(Duration::from_secs(5)).await);
     }

@@ -11,6 +11,7 @@ mod crash;
 mod deployment;
 mod document;
 mod erasures;
+mod everywhere;
 mod evidence;
 mod exports;
 mod gateway;

@@ -61,6 +61,16 @@ impl Stack {
         }
     }
 
+    /// The address of the database, for the superuser; none where there is no PostgreSQL.
+    pub(crate) fn database(&self) -> Option<String> {
+        let Self::Production(parts) = self else {
+            return None;
+        };
+        let server = needed("AUDIT_TEST_POSTGRES_URL");
+        let (server, _) = server.rsplit_once('/').unwrap();
+        Some(format!("{server}/{}", parts.name))
+    }
+
     /// A setting that leads to these parts.
     pub(crate) fn setting(&self, name: &str) -> Option<String> {
         match (self, name) {

@@ -1,5 +1,5 @@
-//! A server of a test's own, for what the shared one must not go through: it is killed, and its clock
-//! is set.
+//! A server of a test's own, for what the shared one must not go through: it is killed, its clock is
+//! set, and each of its files is read.
 
 use std::fs;
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use audit_store_postgres::{PostgresOptions, migrate};
 use sqlx_core::connection::ConnectOptions as _;
 use sqlx_core::executor::Executor as _;
-use sqlx_postgres::PgConnectOptions;
+use sqlx_postgres::{PgConnectOptions, PgConnection};
 use tempfile::TempDir;
 
 use crate::fixture::eventually;
@@ -131,7 +131,24 @@ impl Engine {
             .database("postgres")
     }
 
-    fn data(&self) -> PathBuf {
+    /// A connection to the log's database as the superuser.
+    pub(crate) async fn connect(&self) -> PgConnection {
+        self.admin().database("log").connect().await.unwrap()
+    }
+
+    /// What `pg_dump` makes of the log's database.
+    pub(crate) fn dump(&self) -> Vec<u8> {
+        let port = self.port.to_string();
+        let mut command = Command::new(bin().join("pg_dump"));
+        command.args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "log"]);
+        let dump = command.output().unwrap();
+        let told = String::from_utf8_lossy(&dump.stderr);
+        assert!(dump.status.success(), "{told}");
+        dump.stdout
+    }
+
+    /// The cluster's folder.
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use audit_core::{
     CheckpointStore as _, DeploymentStore as _, ErasureStore as _, LogStore, OffboardingStore as _,
-    PageRequest, Selection, TenantStatus, TenantStore as _, TenantUpdate,
+    PageRequest, Selection, TenantStatus, TenantStore as _, TenantUpdate, Vacuum as _,
 };
 use audit_store_postgres::{PostgresStore, login_statements};
 use sqlx_core::error::Error;
@@ -507,6 +507,10 @@ async fn a_login_for_each_purpose_is_enough_for_it() {
     while store.sweep().await.unwrap() {}
     store.settle(scope(1).tenant()).await.unwrap();
     store.ping().await.unwrap();
+    // It owns no database, and says what it leaves to whoever does.
+    let left = store.vacuum().await.unwrap();
+    let is_left = |what: &str| left.iter().any(|place| place.contains(what));
+    assert!(is_left("VACUUM FULL pg_statistic"), "{left:?}");
 
     store.close().await;
     for purpose in ["reader", "writer", "maintainer"] {
