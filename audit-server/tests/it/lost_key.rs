@@ -91,10 +91,14 @@ async fn without_its_key_a_log_is_not_signed_on_and_what_was_signed_still_verifi
     Checkpoint::open(&head, &[key(&server, &after).await]).unwrap();
     server.stop();
 
-    // Where a copy of the old one is found, nothing is missing.
+    // Where a copy of the old one is found, nothing is missing, and it takes over what the other one began.
+    let made = fs::read_to_string(&kept).unwrap();
+    fs::write(kept.with_file_name("tlog.old.keys"), made).unwrap();
     fs::write(&kept, secret).unwrap();
     let server = start().await;
     checkpoint(&server, &tenant, 5).await;
+    // With the entry that says so.
+    checkpoint(&server, &after, 2).await;
     let (status, export) = get(&server, EXPORT).await;
     assert_eq!(status, 200, "{export}");
     let report = judged(&export, &old, &[&signed]);
