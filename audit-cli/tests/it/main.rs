@@ -11,6 +11,7 @@ mod import;
 mod live;
 mod server;
 mod verify;
+mod witness;
 
 use std::path::PathBuf;
 

@@ -19,17 +19,18 @@ const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 /// The settings of a server whose data is in this folder.
 pub(crate) fn settings(data: &Path) -> Settings {
-    archiving_to(data, None)
+    settings_with(data, None)
 }
 
-fn archiving_to(data: &Path, archive: Option<String>) -> Settings {
+/// With one more setting, named as an environment variable.
+fn settings_with(data: &Path, more: Option<(&str, String)>) -> Settings {
     let store = format!("sqlite://{}/audit.db", data.display());
-    Settings::read(None, |name| match name {
-        "AUDIT_BIND" => Some("127.0.0.1:0".into()),
-        "AUDIT_STORE_URL" => Some(store.clone()),
+    Settings::read(None, |name| match (name, &more) {
+        ("AUDIT_BIND", _) => Some("127.0.0.1:0".into()),
+        ("AUDIT_STORE_URL", _) => Some(store.clone()),
         // Within an hour no test would see a head in the deployment log.
-        "AUDIT_DEPLOYMENT_EVERY" => Some("1".into()),
-        "AUDIT_ARCHIVE_URL" => archive.clone(),
+        ("AUDIT_DEPLOYMENT_EVERY", _) => Some("1".into()),
+        (_, Some((other, value))) if name == *other => Some(value.clone()),
         _ => None,
     })
     .unwrap()
@@ -59,7 +60,8 @@ impl Server {
     pub(crate) fn archiving() -> Self {
         let (data, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let archive = format!("file://{}/archive", folder.path().display());
-        let mut server = Self::with(archiving_to(data.path(), Some(archive)));
+        let more = Some(("AUDIT_ARCHIVE_URL", archive));
+        let mut server = Self::with(settings_with(data.path(), more));
         server._data = Some(data);
         server.folder = folder;
         server
@@ -68,6 +70,12 @@ impl Server {
     /// One whose data is in this folder.
     pub(crate) fn on(data: &Path) -> Self {
         Self::with(settings(data))
+    }
+
+    /// One whose data is in this folder, and whose deployment log a witness cosigns.
+    pub(crate) fn witnessed(data: &Path, witness: &str) -> Self {
+        let more = Some(("AUDIT_WITNESSES", witness.to_owned()));
+        Self::with(settings_with(data, more))
     }
 
     fn with(settings: Settings) -> Self {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use audit_core::tlog::tile::{Content, Tile};
+use audit_core::tlog::tile::{Content, FULL_WIDTH, Tile};
 use audit_core::{Permission, TenantId, TiledLog};
 use poem::http::HeaderValue;
 use poem::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -28,6 +28,10 @@ pub(crate) struct Tlog(pub(crate) Arc<App>);
 const FOREVER: &str = "private, max-age=31536000, immutable";
 /// The same of a public log, in caches that several share.
 const EVERYONE_FOREVER: &str = "public, max-age=31536000, immutable";
+/// What never changes, and may be gone one day.
+const A_DAY: &str = "private, max-age=86400, immutable";
+/// The same of a public log, in caches that several share.
+const EVERYONE_A_DAY: &str = "public, max-age=86400, immutable";
 /// What a later answer replaces.
 const NEVER: &str = "no-store";
 
@@ -227,11 +231,15 @@ impl Tlog {
         let log = self.enter(&visitor, &tenant_id.0).await?;
         let tile = Tile::parse(&format!("tile/{}", tile.0)).map_err(|_| no_tile())?;
         let bytes = log.tile(&tile).await?;
-        // A prune takes leaf data away; hashes stay as they are.
+        // A prune takes leaf data away, and caches know nothing of it; hashes stay as they are. A bundle
+        // that grows is fetched by few, and again when it is full.
+        let is_open = visitor.0.is_none();
         let cache = match tile.content() {
-            Content::Hashes(_) if visitor.0.is_none() => EVERYONE_FOREVER,
+            Content::Hashes(_) if is_open => EVERYONE_FOREVER,
             Content::Hashes(_) => FOREVER,
-            Content::Entries => NEVER,
+            Content::Entries if tile.width() < FULL_WIDTH => NEVER,
+            Content::Entries if is_open => EVERYONE_A_DAY,
+            Content::Entries => A_DAY,
         };
         Ok(TileAnswer::Tile(Bytes { bytes, cache }))
     }

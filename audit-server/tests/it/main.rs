@@ -5,6 +5,7 @@
 
 #[cfg(feature = "s3")]
 mod archive;
+mod caching;
 mod child;
 mod concurrency;
 mod crash;
@@ -18,6 +19,7 @@ mod gateway;
 mod guard;
 mod index_faults;
 mod input;
+mod lost_key;
 mod matrix;
 mod offboarding;
 mod other_tools;
