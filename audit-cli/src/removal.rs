@@ -146,11 +146,19 @@ pub(crate) async fn erase(
     Ok(Outcome::Complete)
 }
 
-/// One entry, at once: what was never there is an error.
+/// One entry: what was never there is an error.
 async fn erase_entry(client: &Client, mut out: Out, id: EventId) -> Result<Outcome, Failure> {
-    let report = client.erase_entry(id).await?;
+    let mut report = client.erase_entry(id).await?;
+    // Done with what is in the log, which hasn't the entry.
+    let mut may_come = false;
+    if let Some(running) = report.running.take() {
+        may_come = running.state == ErasureState::Done;
+        report.entries = wait(client, &out, running).await?.entries;
+    }
     if out.json {
         out.value(&report)?;
+    } else if may_come {
+        out.text("it is not in the log; if it still comes, it is erased then")?;
     } else if report.entries == 0 {
         out.text("nothing was left to erase")?;
     } else {

@@ -4,7 +4,7 @@ use audit_core::{
     ErasureCount, ErasureId, ErasureRequest, Error, ErrorKind, EventId, Result, Selection,
     Timestamp,
 };
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -79,6 +79,10 @@ pub struct PruneReport {
 pub struct ErasureReport {
     /// How many entries lost content; 0 when it was gone already.
     pub entries: u64,
+    /// The erasure, when the server goes on with it behind its answer: [`Client::erasure`] tells how far it
+    /// is, and `entries` is what it has come to so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<ErasureStatus>,
 }
 
 /// How far an erasure is.
@@ -195,14 +199,23 @@ impl Client {
     }
 
     /// Destroys all groups of one entry; its leaf stays, so every proof still holds. A repeat finds
-    /// nothing left to erase.
+    /// nothing left to erase. What takes the server longer than its answer may goes on behind it.
     ///
     /// # Errors
-    /// [`NotFound`](audit_core::ErrorKind::NotFound), [`Pruned`](audit_core::ErrorKind::Pruned).
+    /// [`NotFound`](audit_core::ErrorKind::NotFound), [`Pruned`](audit_core::ErrorKind::Pruned);
+    /// [`Refused`](audit_core::ErrorKind::Refused) while a legal hold is open.
     pub async fn erase_entry(&self, id: EventId) -> Result<ErasureReport> {
         let call =
             Call::new(Method::DELETE, format!("api/v1/logs/cleanup/{id}")).repeat(Repeat::Safe);
-        parse(&self.answer(&call).await?.body)
+        let answer = self.answer(&call).await?;
+        if answer.status != StatusCode::ACCEPTED {
+            return parse(&answer.body);
+        }
+        let running: ErasureStatus = parse(&answer.body)?;
+        Ok(ErasureReport {
+            entries: running.entries,
+            running: Some(running),
+        })
     }
 
     /// Asks for an erasure, which the server carries out step by step: [`erasure`](Self::erasure)

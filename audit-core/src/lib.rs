@@ -36,6 +36,7 @@ pub mod outbox;
 pub mod page;
 mod parse;
 pub mod prepare;
+pub mod pursuit;
 pub mod queue;
 pub mod rebuild;
 pub mod recorder;
@@ -87,6 +88,7 @@ pub use offboarding::{Ending, OffboardingStore, Tombstone};
 pub use outbox::{Outbox, OutboxRow, ParkedRow};
 pub use page::{Order, Page, PageRequest, Position, Sort};
 pub use prepare::{Act, Batch, PreparedEvent, Redact};
+pub use pursuit::EntryErased;
 pub use queue::{
     DeadLetter, Delivery, EventQueue, Message, MessageKind, QueueDepth, Redrive, RowHandle,
 };

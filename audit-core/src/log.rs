@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use audit_tlog::{Basis, Group, Timestamp};
+use audit_tlog::{Basis, Timestamp};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 
@@ -38,7 +38,7 @@ use crate::seal::Head;
 use crate::search::{SearchIndex, SearchRequest};
 use crate::signing::Signing;
 use crate::stats::{Stats, StatsRequest};
-use crate::store::{Erased, Erasure, LogStore, Lookup, Prune, PruneBound, Pruned, Snapshot, loses};
+use crate::store::{Erasure, LogStore, Lookup, Prune, PruneBound, Pruned, Snapshot, loses};
 use crate::subscribe::{Bell, SubscribeRequest, Subscription, subscribe};
 use crate::tenant::{Tenant, TenantSecret, TenantStatus, TenantStore, TenantUpdate};
 use crate::worker::Workers;
@@ -98,6 +98,8 @@ pub(crate) struct Inner {
     pub(crate) offboarding: Arc<dyn OffboardingStore>,
     pub(crate) retention_every: Duration,
     pub(crate) archive: Option<Archiver>,
+    /// Erasures whose steps their callers take: the eraser passes over them.
+    pub(crate) pursued: Mutex<HashSet<ErasureId>>,
     cache: Mutex<HashMap<TenantId, Known>>,
 }
 
@@ -317,6 +319,7 @@ impl AuditLogBuilder {
                 archive: self
                     .archive
                     .map(|archive| Archiver::new(archive, self.segment_entries)),
+                pursued: Mutex::default(),
                 cache: Mutex::default(),
             }),
         }
@@ -1075,30 +1078,6 @@ impl TenantLog {
         .await
     }
 
-    /// Destroys groups of entries, all groups when none are named. Needs `erase`.
-    ///
-    /// The reason stays in the log: it must not repeat whom the erasure is about.
-    ///
-    /// # Errors
-    /// What the store answers; [`Refused`](ErrorKind::Refused) while a legal hold is open, and when the
-    /// tenant's end was asked for.
-    pub async fn erase(
-        &self,
-        ids: Vec<EventId>,
-        groups: Option<Vec<Group>>,
-        basis: Basis,
-        reason: Option<String>,
-    ) -> Result<Erased> {
-        let act = Act::new(&self.scope, reason, Arc::clone(&self.log.inner.clock))?;
-        let mut erasure = Erasure::new(ids, basis, act).unless_ending();
-        if let Some(groups) = groups {
-            erasure = erasure.groups(&groups);
-        }
-        let erased = self.log.inner.store.erase(&self.scope, &erasure).await?;
-        self.log.inner.bell.ring(self.scope.tenant());
-        Ok(erased)
-    }
-
     /// Asks for an erasure, which a worker takes on in steps: what is selected and is in the log now,
     /// and, where the selection is ids or users alone, what was accepted before now and is still on
     /// its way through a queue or an outbox. Entries recorded later are not its subject. Needs `erase`.
@@ -1110,6 +1089,21 @@ impl TenantLog {
     /// hold is open or when the tenant's end was asked for, and what a closed tenant answers. A hold that is
     /// placed later makes the job wait until it is released.
     pub async fn request_erasure(&self, request: ErasureRequest) -> Result<ErasureJob> {
+        let begun = self.begin_erasure(self.new_erasure_id(), request).await?;
+        self.log.inner.bell.ring(self.scope.tenant());
+        Ok(begun)
+    }
+
+    pub(crate) fn new_erasure_id(&self) -> ErasureId {
+        ErasureId::new(self.log.inner.clock.event_id().into_uuid())
+    }
+
+    /// [`request_erasure`](Self::request_erasure), without waking the workers.
+    pub(crate) async fn begin_erasure(
+        &self,
+        id: ErasureId,
+        request: ErasureRequest,
+    ) -> Result<ErasureJob> {
         self.scope.require(Permission::Erase)?;
         request.check()?;
         let inner = &self.log.inner;
@@ -1121,14 +1115,11 @@ impl TenantLog {
         }
         let tenant = inner.cached_tenant(self.scope.tenant()).await?;
         let marks = request.selection.marks(&tenant.secret);
-        let id = ErasureId::new(inner.clock.event_id().into_uuid());
         let job = ErasureJob::new(id, &self.scope, request, inner.clock.now());
-        let begun = inner
+        inner
             .erasures
             .begin_erasure(&self.scope, &job, &marks)
-            .await?;
-        inner.bell.ring(tenant.id);
-        Ok(begun)
+            .await
     }
 
     /// What an open hold answers to an erasure. Needs `erase`.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use audit_tlog::{Group, Timestamp};
@@ -20,7 +20,7 @@ use crate::log::{AuditLog, Inner, TenantLog};
 use crate::page::PageRequest;
 use crate::prepare::{Act, Batch, PreparedEvent};
 use crate::scope::{Permission, Permissions, TenantScope};
-use crate::store::{Erasure, Lookup};
+use crate::store::{Erased, Erasure, Lookup};
 
 /// How often the eraser looks when nothing woke it.
 const ERASE_POLL: Duration = Duration::from_secs(5);
@@ -86,12 +86,12 @@ async fn round(worker: &Worker, erasures: &dyn ErasureStore, paused: &mut Paused
             }
             seen.insert(job.tenant);
             left += job.end.saturating_sub(job.next);
-            if paused.passes_over(job.tenant) {
+            if paused.passes_over(job.tenant) || is_pursued(&worker.log, job.id) {
                 continue;
             }
             match step(&worker.log, job).await {
-                Ok(moved) => {
-                    went_on |= moved;
+                Ok(taken) => {
+                    went_on |= taken.is_some();
                     paused.forgive(job.tenant);
                 }
                 // It was closed a moment ago, and is told again once it is open.
@@ -118,6 +118,12 @@ async fn round(worker: &Worker, erasures: &dyn ErasureStore, paused: &mut Paused
     Ok(went_on)
 }
 
+/// Whether whoever asked for a job takes its steps.
+fn is_pursued(log: &Inner, id: ErasureId) -> bool {
+    let pursued = log.pursued.lock().unwrap_or_else(PoisonError::into_inner);
+    pursued.contains(&id)
+}
+
 /// What the next step of a job takes.
 #[derive(Default)]
 struct Share {
@@ -127,9 +133,9 @@ struct Share {
     next: u64,
 }
 
-/// Takes the next step of a job. False when it waits for the archive to follow, and nothing else is left
+/// Takes the next step of a job. None when it waits for the archive to follow, and nothing else is left
 /// to do.
-async fn step(log: &Arc<Inner>, job: &ErasureJob) -> Result<bool> {
+pub(crate) async fn step(log: &Arc<Inner>, job: &ErasureJob) -> Result<Option<Erased>> {
     let scope = scope_of(job);
     let shelved = Shelved::of(log, job).await?;
     let is_through = job.next >= job.end;
@@ -138,7 +144,7 @@ async fn step(log: &Arc<Inner>, job: &ErasureJob) -> Result<bool> {
         && !shelved.archiver.has_followed(&shelved.log).await?
     {
         return match &log.signing {
-            Some(_) => Ok(false),
+            Some(_) => Ok(None),
             None => {
                 let waits = "it waits for the process that signs to take it out of the archive";
                 Err(Error::new(ErrorKind::Unavailable, waits))
@@ -185,7 +191,7 @@ async fn step(log: &Arc<Inner>, job: &ErasureJob) -> Result<bool> {
     if erased.entries > 0 {
         log.bell.ring(job.tenant);
     }
-    Ok(true)
+    Ok(Some(erased))
 }
 
 /// What a job looks through in the archive.

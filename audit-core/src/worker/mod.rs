@@ -31,6 +31,7 @@ use crate::archive::ERASURES;
 use crate::error::{Error, ErrorKind};
 use crate::log::Inner;
 pub use deployment::{DeploymentStatus, WitnessStatus};
+pub(crate) use eraser::step as erasure_step;
 pub use indexer::remove_erased;
 
 /// How often a worker looks for what another process did.

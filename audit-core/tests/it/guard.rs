@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use audit_core::memory::{MemoryGuard, MemoryStore};
+use audit_core::memory::MemoryGuard;
 use audit_core::tlog::merkle::verify_consistency;
 use audit_core::tlog::note::Note;
 use audit_core::tlog::verify::{Code, Options, Report, verify_lines};
@@ -99,7 +99,7 @@ fn signer(seed: u8) -> Signer {
 
 /// A process on a store, whose workers don't run yet.
 fn guarded(store: &Arc<Faulty>, guard: &Arc<Unsteady>, signer: Signer) -> AuditLog {
-    AuditLog::builder(Arc::new(MemoryStore::new()))
+    AuditLog::builder(store.inner.clone())
         .log_store(store.clone())
         .signer(signer, store.clone())
         .guard(guard.clone(), store.clone())
@@ -433,7 +433,7 @@ async fn a_recovery_that_was_cut_short_is_repeated() {
 #[tokio::test]
 async fn what_was_recorded_after_a_restore_is_not_erased_again() {
     let Restored { store, guard, .. } = restored().await;
-    let unguarded = AuditLog::builder(Arc::new(MemoryStore::new()))
+    let unguarded = AuditLog::builder(store.inner.clone())
         .log_store(store.clone())
         .build();
     record(&unguarded, 50).await;
@@ -508,7 +508,7 @@ async fn keys_change_across_an_epoch() {
         if begun_before {
             // As the backup would have it: the entry, and no checkpoint over it.
             *store.once.lock().unwrap() = Some(("publish", false));
-            let unguarded = AuditLog::builder(Arc::new(MemoryStore::new()))
+            let unguarded = AuditLog::builder(store.inner.clone())
                 .log_store(store.clone())
                 .signer(second(), store.clone())
                 .build();

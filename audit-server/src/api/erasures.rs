@@ -1,11 +1,12 @@
 //! `POST /erasures`, `GET /erasures/{id}`, and the short form for one entry, `DELETE /logs/cleanup/{id}`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use audit_core::tlog::json::write_string;
 use audit_core::{
-    Basis, ErasureId, ErasureJob, ErasureRequest, ErrorKind, EventId, Filter, Group, Permission,
-    Permissions, Selection, TenantScope,
+    Basis, EntryErased, ErasureId, ErasureJob, ErasureRequest, ErrorKind, EventId, Filter, Group,
+    Permission, Permissions, Selection,
 };
 use poem_openapi::param::Path;
 use poem_openapi::{ApiResponse, OpenApi};
@@ -48,7 +49,19 @@ pub(crate) enum EraseAnswer {
     /// What was destroyed; a repeat finds nothing left.
     #[oai(status = 200)]
     Erased(JsonBody<schema::Erased>),
+    /// It is kept and goes on: an archive has still to follow, or the entry isn't in the log and may be on
+    /// its way to it.
+    #[oai(status = 202)]
+    Begun(
+        JsonBody<schema::Erasure>,
+        /// Where to ask how it goes.
+        #[oai(header = "Location")]
+        String,
+    ),
 }
+
+/// For how long the answer to an erasure of one entry waits for its end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const FIELDS: [&str; 7] = [
     "ids", "user_id", "filter", "groups", "basis", "reason", "dry_run",
@@ -137,6 +150,12 @@ fn write_job(job: &ErasureJob) -> String {
     body
 }
 
+/// What is answered of an erasure that goes on, and where to ask about it.
+fn begun(job: &ErasureJob) -> (JsonBody<schema::Erasure>, String) {
+    let place = format!("/api/v1/erasures/{}", job.id);
+    (JsonBody::new(write_job(job)), place)
+}
+
 #[OpenApi(prefix_path = "/api/v1")]
 impl Erasures {
     /// Erase entries by id, by user or by filter
@@ -182,8 +201,8 @@ impl Erasures {
             ))));
         }
         let job = log.request_erasure(request).await?;
-        let place = format!("/api/v1/erasures/{}", job.id);
-        Ok(ErasureAnswer::Begun(JsonBody::new(write_job(&job)), place))
+        let (body, place) = begun(&job);
+        Ok(ErasureAnswer::Begun(body, place))
     }
 
     /// Read an erasure
@@ -210,8 +229,12 @@ impl Erasures {
 
     /// Erase one entry
     ///
-    /// Needs `erase`. Destroys all groups of the entry's fields. The leaf stays, so that proofs still
-    /// hold, and a control entry says what was destroyed. Refused (409) as `POST /erasures` is.
+    /// Needs `erase`. Destroys all groups of the entry's fields, as `POST /erasures` by `ids` does: in the log,
+    /// in an archive, and of an event that was accepted and is still in a queue or an outbox, as soon as it
+    /// arrives. The leaf stays, so that proofs still hold, and a control entry says what was destroyed.
+    /// Answers when that is done, or after ten seconds with the erasure that goes on. An id that isn't in
+    /// the log is 404 only while queue and outbox are empty; what was accepted under it before is
+    /// erased all the same. Refused (409) as `POST /erasures` is.
     #[oai(
         path = "/logs/cleanup/:id",
         method = "delete",
@@ -226,17 +249,13 @@ impl Erasures {
     ) -> Result<EraseAnswer, Refused<Writing>> {
         let id: EventId = id.0.parse()?;
         let log = self.0.gate.enter(&caller, Permission::Erase, &[]).await?;
-        let erased = log.erase(vec![id], None, basis(None)?, None).await?;
-        if erased.entries == 0 {
-            // Erased before, or never there: only the latter is an error, and a corrupt entry is
-            // still there.
-            let permissions = Permissions::of(&[Permission::Read]);
-            let scope = TenantScope::trusted(log.scope().tenant(), "cleanup").only(permissions);
-            match self.0.log().tenant(scope).get(id).await {
-                Err(e) if e.kind() != ErrorKind::Corrupt => return Err(e.into()),
-                _ => {}
+        let erased = match log.erase_entry(id, basis(None)?, PATIENCE).await? {
+            EntryErased::Done(erased) => erased,
+            EntryErased::Begun(job) => {
+                let (body, place) = begun(&job);
+                return Ok(EraseAnswer::Begun(body, place));
             }
-        }
+        };
         let mut body = format!("{{\"entries\":{},\"receipts\":[", erased.entries);
         for (i, receipt) in erased.receipts.iter().enumerate() {
             if i > 0 {

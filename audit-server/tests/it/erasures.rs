@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use audit_core::tlog::leaf;
+use audit_core::tlog::evidence::Record;
+use audit_core::tlog::leaf::{self, open_disclosure};
 use audit_core::tlog::note::VerifyingKey;
 use audit_core::tlog::proof::InclusionProof;
 use audit_core::tlog::verify::{Options, verify_lines};
@@ -184,6 +185,181 @@ async fn each_fault_of_an_erasure_names_its_field() {
     send(service.get(nowhere, &admin)).await.expect(404);
     let entry = send(service.get(&format!("/api/v1/logs/{id}"), &admin)).await;
     assert!(entry.expect(200).json().get("erased").is_none());
+}
+
+impl Service {
+    async fn erase_entry(&self, id: impl std::fmt::Display, token: &str) -> Answer {
+        let path = self.url(&format!("/api/v1/logs/cleanup/{id}"));
+        send(self.http.delete(path).bearer_auth(token)).await
+    }
+
+    /// Accepts an event that is to be appended later, and returns its id.
+    async fn enqueue(&self, token: &str, user: &str) -> String {
+        let event = json!({
+            "action_type": "VIEW", "resource_type": "doc", "resource_id": "d", "user_id": user,
+        });
+        let queued = self.post("/api/v1/logs", token, event.to_string());
+        let queued = send(queued.header("prefer", "respond-async")).await;
+        queued.expect(202).json()["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn entry(&self, id: impl std::fmt::Display, token: &str) -> Answer {
+        send(self.get(&format!("/api/v1/logs/{id}"), token)).await
+    }
+}
+
+const GROUPS: [&str; 2] = ["actor", "resource"];
+
+#[tokio::test]
+async fn one_entry_is_erased_and_a_repeat_finds_nothing_left() {
+    let service = Service::start().await;
+    let (tenant, other) = (service.tenant("acme").await, service.tenant("other").await);
+    let admin = token(Role::TenantAdmin, tenant);
+    let id = service
+        .record(tenant, Event::view("doc", "d").user(ANN))
+        .await;
+    // Another tenant's id is as unknown as one that never was.
+    let stranger = token(Role::TenantAdmin, other);
+    for unknown in [
+        id.to_string(),
+        "0190a000-0000-7000-8000-00000000dead".to_owned(),
+    ] {
+        for _ in 0..2 {
+            let unknown = service.erase_entry(&unknown, &stranger).await.expect(404);
+            assert_eq!(unknown.json()["type"], "/problems/not-found");
+        }
+    }
+    let entry = service.entry(id, &admin).await.expect(200).json();
+    assert_eq!(entry["user_id"], ANN);
+
+    let size = service.head(tenant).await.size();
+    let erased = service.erase_entry(id, &admin).await.expect(200).json();
+    assert_eq!(erased["entries"], 1);
+    assert_eq!(erased["receipts"].as_array().unwrap().len(), 1);
+    assert_eq!(erased["receipts"][0]["seq"], size);
+    let entry = service.entry(id, &admin).await.expect(200).json();
+    assert_eq!(entry["erased"], json!(GROUPS));
+    let again = service.erase_entry(id, &admin).await.expect(200).json();
+    assert_eq!(again, json!({"entries": 0, "receipts": []}));
+    assert_eq!(service.head(tenant).await.size(), size + 1);
+}
+
+#[tokio::test]
+async fn one_entry_that_was_accepted_and_is_still_queued_is_erased_when_it_arrives() {
+    let service = Service::with(&[("AUDIT_ROLES", "api")]).await;
+    let tenant = service.tenant("acme").await;
+    let admin = token(Role::TenantAdmin, tenant);
+    let id = service.enqueue(&admin, ANN).await;
+    service.entry(&id, &admin).await.expect(404);
+    let begun = service.erase_entry(&id, &admin).await.expect(202);
+    let place = begun.header("location").to_owned();
+    let told = send(service.get(&place, &admin)).await.expect(200);
+    assert!(
+        !told.text.contains(ANN) && !told.text.contains(&id),
+        "{}",
+        told.text
+    );
+    let later = service.enqueue(&admin, ANN).await;
+
+    let workers = service.storage.log.start();
+    let path = format!("/api/v1/logs/{id}");
+    let has_lost = |answer: &Answer| answer.status == 200 && answer.json().get("erased").is_some();
+    let entry = until(|| service.get(&path, &admin), "it is erased", has_lost).await;
+    assert!(!entry.text.contains(ANN), "{}", entry.text);
+    assert_eq!(entry.json()["erased"], json!(GROUPS));
+    let path = format!("/api/v1/logs/{later}");
+    let is_there = |answer: &Answer| answer.status == 200;
+    let entry = until(|| service.get(&path, &admin), "it is appended", is_there).await;
+    assert_eq!(entry.json()["user_id"], ANN, "accepted behind the request");
+
+    // Now that something works the queue off, the answer waits for it.
+    let id = service.enqueue(&admin, ANN).await;
+    let erased = service.erase_entry(&id, &admin).await.expect(200).json();
+    assert_eq!(erased["entries"], 1);
+    assert_eq!(erased["receipts"].as_array().unwrap().len(), 1);
+    let entry = service.entry(&id, &admin).await.expect(200).json();
+    assert_eq!(entry["erased"], json!(GROUPS));
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+/// What every object below a folder holds, also within what is packed there.
+fn held(folder: &std::path::Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(held(&path));
+            continue;
+        }
+        let mut bytes = std::fs::read(&path).unwrap();
+        if path.extension().is_some_and(|ext| ext == "zst") {
+            bytes = zstd::decode_all(bytes.as_slice()).unwrap();
+        }
+        for line in String::from_utf8(bytes).unwrap().lines() {
+            all.push(line.to_owned());
+            if let Ok(Record::Entry(line)) = Record::parse(line) {
+                let shown = line.disclosures.iter().flatten();
+                all.extend(shown.map(|one| open_disclosure(one).unwrap().value));
+            }
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn one_entry_that_is_pruned_is_erased_in_the_archive() {
+    let archive = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", archive.path().display());
+    let service = Service::with(&[("AUDIT_ARCHIVE_URL", &url)]).await;
+    let tenant = service.tenant("acme").await;
+    let (admin, operator) = (token(Role::TenantAdmin, tenant), token(Role::Admin, None));
+    let id = service
+        .record(tenant, Event::view("doc", "d").user(ANN))
+        .await;
+    let prune = json!({"before": "2999-01-01T00:00:00Z"}).to_string();
+    send(service.post("/api/v1/prunes", &admin, prune))
+        .await
+        .expect(201);
+    service.entry(id, &admin).await.expect(410);
+    let shows_her = || held(archive.path()).iter().any(|text| text.contains(ANN));
+    assert!(shows_her());
+
+    let holds = format!("/api/v1/tenants/{tenant}/legal-holds");
+    let hold = service.post(&holds, &operator, json!({"name": "Case 7"}).to_string());
+    let hold = send(hold).await.expect(201).json();
+    let refused = service.erase_entry(id, &admin).await.expect(409).json();
+    assert_eq!(refused["type"], "/problems/refused");
+    assert!(shows_her());
+    let hold = service.url(&format!("{holds}/{}", hold["id"].as_str().unwrap()));
+    send(service.http.delete(hold).bearer_auth(&operator))
+        .await
+        .expect(200);
+
+    let erased = service.erase_entry(id, &admin).await.expect(200).json();
+    assert_eq!(erased["entries"], 1);
+    assert_eq!(erased["receipts"].as_array().unwrap().len(), 1);
+    assert!(!shows_her());
+    let again = service.erase_entry(id, &admin).await.expect(200).json();
+    assert_eq!(again, json!({"entries": 0, "receipts": []}));
+    service.entry(id, &admin).await.expect(410);
+}
+
+#[tokio::test]
+async fn one_entry_that_is_pruned_and_nowhere_archived_is_gone() {
+    let service = Service::start().await;
+    let tenant = service.tenant("acme").await;
+    let admin = token(Role::TenantAdmin, tenant);
+    let id = service
+        .record(tenant, Event::view("doc", "d").user(ANN))
+        .await;
+    let prune = json!({"before": "2999-01-01T00:00:00Z"}).to_string();
+    send(service.post("/api/v1/prunes", &admin, prune))
+        .await
+        .expect(201);
+    for _ in 0..2 {
+        let gone = service.erase_entry(id, &admin).await.expect(410);
+        assert_eq!(gone.json()["type"], "/problems/pruned");
+    }
 }
 
 pub(crate) struct Client {
