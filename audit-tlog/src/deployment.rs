@@ -80,9 +80,21 @@ pub struct WitnessedHead {
     pub cosigned: Vec<(VerifyingKey, u64)>,
 }
 
+/// Whom somebody trusts who checks a head proof. The keys are named, so that a witness's is never taken
+/// for the log's.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadPolicy<'a> {
+    /// The keys of the deployment log, of which one has to have signed.
+    pub log: &'a [VerifyingKey],
+    /// The witnesses whose cosignatures count.
+    pub witnesses: &'a [VerifyingKey],
+    /// How many of them have to have cosigned; 0 asks for none.
+    pub least: usize,
+}
+
 /// Checks a head proof: that its opening is that of its leaf, that the leaf stands in a log that one of
-/// `log`, the log's keys, signed for, and that at least so many of the witnesses cosigned. Whether the opening is of the
-/// expected tenant, and its head the expected one, is for the caller to compare.
+/// the log's keys signed for, and that at least so many of the witnesses cosigned. Whether the opening is of
+/// the expected tenant, and its head the expected one, is for the caller to compare.
 ///
 /// # Errors
 ///
@@ -90,10 +102,13 @@ pub struct WitnessedHead {
 /// theirs is one, however many others there are.
 pub fn verify_head(
     proof: &InclusionProof,
-    log: &[VerifyingKey],
-    witnesses: &[VerifyingKey],
-    least: usize,
+    policy: &HeadPolicy<'_>,
 ) -> Result<WitnessedHead, HeadFault> {
+    let HeadPolicy {
+        log,
+        witnesses,
+        least,
+    } = *policy;
     let opening = HeadOpening::of(proof)?;
     let keys = [log, witnesses].concat();
     let opened = proof.verify(&opening.leaf_hash(), &keys)?;

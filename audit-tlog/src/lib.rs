@@ -36,7 +36,9 @@ pub mod witness;
 
 pub use checkpoint::{Checkpoint, CheckpointFault, Opened, Origin, OriginFault};
 pub use control::{Basis, Control, ControlFault, Vkey};
-pub use deployment::{HeadFault, HeadOpening, OpeningFault, WitnessedHead, verify_head};
+pub use deployment::{
+    HeadFault, HeadOpening, HeadPolicy, OpeningFault, WitnessedHead, verify_head,
+};
 pub use groups::{Actor, Context, Related, Resource};
 pub use leaf::{Group, Hash, Kind, Leaf, Salt, Seed, UnknownName};
 pub use merkle::{ProofFault, Tree};

@@ -44,7 +44,7 @@ pub use report::{
 
 use crate::checkpoint::Checkpoint;
 use crate::control::Control;
-use crate::deployment::{HeadOpening, verify_head};
+use crate::deployment::{HeadOpening, HeadPolicy, verify_head};
 use crate::evidence::{End, Gap, Manifest, Mark, Record, grow, head_digest};
 use crate::leaf::{Group, Hash};
 use crate::merkle::Tree;
@@ -860,7 +860,12 @@ impl Verifier {
         }
         for proof in &self.options.head_proofs {
             let keys = chain.deployment_keys(proof, &self.options.keys);
-            let head = match verify_head(proof, &keys, &self.options.witnesses, 0) {
+            let policy = HeadPolicy {
+                log: &keys,
+                witnesses: &self.options.witnesses,
+                least: 0,
+            };
+            let head = match verify_head(proof, &policy) {
                 Ok(head) => head,
                 Err(fault) => {
                     late.global(Code::HeadProof, format!("the head proof: {fault}"));

@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use audit_core::memory::MemoryStore;
 use audit_core::tlog::checkpoint::{FIRST_EPOCH, Origin};
 use audit_core::tlog::note::{Cosigner, SigningKey, VerifyingKey};
-use audit_core::tlog::verify_head;
 use audit_core::tlog::witness::AddCheckpoint;
+use audit_core::tlog::{HeadPolicy, verify_head};
 use audit_core::{
     AuditLog, Clock as _, Event, Recorder as _, Signer, SystemClock, TenantId, TenantScope,
     WitnessAnswer,
@@ -134,7 +134,12 @@ async fn cosign_once() -> Outcome<()> {
     };
     // Whoever has the proof, the two keys and nothing else:
     let witnesses = [witness.key().clone()];
-    let head = verify_head(&proof, &[reader.deployment_key().await?], &witnesses, 1)?;
+    let policy = HeadPolicy {
+        log: &[reader.deployment_key().await?],
+        witnesses: &witnesses,
+        least: 1,
+    };
+    let head = verify_head(&proof, &policy)?;
     println!(
         "the head of {} entries was there at {}",
         head.opening.size, head.cosigned[0].1

@@ -12,7 +12,7 @@ use audit_core::tlog::merkle;
 use audit_core::tlog::note::{Cosigner, Note, SigningKey, VerifyingKey};
 use audit_core::tlog::tile::{Content, Tile, parse_entries, parse_hashes};
 use audit_core::tlog::witness::{AddCheckpoint, WitnessedLog, decide};
-use audit_core::tlog::{HeadFault, Refusal, WitnessedHead, leaf, verify_head};
+use audit_core::tlog::{HeadFault, HeadPolicy, Refusal, WitnessedHead, leaf, verify_head};
 use audit_core::{
     AuditLog, CheckpointStore as _, DeploymentStatus, DeploymentStore as _, Error, ErrorKind,
     Event, Hash, LogStore as _, Permissions, Recorder as _, Result, Signer, TenantId, TenantLog,
@@ -206,7 +206,12 @@ pub(crate) async fn proved_in(
             Err(error) if error.is_retryable() => return None,
             Err(error) => panic!("{error}"),
         };
-        match verify_head(&proof, &[log_key_in(epoch)], &keys, by.len()) {
+        let policy = HeadPolicy {
+            log: &[log_key_in(epoch)],
+            witnesses: &keys,
+            least: by.len(),
+        };
+        match verify_head(&proof, &policy) {
             Ok(head) => (head.opening.size == size).then_some(head),
             Err(HeadFault::Witnesses { .. }) => None,
             Err(fault) => panic!("{fault}"),
@@ -239,14 +244,27 @@ async fn each_tenant_proves_that_its_head_is_in_a_cosigned_deployment_head() {
 
     let proof = reader(&log, tenant(2)).head_proof().await.unwrap();
     let keys: Vec<_> = notaries.iter().map(|witness| witness.key.clone()).collect();
-    let of_one = verify_head(&proof, &[log_key()], &keys[..1], 2);
-    assert_eq!(of_one, Err(HeadFault::Witnesses { found: 1, least: 2 }));
+    let policy = HeadPolicy {
+        log: &[log_key()],
+        witnesses: &keys,
+        least: 2,
+    };
+    let of_one = HeadPolicy {
+        witnesses: &keys[..1],
+        ..policy
+    };
+    let too_few = HeadFault::Witnesses { found: 1, least: 2 };
+    assert_eq!(verify_head(&proof, &of_one), Err(too_few));
     let other = key(9).renamed(log_key().name()).unwrap();
-    assert!(verify_head(&proof, &[other.verifying_key().clone()], &keys, 2).is_err());
+    let strangers = HeadPolicy {
+        log: &[other.verifying_key().clone()],
+        ..policy
+    };
+    assert!(verify_head(&proof, &strangers).is_err());
     let mut forged = after.opening;
     forged.size += 1;
     let forged = proof.with_extra(forged.to_json().into_bytes()).unwrap();
-    assert!(verify_head(&forged, &[log_key()], &keys, 2).is_err());
+    assert!(verify_head(&forged, &policy).is_err());
 
     let nothing = TenantScope::trusted(tenant(2), "test").only(Permissions::NONE);
     let nothing = log.tenant(nothing);
@@ -512,7 +530,12 @@ async fn while_the_key_changes_both_sign_the_deployment_head() {
     let head = proved(&log, tenant(1), 3, &notaries).await;
     let proof = reader(&log, tenant(1)).head_proof().await.unwrap();
     let keys = [notaries[0].key.clone()];
-    let by_new = verify_head(&proof, &[new], &keys, 1).unwrap();
+    let policy = HeadPolicy {
+        log: &[new],
+        witnesses: &keys,
+        least: 1,
+    };
+    let by_new = verify_head(&proof, &policy).unwrap();
     assert_eq!(by_new.checkpoint.origin(), head.checkpoint.origin());
     assert!(workers.shutdown(Duration::from_secs(5)).await);
 }

@@ -12,7 +12,7 @@ use audit_core::tlog::proof::InclusionProof;
 use audit_core::tlog::tile::{Content, Tile, parse_entries, parse_hashes};
 use audit_core::tlog::verify::{Options, verify_lines};
 use audit_core::tlog::witness::{SIZE_CONTENT_TYPE, monitoring_path};
-use audit_core::tlog::{WitnessedHead, leaf, verify_head};
+use audit_core::tlog::{HeadPolicy, WitnessedHead, leaf, verify_head};
 use audit_core::{Event, Role, TenantId};
 use poem::Server;
 use poem::listener::{Acceptor as _, Listener as _, TcpListener};
@@ -81,7 +81,12 @@ async fn proved(
                 200 => {
                     let proof = InclusionProof::parse(&answer.text).unwrap();
                     let witnesses = std::slice::from_ref(witness);
-                    if let Ok(head) = verify_head(&proof, &[log_key()], witnesses, 1) {
+                    let policy = HeadPolicy {
+                        log: &[log_key()],
+                        witnesses,
+                        least: 1,
+                    };
+                    if let Ok(head) = verify_head(&proof, &policy) {
                         return (proof, head);
                     }
                 }

@@ -3,7 +3,8 @@
 use audit_tlog::deployment::{OpeningFault, leaf_data};
 use audit_tlog::leaf::leaf_hash;
 use audit_tlog::{
-    Cosigner, Hash, HeadFault, HeadOpening, InclusionProof, NoteFault, Salt, verify_head,
+    Cosigner, Hash, HeadFault, HeadOpening, HeadPolicy, InclusionProof, NoteFault, Salt,
+    verify_head,
 };
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
@@ -134,45 +135,68 @@ fn a_head_proof_holds_for_its_opening_its_log_and_enough_witnesses() {
             .unwrap()
     };
     let log_key = &[own.verifying_key().clone()];
+    let policy = HeadPolicy {
+        log: log_key,
+        witnesses: &witnesses,
+        least: 1,
+    };
     for (index, opening) in (0..).zip(&openings) {
         let text = proof(opening, index).encode();
         let read = InclusionProof::parse(&text).unwrap();
-        let found = verify_head(&read, log_key, &witnesses, 1).unwrap();
+        let found = verify_head(&read, &policy).unwrap();
         assert_eq!((found.opening, found.index), (*opening, index));
         assert_eq!(found.checkpoint.origin(), ORIGIN);
         assert_eq!(found.cosigned, [(witnesses[0].clone(), 1000)]);
         assert_eq!(leaf_data(&opening.commitment()), opening.leaf_data());
     }
     let good = proof(&openings[4], 4);
-    let too_few = HeadFault::Witnesses { found: 1, least: 2 };
-    assert_eq!(verify_head(&good, log_key, &witnesses, 2), Err(too_few));
     let none = HeadFault::Witnesses { found: 0, least: 1 };
-    let other = &witnesses[1..];
-    assert_eq!(verify_head(&good, log_key, other, 1), Err(none));
-    assert!(verify_head(&good, log_key, &[], 0).is_ok());
-    // A log's own key doesn't count as a witness.
-    let none = HeadFault::Witnesses { found: 0, least: 1 };
-    assert_eq!(verify_head(&good, log_key, log_key, 1), Err(none));
+    for (witnesses, least, expected) in [
+        (
+            &witnesses[..],
+            2,
+            Err(HeadFault::Witnesses { found: 1, least: 2 }),
+        ),
+        (&witnesses[1..], 1, Err(none.clone())),
+        (&[], 0, Ok(())),
+        // A log's own key doesn't count as a witness.
+        (log_key, 1, Err(none)),
+    ] {
+        let policy = HeadPolicy {
+            witnesses,
+            least,
+            ..policy
+        };
+        assert_eq!(verify_head(&good, &policy).map(drop), expected);
+    }
 
     for (bad, why) in [
         (proof(&openings[3], 4), "another opening"),
         (proof(&openings[4], 3), "another place"),
     ] {
-        let refused = verify_head(&bad, log_key, &witnesses, 1);
+        let refused = verify_head(&bad, &policy);
         assert!(matches!(refused, Err(HeadFault::Proof(_))), "{why}");
     }
     let bare = InclusionProof::new(4, log.inclusion(4, 9), head.clone()).unwrap();
     for bad in [bare.clone(), bare.with_extra(b"{}".to_vec()).unwrap()] {
-        let refused = verify_head(&bad, log_key, &witnesses, 1);
+        let refused = verify_head(&bad, &policy);
         assert_eq!(refused, Err(OpeningFault::Shape.into()));
     }
     let stranger = key(ORIGIN, 7);
     let stranger = stranger.verifying_key().clone();
-    let refused = verify_head(&good, std::slice::from_ref(&stranger), &witnesses, 1);
+    let trusting = |log| HeadPolicy { log, ..policy };
+    let refused = verify_head(&good, &trusting(std::slice::from_ref(&stranger)));
     assert!(matches!(refused, Err(HeadFault::Proof(_))));
     // Over a change of keys one of the two will do.
     let both = [stranger, own.verifying_key().clone()];
-    assert!(verify_head(&good, &both, &witnesses, 1).is_ok());
+    let found = verify_head(
+        &good,
+        &HeadPolicy {
+            log: &both,
+            ..policy
+        },
+    );
+    assert!(found.is_ok());
     // A line in a known witness's name that isn't its own.
     head.replace(cosigners[0].cosign("another\n", 1000).unwrap())
         .unwrap();
@@ -180,7 +204,7 @@ fn a_head_proof_holds_for_its_opening_its_log_and_enough_witnesses() {
     let forged = forged
         .with_extra(openings[4].to_json().into_bytes())
         .unwrap();
-    let refused = verify_head(&forged, log_key, &witnesses, 1);
+    let refused = verify_head(&forged, &policy);
     let bad = NoteFault::BadSignature("w2".into());
     assert_eq!(refused, Err(HeadFault::Proof(bad.into())));
 }

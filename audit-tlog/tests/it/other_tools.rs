@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use audit_tlog::{
-    Cosigner, Hash, HeadOpening, InclusionProof, Origin, Salt, SigningKey, verify_head,
+    Cosigner, Hash, HeadOpening, HeadPolicy, InclusionProof, Origin, Salt, SigningKey, verify_head,
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -173,7 +173,12 @@ fn gos_libraries_accept_a_deployment_log_and_its_head_proofs() {
         let path = format!("inclusion/{index}-{SIZE}.tlog-proof");
         write(&path, proof.encode().as_bytes());
         let witnesses = [witness.verifying_key().clone()];
-        let read = verify_head(&proof, &[own.verifying_key().clone()], &witnesses, 1).unwrap();
+        let policy = HeadPolicy {
+            log: &[own.verifying_key().clone()],
+            witnesses: &witnesses,
+            least: 1,
+        };
+        let read = verify_head(&proof, &policy).unwrap();
         assert_eq!(read.opening, opening(index));
     }
     let (status, report) = check(folder.path());
