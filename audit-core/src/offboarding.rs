@@ -150,13 +150,14 @@ pub trait OffboardingStore: Debug + Send + Sync + 'static {
     async fn open_endings(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Ending>>;
 
     /// Deletes a tenant whose end was asked for, in one transaction under the head's lock: keeps the
-    /// tombstone, but for what the store says of it, forgets the ending, and the tenant's name, secret and API keys. Its name is its id from
-    /// then on, its secret [none](crate::TenantSecret::NONE). Its rows go afterwards, in [`sweep`](crate::LogStore::sweep).
+    /// tombstone, but for what the store says of it, forgets the ending, and the tenant's name, secret and API
+    /// keys. Its name is its id from then on, its secret [none](crate::TenantSecret::NONE). Its rows go
+    /// afterwards, in [`sweep`](crate::LogStore::sweep).
     ///
     /// # Errors
     /// [`Unavailable`](ErrorKind::Unavailable) when the log has another head than the tombstone says: it grew
-    /// since it was archived; and while an erasure runs, which may have to reach the archive. [`Refused`](ErrorKind::Refused) while a legal hold is open, and when nobody asked
-    /// for it.
+    /// since it was archived; and while an erasure runs, which may have to reach the archive.
+    /// [`Refused`](ErrorKind::Refused) while a legal hold is open, and when nobody asked for it.
     async fn end(&self, tombstone: &Tombstone) -> Result<()>;
 
     /// What is left of a deleted tenant; none of any other.
