@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::{
-    Clock as _, Delivery, ErrorKind, EventId, EventQueue, Message, MessageKind, QueueDepth,
-    Redrive, SystemClock, TenantId,
+    Clock as _, Delivery, Error, ErrorKind, EventId, EventQueue, Message, MessageKind, QueueDepth,
+    Redrive, SystemClock, TenantId, Verdict,
 };
 use tokio::time::Instant;
 
-use crate::fixture::{DEADLINE, kind, tenant_id};
+use crate::fixture::{By, DEADLINE, kind, tenant_id};
 
 /// Opens a queue for a contract.
 pub trait EventQueueHarness: Sized + Send + Sync + 'static {
@@ -296,6 +296,90 @@ pub async fn dead_letters_are_redriven<H: EventQueueHarness>() {
         ids(&rest).union(&ids(&again)).count()
     );
     assert_eq!(queue.redrive(&Redrive::All).await.expect("redriven"), 0);
+}
+
+/// Removed, replaced or left alone, as the sieve says.
+pub async fn dead_letters_are_sifted<H: EventQueueHarness>() {
+    let harness = H::open().await;
+    let queue = harness.queue();
+    let sent: Vec<Message> = (0..4).map(|n| message(tenant_id(), n)).collect();
+    bury_all(queue, &sent).await;
+    let before = queue.dead_letters(10).await.expect("dead letters");
+    let [removed, replaced] = [sent[0].id, sent[1].id];
+    let sieve = By::new(move |id| {
+        Ok(match id {
+            id if id == removed => Verdict::Remove,
+            id if id == replaced => Verdict::Replace {
+                text: "{\"less\":true}".into(),
+                reason: "worse".into(),
+            },
+            _ => Verdict::Keep,
+        })
+    });
+    assert_eq!(queue.sift(sieve).await.expect("sifted"), 2);
+    let after = queue.dead_letters(10).await.expect("dead letters");
+    assert_eq!(after.len(), 3);
+    for letter in &after {
+        let id = letter.message.id;
+        let was = before.iter().find(|was| was.message.id == id);
+        let was = was.expect("one that was there");
+        assert_eq!(letter.died_at, was.died_at);
+        if id == replaced {
+            let mut message = was.message.clone();
+            message.body = "{\"less\":true}".into();
+            assert_eq!((&letter.message, &*letter.reason), (&message, "worse"));
+        } else {
+            assert_eq!(
+                (&letter.message, &letter.reason),
+                (&was.message, &was.reason)
+            );
+        }
+    }
+    let none = By::new(|_| Ok(Verdict::Keep));
+    assert_eq!(queue.sift(none.clone()).await.expect("sifted"), 0);
+    let shown: HashSet<EventId> = none.shown.lock().expect("no panic").drain(..).collect();
+    assert_eq!(
+        shown,
+        after.iter().map(|letter| letter.message.id).collect()
+    );
+    assert_eq!(queue.redrive(&Redrive::All).await.expect("redriven"), 3);
+    let again = receive(queue, 3, LONG).await;
+    let again = again
+        .iter()
+        .find(|delivery| delivery.message.id == replaced);
+    assert_eq!(again.expect("redriven").message.body, "{\"less\":true}");
+    assert_eq!(queue.sift(none).await.expect("sifted"), 0);
+}
+
+/// However many they are; and a sieve that fails leaves them as they are.
+pub async fn every_dead_letter_is_sifted<H: EventQueueHarness>() {
+    const LETTERS: usize = 230;
+    let harness = H::open().await;
+    let queue = harness.queue();
+    // Of as many tenants: an engine that keeps the order of each may hold back what comes later.
+    let sent: Vec<Message> = (0..LETTERS).map(|n| message(tenant_id(), n)).collect();
+    bury_all(queue, &sent).await;
+    let failing = By::new(|_| Err(Error::new(ErrorKind::Unavailable, "not now")));
+    assert_eq!(
+        kind(queue.sift(failing).await),
+        Some(ErrorKind::Unavailable)
+    );
+    let all: HashSet<EventId> = sent.iter().map(|message| message.id).collect();
+    let sieve = By::new(|_| Ok(Verdict::Remove));
+    let count = queue.sift(sieve.clone()).await.expect("sifted");
+    assert_eq!(count, LETTERS as u64);
+    let shown = std::mem::take(&mut *sieve.shown.lock().expect("no panic"));
+    assert_eq!(shown.len(), LETTERS);
+    assert_eq!(shown.into_iter().collect::<HashSet<_>>(), all);
+    assert!(queue.dead_letters(10).await.expect("none").is_empty());
+}
+
+async fn bury_all<Q: EventQueue>(queue: &Q, sent: &[Message]) {
+    send(queue, sent).await;
+    let received = receive(queue, sent.len(), LONG).await;
+    let letter = |handle| (handle, "bad".to_owned());
+    let letters: Vec<_> = handles(&received).into_iter().map(letter).collect();
+    assert_all_ok(queue.bury(&letters).await, sent.len());
 }
 
 /// The others of the batch are sent.

@@ -1,14 +1,16 @@
 //! What contracts start from: tenants, events, acts.
 
-use std::sync::Arc;
+use std::fmt::{self, Debug};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use audit_core::tlog::note::SigningKey;
 use audit_core::{
-    Act, Basis, Batch, Clock, Declaration, Entry, Error, ErrorKind, Event, EventId, Fence, Filter,
-    LegalHold, LogStore, Outcome, PageRequest, PreparedEvent, Receipt, Result, RetentionStore,
-    Severity, Snapshot, SystemClock, Tenant, TenantId, TenantScope, TenantSecret, TenantStatus,
-    TenantStore, TenantUpdate, Timestamp,
+    Act, Basis, Batch, Clock, DeadLetter, Declaration, Entry, Error, ErrorKind, Event, EventId,
+    Fence, Filter, LegalHold, LogStore, Outcome, PageRequest, ParkedRow, PreparedEvent, Receipt,
+    Result, RetentionStore, Severity, Sieve, Snapshot, SystemClock, Tenant, TenantId, TenantScope,
+    TenantSecret, TenantStatus, TenantStore, TenantUpdate, Timestamp, Verdict,
 };
 use futures_util::TryStreamExt as _;
 
@@ -209,4 +211,44 @@ pub(crate) async fn release(store: &dyn RetentionStore, tenant: TenantId, hold: 
 
 pub(crate) fn kind<T>(result: Result<T>) -> Option<ErrorKind> {
     result.err().as_ref().map(Error::kind)
+}
+
+/// A sieve that says what a function does, and keeps what it was shown.
+pub(crate) struct By<F> {
+    verdict: F,
+    pub(crate) shown: Mutex<Vec<EventId>>,
+}
+
+impl<F: Fn(EventId) -> Result<Verdict>> By<F> {
+    pub(crate) fn new(verdict: F) -> Arc<Self> {
+        Arc::new(Self {
+            verdict,
+            shown: Mutex::default(),
+        })
+    }
+
+    fn say(&self, ids: Vec<EventId>) -> Result<Vec<Verdict>> {
+        self.shown.lock().expect("no panic").extend(&ids);
+        ids.into_iter().map(&self.verdict).collect()
+    }
+}
+
+impl<F> Debug for By<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("By")
+    }
+}
+
+#[async_trait]
+impl<F: Fn(EventId) -> Result<Verdict> + Send + Sync> Sieve<DeadLetter> for By<F> {
+    async fn judge(&self, letters: &[DeadLetter]) -> Result<Vec<Verdict>> {
+        self.say(letters.iter().map(|letter| letter.message.id).collect())
+    }
+}
+
+#[async_trait]
+impl<F: Fn(EventId) -> Result<Verdict> + Send + Sync> Sieve<ParkedRow> for By<F> {
+    async fn judge(&self, rows: &[ParkedRow]) -> Result<Vec<Verdict>> {
+        self.say(rows.iter().map(|parked| parked.row.id).collect())
+    }
 }

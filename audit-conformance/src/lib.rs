@@ -386,6 +386,8 @@ macro_rules! event_queue {
             a_delayed_retry_comes_later,
             a_buried_message_is_a_dead_letter,
             dead_letters_are_redriven,
+            dead_letters_are_sifted,
+            every_dead_letter_is_sifted,
             a_body_that_is_too_long_fails_alone,
             an_empty_queue_answers_within_the_wait,
             waits_leases_and_delays_are_clamped,
@@ -432,6 +434,8 @@ macro_rules! outbox {
             rows_that_are_done_are_gone,
             a_parked_row_is_set_aside_with_its_reason,
             parked_rows_are_redriven,
+            parked_rows_are_sifted,
+            every_parked_row_is_sifted,
             unknown_rows_are_passed_over,
             tenants_are_passed_over,
         );

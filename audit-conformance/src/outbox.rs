@@ -2,9 +2,12 @@
 
 use std::future::Future;
 
-use audit_core::{Clock as _, EventId, Outbox, OutboxRow, Redrive, SystemClock, TenantId};
+use audit_core::{
+    Clock as _, Error, ErrorKind, EventId, Outbox, OutboxRow, Redrive, SystemClock, TenantId,
+    Verdict,
+};
 
-use crate::fixture::{event, prepare, tenant_id};
+use crate::fixture::{By, event, kind, prepare, tenant_id};
 
 /// Opens an outbox for a contract.
 pub trait OutboxHarness: Sized + Send + Sync + 'static {
@@ -133,6 +136,66 @@ pub async fn parked_rows_are_redriven<H: OutboxHarness>() {
     assert!(outbox.parked(10).await.expect("parked").is_empty());
     assert_eq!(outbox.take(10, &[]).await.expect("rows").len(), 3);
     assert_eq!(outbox.redrive(&Redrive::All).await.expect("redriven"), 0);
+}
+
+/// Removed, replaced or left alone, as the sieve says.
+pub async fn parked_rows_are_sifted<H: OutboxHarness>() {
+    let harness = H::open().await;
+    let outbox = harness.outbox();
+    left(&harness, 4).await;
+    let rows = outbox.take(10, &[]).await.expect("rows");
+    for row in &rows[..3] {
+        outbox.park(row.row, "conflict").await.expect("parked");
+    }
+    let [removed, replaced] = [rows[0].id, rows[1].id];
+    let sieve = By::new(move |id| {
+        Ok(match id {
+            id if id == removed => Verdict::Remove,
+            id if id == replaced => Verdict::Replace {
+                text: "{\"less\":true}".into(),
+                reason: "worse".into(),
+            },
+            _ => Verdict::Keep,
+        })
+    });
+    assert_eq!(outbox.sift(sieve.clone()).await.expect("sifted"), 2);
+    // What waits is on its way.
+    let shown = sieve.shown.lock().expect("no panic").clone();
+    assert_eq!(shown, [removed, replaced, rows[2].id]);
+    let mut less = rows[1].clone();
+    less.event = "{\"less\":true}".into();
+    let parked = outbox.parked(10).await.expect("parked");
+    let expected = [(&less, "worse"), (&rows[2], "conflict")];
+    let parked: Vec<_> = parked.iter().map(|p| (&p.row, &*p.reason)).collect();
+    assert_eq!(parked, expected);
+    assert_eq!(outbox.redrive(&Redrive::All).await.expect("redriven"), 2);
+    let taken = outbox.take(10, &[]).await.expect("rows");
+    assert_eq!(taken, [less, rows[2].clone(), rows[3].clone()]);
+    assert_eq!(outbox.sift(sieve).await.expect("sifted"), 0);
+}
+
+/// However many they are; and a sieve that fails leaves them as they are.
+pub async fn every_parked_row_is_sifted<H: OutboxHarness>() {
+    const ROWS: usize = 230;
+    let harness = H::open().await;
+    let outbox = harness.outbox();
+    left(&harness, ROWS).await;
+    let rows = outbox.take(ROWS, &[]).await.expect("rows");
+    for row in &rows {
+        outbox.park(row.row, "conflict").await.expect("parked");
+    }
+    let failing = By::new(|_| Err(Error::new(ErrorKind::Unavailable, "not now")));
+    assert_eq!(
+        kind(outbox.sift(failing).await),
+        Some(ErrorKind::Unavailable)
+    );
+    assert_eq!(outbox.parked(ROWS).await.expect("parked").len(), ROWS);
+    let sieve = By::new(|_| Ok(Verdict::Remove));
+    let count = outbox.sift(sieve.clone()).await.expect("sifted");
+    assert_eq!(count, ROWS as u64);
+    let shown = sieve.shown.lock().expect("no panic").clone();
+    assert_eq!(shown, rows.iter().map(|row| row.id).collect::<Vec<_>>());
+    assert!(outbox.parked(10).await.expect("none").is_empty());
 }
 
 /// A second relay may have been faster.

@@ -163,6 +163,20 @@ impl ErasureMark {
         Self(mac.finalize().into_bytes().into())
     }
 
+    /// The marks of an event by its text, which may be none that the log takes: of every user that it may
+    /// mean.
+    pub(crate) fn of_text(secret: &TenantSecret, id: EventId, text: &str) -> Vec<Self> {
+        let mut marks = vec![Self::of_id(secret, id)];
+        // Nothing but the id is told of what can't be read.
+        let members = json::members(text).into_iter().flatten();
+        for member in members.filter(|member| member.name == "user_id") {
+            // What isn't a string may still be whom it means: a number, for one.
+            let user = json::string(member.raw).unwrap_or(member.raw.into());
+            marks.push(Self::of_user(secret, &user));
+        }
+        marks
+    }
+
     /// The marks that an event has.
     pub(crate) fn of_event(secret: &TenantSecret, event: &PreparedEvent) -> Vec<Self> {
         let user = event.fields().user_id.as_ref();

@@ -377,6 +377,24 @@ impl Fields {
         Some(())
     }
 
+    /// The group that a field of this name is in; none of what can't be erased.
+    pub(crate) fn group_of(name: &str) -> Option<Group> {
+        Some(match name {
+            "user_id" | "actor_type" | "actor_name" | "on_behalf_of" => Group::Actor,
+            "resource_type" | "resource_id" | "resource_name" | "related_resources" => {
+                Group::Resource
+            }
+            "session_id" | "request_id" | "trace_id" | "user_agent" | "ip_address" => {
+                Group::Context
+            }
+            "reason" => Group::Reason,
+            "before_state" => Group::BeforeState,
+            "after_state" => Group::AfterState,
+            "metadata" => Group::Metadata,
+            _ => return None,
+        })
+    }
+
     /// Clears the fields of a group.
     pub fn clear(&mut self, group: Group) {
         match group {

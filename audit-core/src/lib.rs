@@ -90,7 +90,8 @@ pub use page::{Order, Page, PageRequest, Position, Sort};
 pub use prepare::{Act, Batch, PreparedEvent, Redact};
 pub use pursuit::EntryErased;
 pub use queue::{
-    DeadLetter, Delivery, EventQueue, Message, MessageKind, QueueDepth, Redrive, RowHandle,
+    DeadLetter, Delivery, EventQueue, Message, MessageKind, QueueDepth, Redrive, RowHandle, Sieve,
+    Verdict,
 };
 pub use recorder::Recorder;
 pub use retention::{ActionRetention, LegalHold, Retention, RetentionDue, RetentionStore};

@@ -1,13 +1,14 @@
 //! Capture in the caller's own transaction: an outbox in the caller's database, drained by a relay.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use audit_tlog::Timestamp;
 
 use crate::error::Result;
 use crate::id::{EventId, TenantId};
-use crate::queue::Redrive;
+use crate::queue::{Redrive, Sieve};
 
 /// An event that a caller's transaction left in its outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,4 +88,14 @@ pub trait Outbox: Debug + Send + Sync + 'static {
 
     /// Lets the relay try parked rows again. Returns how many.
     async fn redrive(&self, rows: &Redrive<i64>) -> Result<u64>;
+
+    /// Shows the sieve every parked row, of all tenants and in parts of bounded size, and does with each what
+    /// it says. Returns how many it changed or removed. A row that is replaced keeps its number, its tenant,
+    /// its id and the time when it was recorded.
+    ///
+    /// What is parked or redriven meanwhile may be passed over. A repeat begins anew.
+    ///
+    /// # Errors
+    /// The sieve's, and the engine's; what was done before stays done.
+    async fn sift(&self, sieve: Arc<dyn Sieve<ParkedRow>>) -> Result<u64>;
 }

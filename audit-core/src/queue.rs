@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Debug};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -186,6 +187,48 @@ impl<T: PartialEq> Redrive<T> {
     }
 }
 
+/// What becomes of a dead letter, or of a parked row, that a [`Sieve`] was shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It stays as it is.
+    Keep,
+    /// It stays with other content, and under another reason, for the first one may quote what is gone.
+    Replace {
+        /// The message's body, or the row's event.
+        text: String,
+        /// Why it was given up.
+        reason: String,
+    },
+    /// It goes, with all that it held.
+    Remove,
+}
+
+/// Judges what was given up: [`DeadLetter`]s for [`EventQueue::sift`],
+/// [`ParkedRow`](crate::ParkedRow)s for [`Outbox::sift`](crate::Outbox::sift).
+#[async_trait]
+pub trait Sieve<T>: Debug + Send + Sync {
+    /// A verdict for each, in order.
+    ///
+    /// # Errors
+    /// Whatever keeps it from telling: then nothing of these is changed.
+    async fn judge(&self, items: &[T]) -> Result<Vec<Verdict>>;
+}
+
+/// What a sieve says of these, for every queue and outbox.
+///
+/// # Errors
+/// The sieve's; [`ErrorKind::Internal`] when it gives more or fewer verdicts than there are items.
+pub async fn judged<T>(sieve: &dyn Sieve<T>, items: &[T]) -> Result<Vec<Verdict>> {
+    let verdicts = sieve.judge(items).await?;
+    match verdicts.len() == items.len() {
+        true => Ok(verdicts),
+        false => Err(Error::new(
+            ErrorKind::Internal,
+            "a sieve gave another number of verdicts than it was shown items",
+        )),
+    }
+}
+
 /// How much is waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QueueDepth {
@@ -246,6 +289,16 @@ pub trait EventQueue: Debug + Send + Sync + 'static {
 
     /// Sends dead letters again, named by their handles. Returns how many.
     async fn redrive(&self, letters: &Redrive<String>) -> Result<u64>;
+
+    /// Shows the sieve every dead letter, of all tenants and in parts of bounded size, and does with each
+    /// what it says. Returns how many it changed or removed. A letter that is replaced keeps its
+    /// message's tenant, kind and id, and the time when it was given up; its handle may change.
+    ///
+    /// What is given up or redriven meanwhile may be passed over. A repeat begins anew.
+    ///
+    /// # Errors
+    /// The sieve's, and the engine's; what was done before stays done.
+    async fn sift(&self, sieve: Arc<dyn Sieve<DeadLetter>>) -> Result<u64>;
 
     /// How many messages this process has removed from the queue because no log can have sent them:
     /// those without a tenant, kind or id. The log's worker shows them with those that it drops

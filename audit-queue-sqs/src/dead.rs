@@ -4,11 +4,12 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use audit_core::{DeadLetter, Redrive, Result, Timestamp};
+use audit_core::queue::judged;
+use audit_core::{DeadLetter, Message, Redrive, Result, Sieve, Timestamp, Verdict};
 use tokio::sync::Mutex;
 
 use crate::api::{Api, BATCH, Receive, cut};
-use crate::message::{Outgoing, read_dead};
+use crate::message::{Outgoing, deduplication, read_dead};
 
 /// For how long, in seconds, a letter that is looked at is hidden from others.
 const LOOK: u64 = 60;
@@ -94,6 +95,83 @@ impl DeadLetters {
             count += sent.len() as u64;
             left = left.map(|left| left.saturating_sub(sent.len()));
             look.settled(&sent);
+            if let Err(error) = outcome {
+                break Err(error);
+            }
+        };
+        look.give_back(self).await;
+        outcome.map(|()| count)
+    }
+
+    /// Shows the sieve each letter, and does with it what it says: a letter that is replaced is sent anew and
+    /// then removed, an error or a crash in between leaves it in both forms.
+    pub(crate) async fn sift(
+        &self,
+        sieve: &dyn Sieve<DeadLetter>,
+        fifo: bool,
+        batch_bytes: usize,
+        letter_bytes: usize,
+    ) -> Result<u64> {
+        let _alone = self.looking.lock().await;
+        let mut look = Look::default();
+        let mut renewed = HashSet::new();
+        let mut count = 0;
+        let outcome = loop {
+            let letters = match look.next(self).await {
+                Ok(letters) if letters.is_empty() => break Ok(()),
+                Ok(letters) => letters,
+                Err(error) => break Err(error),
+            };
+            // What was sent anew comes again in this very pass.
+            let (receipts, letters): (Vec<_>, Vec<_>) = letters
+                .into_iter()
+                .filter(|l| !renewed.contains(&told(&l.letter.message)))
+                .map(|l| (l.receipt, l.letter))
+                .unzip();
+            let verdicts = match judged(sieve, &letters).await {
+                Ok(verdicts) => verdicts,
+                Err(error) => break Err(error),
+            };
+            let (mut gone, mut anew, mut outgoing) = (Vec::new(), Vec::new(), Vec::new());
+            for ((receipt, letter), verdict) in receipts.into_iter().zip(letters).zip(verdicts) {
+                match verdict {
+                    Verdict::Keep => {}
+                    Verdict::Remove => gone.push(receipt),
+                    Verdict::Replace { text, reason } => {
+                        let mut message = letter.message;
+                        message.body = text;
+                        renewed.insert(told(&message));
+                        let (handle, died_at) = (&letter.handle, letter.died_at);
+                        outgoing.push(Outgoing::dead(
+                            &message,
+                            handle,
+                            fifo,
+                            &reason,
+                            died_at,
+                            letter_bytes,
+                        ));
+                        anew.push(receipt);
+                    }
+                }
+            }
+            let mut sent = Vec::with_capacity(outgoing.len());
+            for batch in cut(&outgoing, batch_bytes) {
+                sent.extend(self.api.send(&self.url, &batch).await);
+            }
+            let mut outcome = Ok(());
+            for (receipt, answer) in anew.into_iter().zip(sent) {
+                match answer {
+                    Ok(()) => gone.push(receipt),
+                    Err(error) => outcome = outcome.and(Err(error)),
+                }
+            }
+            for removed in self.api.delete(&self.url, &gone).await {
+                match removed {
+                    Ok(()) => count += 1,
+                    Err(error) => outcome = outcome.and(Err(error)),
+                }
+            }
+            look.settled(&gone);
             if let Err(error) = outcome {
                 break Err(error);
             }
@@ -193,6 +271,15 @@ impl Look {
             }
         }
     }
+}
+
+/// What tells a message from one of the same id with another body.
+fn told(message: &Message) -> String {
+    deduplication(&[
+        &message.tenant.to_string(),
+        &message.id.to_string(),
+        &message.body,
+    ])
 }
 
 fn by_age(a: &DeadLetter, b: &DeadLetter) -> Ordering {

@@ -147,7 +147,7 @@ pub(crate) fn unbuilt(error: aws_sdk_sqs::error::BuildError) -> Error {
 }
 
 /// SHA-256 over the parts and their lengths, in hexadecimal: at most 128 characters are allowed.
-fn deduplication(parts: &[&str]) -> String {
+pub(crate) fn deduplication(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use audit_core::{DeadLetter, Delivery, Error, EventQueue, Message, QueueDepth, Redrive, Result};
+use audit_core::{
+    DeadLetter, Delivery, Error, EventQueue, Message, QueueDepth, Redrive, Result, Sieve,
+};
 use aws_sdk_sqs::types::{Message as Received, QueueAttributeName};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::sync::OnceCell;
@@ -404,6 +406,18 @@ impl EventQueue for SqsQueue {
         let now = self.options.clock.now();
         let bytes = self.options.batch_bytes;
         dead.redrive(&self.url, letters, now, self.fifo, bytes)
+            .await
+    }
+
+    /// What another process looks at in the same minute is passed over, and of the letters that SQS moved from a
+    /// FIFO queue by itself those that don't [show](Self::dead_letters). One that is replaced is sent anew and
+    /// then removed: an error or a crash in between leaves it in both forms.
+    async fn sift(&self, sieve: Arc<dyn Sieve<DeadLetter>>) -> Result<u64> {
+        let known = self.known().await?;
+        let bytes = self.options.batch_bytes;
+        known
+            .dead
+            .sift(&*sieve, self.fifo, bytes, known.letter_bytes)
             .await
     }
 

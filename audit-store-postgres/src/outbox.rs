@@ -86,9 +86,13 @@
 //!     ).fetchone()
 //! ```
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
+use audit_core::queue::judged;
 use audit_core::{
-    Clock, Event, EventId, Outbox, OutboxRow, ParkedRow, PreparedEvent, Redrive, Result, TenantId,
+    Clock, Event, EventId, Outbox, OutboxRow, ParkedRow, PreparedEvent, Redrive, Result, Sieve,
+    TenantId,
 };
 use chrono::{DateTime, Utc};
 use sqlx_core::acquire::Acquire as _;
@@ -101,12 +105,13 @@ use uuid::Uuid;
 
 use crate::PostgresStore;
 use crate::fault::from_sqlx;
+use crate::queue::{SIFTED, Settled};
 use crate::row;
 
 /// The tables and the function; may be run again.
 const SQL: &str = include_str!("../migrations/0002_outbox.sql");
 
-/// No further row is taken when those before it have this many bytes.
+/// No further row is taken, or shown to a sieve, when those before it have this many bytes.
 const MAX_BYTES: i64 = 16 << 20;
 
 /// Puts the outbox's tables and the function `audit.record` into a database that has no log, where
@@ -164,6 +169,7 @@ pub struct PostgresOutbox {
 }
 
 type Taken = (i64, Uuid, Uuid, String, DateTime<Utc>);
+type Parked = (i64, Uuid, Uuid, String, DateTime<Utc>, String);
 
 impl PostgresOutbox {
     pub(crate) fn new(store: &PostgresStore) -> Self {
@@ -175,6 +181,23 @@ impl PostgresOutbox {
     /// `audit.outbox_parked`, and USAGE on the schema.
     pub fn in_database(pool: PgPool) -> Self {
         Self { pool }
+    }
+
+    /// The oldest parked rows behind a number: at most so many that a sieve may be shown them at once.
+    async fn parked_behind(&self, n: i64) -> Result<Vec<Parked>> {
+        query_as(
+            "SELECT n, tenant_id, id, event, recorded_at, reason FROM (
+                 SELECT *, sum(octet_length(event)) OVER (ORDER BY n) - octet_length(event) AS before
+                 FROM (SELECT * FROM audit.outbox_parked WHERE n > $1 ORDER BY n LIMIT $2) oldest
+             ) placed
+             WHERE before < $3 ORDER BY n",
+        )
+        .bind(n)
+        .bind(SIFTED)
+        .bind(MAX_BYTES)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(from_sqlx)
     }
 
     /// The numbers of the rows to take: the oldest, or, where there are more than `limit`, of each
@@ -291,7 +314,7 @@ impl Outbox for PostgresOutbox {
     }
 
     async fn parked(&self, limit: usize) -> Result<Vec<ParkedRow>> {
-        let rows: Vec<(i64, Uuid, Uuid, String, DateTime<Utc>, String)> = query_as(
+        let rows: Vec<Parked> = query_as(
             "SELECT n, tenant_id, id, event, recorded_at, reason FROM audit.outbox_parked
              ORDER BY n LIMIT $1",
         )
@@ -299,12 +322,7 @@ impl Outbox for PostgresOutbox {
         .fetch_all(&self.pool)
         .await
         .map_err(from_sqlx)?;
-        rows.into_iter()
-            .map(|(n, tenant, id, event, recorded_at, reason)| {
-                let row = outbox_row((n, tenant, id, event, recorded_at))?;
-                Ok(ParkedRow::new(row, reason))
-            })
-            .collect()
+        rows.into_iter().map(parked_row).collect()
     }
 
     /// They keep their numbers, and so come before all that was recorded later.
@@ -327,6 +345,47 @@ impl Outbox for PostgresOutbox {
         .map(|answer| answer.rows_affected())
         .map_err(from_sqlx)
     }
+
+    async fn sift(&self, sieve: Arc<dyn Sieve<ParkedRow>>) -> Result<u64> {
+        let (mut behind, mut count) = (0, 0);
+        loop {
+            let rows = self.parked_behind(behind).await?;
+            let numbers: Vec<i64> = rows.iter().map(|row| row.0).collect();
+            let Some(last) = numbers.last() else {
+                return Ok(count);
+            };
+            behind = *last;
+            let rows = rows
+                .into_iter()
+                .map(parked_row)
+                .collect::<Result<Vec<_>>>()?;
+            let settled = Settled::of(numbers, judged(&*sieve, &rows).await?);
+            count += query(
+                "WITH removed AS (
+                     DELETE FROM audit.outbox_parked WHERE n = ANY ($1) RETURNING n
+                 ),
+                 replaced AS (
+                     UPDATE audit.outbox_parked p SET event = r.text, reason = r.reason
+                     FROM unnest($2::bigint[], $3::text[], $4::text[]) AS r (n, text, reason)
+                     WHERE p.n = r.n RETURNING p.n
+                 )
+                 SELECT n FROM removed UNION ALL SELECT n FROM replaced",
+            )
+            .bind(settled.removed)
+            .bind(settled.replaced)
+            .bind(settled.texts)
+            .bind(settled.reasons)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(from_sqlx)?
+            .len() as u64;
+        }
+    }
+}
+
+fn parked_row((n, tenant, id, event, recorded_at, reason): Parked) -> Result<ParkedRow> {
+    let row = outbox_row((n, tenant, id, event, recorded_at))?;
+    Ok(ParkedRow::new(row, reason))
 }
 
 fn outbox_row((n, tenant, id, event, recorded_at): Taken) -> Result<OutboxRow> {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use audit_core::queue::judged;
 use audit_core::{
     DeadLetter, Delivery, Error, ErrorKind, EventId, EventQueue, Message, MessageKind, QueueDepth,
-    Redrive, Result, RowHandle, TenantId,
+    Redrive, Result, RowHandle, Sieve, TenantId, Verdict,
 };
 use chrono::{DateTime, Utc};
 use sqlx_core::query::query;
@@ -22,6 +23,8 @@ use crate::pool::begin;
 
 /// Other processes send no notification: their messages are looked for this often.
 const POLL: Duration = Duration::from_millis(100);
+/// Dead letters, or parked rows, that a sieve is shown at once.
+pub(crate) const SIFTED: i64 = 100;
 /// The most messages of one call of `receive`.
 const MAX_RECEIVED: usize = 1_000;
 /// No further message joins a delivery, or a statement that sends, whose bodies have this many bytes.
@@ -97,6 +100,23 @@ impl PostgresQueue {
             .map_err(from_sqlx)?;
         }
         Ok(answers)
+    }
+
+    /// The oldest dead letters behind a number: at most so many that a sieve may be shown them at once.
+    async fn letters_behind(&self, n: i64) -> Result<Vec<Letter>> {
+        query_as(
+            "SELECT n, tenant_id, kind, id, body, reason, died_at FROM (
+                 SELECT *, sum(octet_length(body)) OVER (ORDER BY n) - octet_length(body) AS before
+                 FROM (SELECT * FROM audit.queue_dead_letters WHERE n > $1 ORDER BY n LIMIT $2) oldest
+             ) placed
+             WHERE before < $3 ORDER BY n",
+        )
+        .bind(n)
+        .bind(SIFTED)
+        .bind(MAX_BYTES as i64)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(from_sqlx)
     }
 
     async fn take(&self, max: usize, lease: Duration) -> Result<Vec<Delivery>> {
@@ -292,18 +312,7 @@ impl EventQueue for PostgresQueue {
         .fetch_all(&self.pool)
         .await
         .map_err(from_sqlx)?;
-        letters
-            .into_iter()
-            .map(|(n, tenant, kind, id, body, reason, died_at)| {
-                let message = message(tenant, &kind, id, body)?;
-                Ok(DeadLetter::new(
-                    n.to_string(),
-                    message,
-                    reason,
-                    crate::row::time(died_at)?,
-                ))
-            })
-            .collect()
+        letters.into_iter().map(letter).collect()
     }
 
     async fn redrive(&self, letters: &Redrive<String>) -> Result<u64> {
@@ -328,6 +337,39 @@ impl EventQueue for PostgresQueue {
         Ok(sent)
     }
 
+    async fn sift(&self, sieve: Arc<dyn Sieve<DeadLetter>>) -> Result<u64> {
+        let (mut behind, mut count) = (0, 0);
+        loop {
+            let rows = self.letters_behind(behind).await?;
+            let numbers: Vec<i64> = rows.iter().map(|row| row.0).collect();
+            let Some(last) = numbers.last() else {
+                return Ok(count);
+            };
+            behind = *last;
+            let letters = rows.into_iter().map(letter).collect::<Result<Vec<_>>>()?;
+            let settled = Settled::of(numbers, judged(&*sieve, &letters).await?);
+            count += query(
+                "WITH removed AS (
+                     DELETE FROM audit.queue_dead_letters WHERE n = ANY ($1) RETURNING n
+                 ),
+                 replaced AS (
+                     UPDATE audit.queue_dead_letters d SET body = r.text, reason = r.reason
+                     FROM unnest($2::bigint[], $3::text[], $4::text[]) AS r (n, text, reason)
+                     WHERE d.n = r.n RETURNING d.n
+                 )
+                 SELECT n FROM removed UNION ALL SELECT n FROM replaced",
+            )
+            .bind(settled.removed)
+            .bind(settled.replaced)
+            .bind(settled.texts)
+            .bind(settled.reasons)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(from_sqlx)?
+            .len() as u64;
+        }
+    }
+
     fn dropped(&self) -> u64 {
         0
     }
@@ -346,6 +388,42 @@ impl EventQueue for PostgresQueue {
             leased: leased.unsigned_abs(),
             dead: dead.unsigned_abs(),
         })
+    }
+}
+
+fn letter((n, tenant, kind, id, body, reason, died_at): Letter) -> Result<DeadLetter> {
+    Ok(DeadLetter::new(
+        n.to_string(),
+        message(tenant, &kind, id, body)?,
+        reason,
+        crate::row::time(died_at)?,
+    ))
+}
+
+/// What a sieve said of rows, as the columns of a statement.
+#[derive(Default)]
+pub(crate) struct Settled {
+    pub(crate) removed: Vec<i64>,
+    pub(crate) replaced: Vec<i64>,
+    pub(crate) texts: Vec<String>,
+    pub(crate) reasons: Vec<String>,
+}
+
+impl Settled {
+    pub(crate) fn of(rows: Vec<i64>, verdicts: Vec<Verdict>) -> Self {
+        let mut settled = Self::default();
+        for (row, verdict) in rows.into_iter().zip(verdicts) {
+            match verdict {
+                Verdict::Keep => {}
+                Verdict::Replace { text, reason } => {
+                    settled.replaced.push(row);
+                    settled.texts.push(text);
+                    settled.reasons.push(reason);
+                }
+                Verdict::Remove => settled.removed.push(row),
+            }
+        }
+        settled
     }
 }
 

@@ -29,8 +29,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use audit_core::queue::judged;
 use audit_core::{
-    Clock, Event, EventId, Outbox, OutboxRow, ParkedRow, PreparedEvent, Redrive, Result, TenantId,
+    Clock, Event, EventId, Outbox, OutboxRow, ParkedRow, PreparedEvent, Redrive, Result, Sieve,
+    TenantId, Verdict,
 };
 use rusqlite::{Connection, OpenFlags, Row, params};
 
@@ -57,6 +59,10 @@ CREATE TABLE IF NOT EXISTS audit_outbox_parked (
     reason      TEXT    NOT NULL
 );
 ";
+
+/// Parked rows that a sieve is shown at once, and about their bytes.
+const SIFTED: i64 = 100;
+const SIFTED_BYTES: usize = 8 << 20;
 
 /// Creates the outbox's tables in the caller's database, where they are not there yet:
 /// `audit_outbox (n, tenant, id, recorded_at, event)` and `audit_outbox_parked`, with a `reason`
@@ -124,6 +130,27 @@ impl SqliteOutbox {
         Ok(Self {
             conn: Arc::new(Mutex::new(conn)),
         })
+    }
+
+    /// The oldest parked rows behind a number: at most so many that a sieve may be shown them at once.
+    async fn parked_behind(&self, n: i64) -> Result<Vec<ParkedRow>> {
+        self.run(move |conn| {
+            let mut select = conn.prepare_cached(
+                "SELECT n, tenant, id, event, recorded_at, reason FROM audit_outbox_parked
+                 WHERE n > ?1 ORDER BY n LIMIT ?2",
+            )?;
+            let mut rows = select.query([n, SIFTED])?;
+            let (mut parked, mut bytes) = (Vec::new(), 0);
+            while bytes < SIFTED_BYTES
+                && let Some(row) = rows.next()?
+            {
+                let row = parked_row(row)?;
+                bytes += row.row.event.len();
+                parked.push(row);
+            }
+            Ok(parked)
+        })
+        .await
     }
 
     async fn run<T: Send + 'static>(
@@ -207,9 +234,7 @@ impl Outbox for SqliteOutbox {
                 "SELECT n, tenant, id, event, recorded_at, reason FROM audit_outbox_parked
                  ORDER BY n LIMIT ?1",
             )?
-            .query_map([bound(limit)], |row| {
-                Ok(ParkedRow::new(outbox_row(row)?, row.get::<_, String>(5)?))
-            })?
+            .query_map([bound(limit)], parked_row)?
             .collect()
         })
         .await
@@ -242,6 +267,40 @@ impl Outbox for SqliteOutbox {
         })
         .await
     }
+
+    async fn sift(&self, sieve: Arc<dyn Sieve<ParkedRow>>) -> Result<u64> {
+        let (mut behind, mut count) = (0, 0);
+        loop {
+            let rows = self.parked_behind(behind).await?;
+            let Some(last) = rows.last() else {
+                return Ok(count);
+            };
+            behind = last.row.row;
+            let verdicts = judged(&*sieve, &rows).await?;
+            let numbers = rows.into_iter().map(|parked| parked.row.row);
+            let settled: Vec<(i64, Verdict)> = numbers.zip(verdicts).collect();
+            count += self
+                .run(move |conn| {
+                    let tx = immediate(conn)?;
+                    let mut count = 0;
+                    for (n, verdict) in settled {
+                        count += match verdict {
+                            Verdict::Keep => 0,
+                            Verdict::Replace { text, reason } => tx.execute(
+                                "UPDATE audit_outbox_parked SET event = ?2, reason = ?3 WHERE n = ?1",
+                                params![n, text, reason],
+                            )?,
+                            Verdict::Remove => {
+                                tx.execute("DELETE FROM audit_outbox_parked WHERE n = ?1", [n])?
+                            }
+                        };
+                    }
+                    tx.commit()?;
+                    Ok(count as u64)
+                })
+                .await?;
+        }
+    }
 }
 
 fn immediate(conn: &Connection) -> rusqlite::Result<rusqlite::Transaction<'_>> {
@@ -261,4 +320,9 @@ fn outbox_row(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
         row.get(3)?,
         row::time(row, 4)?,
     ))
+}
+
+/// Reads a row's columns, and its reason.
+fn parked_row(row: &Row<'_>) -> rusqlite::Result<ParkedRow> {
+    Ok(ParkedRow::new(outbox_row(row)?, row.get::<_, String>(5)?))
 }

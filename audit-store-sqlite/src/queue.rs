@@ -8,9 +8,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use audit_core::queue::judged;
 use audit_core::{
     Clock, DeadLetter, Delivery, Error, ErrorKind, EventQueue, Message, MessageKind, QueueDepth,
-    Redrive, Result, RowHandle, SystemClock, TenantId, Timestamp,
+    Redrive, Result, RowHandle, Sieve, SystemClock, TenantId, Timestamp, Verdict,
 };
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -58,9 +59,12 @@ const GROUP: usize = 256;
 const POLL: Duration = Duration::from_millis(100);
 /// Messages of a deleted tenant that are removed at once: others wait for it.
 const FORGOTTEN: usize = 500;
+/// Dead letters that a sieve is shown at once.
+const SIFTED: i64 = 100;
 /// The most messages of one call of `receive`.
 const MAX_RECEIVED: usize = 1_000;
-/// No further message joins a delivery whose bodies have this many bytes.
+/// No further message joins a delivery, nor a dead letter what a sieve is shown, whose bodies have this
+/// many bytes.
 const MAX_BYTES: usize = 8 << 20;
 /// The longest wait, lease and delay.
 const LONGEST: Duration = Duration::from_secs(12 * 3_600);
@@ -247,6 +251,29 @@ impl SqliteQueue {
         .await
     }
 
+    /// The oldest dead letters behind a number, with theirs: at most so many that a sieve may be shown them
+    /// at once.
+    async fn letters_behind(&self, n: i64) -> Result<(Vec<i64>, Vec<DeadLetter>)> {
+        self.run(move |conn, _| {
+            let mut select = conn.prepare_cached(
+                "SELECT tenant, kind, id, body, n, reason, died_at FROM dead_letters
+                 WHERE n > ?1 ORDER BY n LIMIT ?2",
+            )?;
+            let (mut numbers, mut letters, mut bytes) = (Vec::new(), Vec::new(), 0);
+            let mut rows = select.query([n, SIFTED])?;
+            while bytes < MAX_BYTES
+                && let Some(row) = rows.next()?
+            {
+                let letter = letter(row)?;
+                bytes += letter.message.body.len();
+                numbers.push(row.get(4)?);
+                letters.push(letter);
+            }
+            Ok((numbers, letters))
+        })
+        .await
+    }
+
     /// Does something to each message whose lease is held still.
     async fn settle<T: Send + 'static>(
         &self,
@@ -374,15 +401,7 @@ impl EventQueue for SqliteQueue {
                 "SELECT tenant, kind, id, body, n, reason, died_at FROM dead_letters
                  ORDER BY n LIMIT ?1",
             )?
-            .query_map([limit.min(i64::MAX as usize) as i64], |row| {
-                let handle = row.get::<_, i64>(4)?.to_string();
-                Ok(DeadLetter::new(
-                    handle,
-                    message(row)?,
-                    row.get::<_, String>(5)?,
-                    row::time(row, 6)?,
-                ))
-            })?
+            .query_map([limit.min(i64::MAX as usize) as i64], letter)?
             .collect()
         })
         .await
@@ -417,6 +436,39 @@ impl EventQueue for SqliteQueue {
             .await?;
         self.shared.arrived.notify_waiters();
         Ok(count)
+    }
+
+    async fn sift(&self, sieve: Arc<dyn Sieve<DeadLetter>>) -> Result<u64> {
+        let (mut behind, mut count) = (0, 0);
+        loop {
+            let (numbers, letters) = self.letters_behind(behind).await?;
+            let Some(last) = numbers.last() else {
+                return Ok(count);
+            };
+            behind = *last;
+            let verdicts = judged(&*sieve, &letters).await?;
+            let settled: Vec<(i64, Verdict)> = numbers.into_iter().zip(verdicts).collect();
+            count += self
+                .run(move |conn, _| {
+                    let mut replace = conn.prepare_cached(
+                        "UPDATE dead_letters SET body = ?2, reason = ?3 WHERE n = ?1",
+                    )?;
+                    let mut remove =
+                        conn.prepare_cached("DELETE FROM dead_letters WHERE n = ?1")?;
+                    let mut count = 0;
+                    for (n, verdict) in settled {
+                        count += match verdict {
+                            Verdict::Keep => 0,
+                            Verdict::Replace { text, reason } => {
+                                replace.execute(params![n, text, reason])?
+                            }
+                            Verdict::Remove => remove.execute([n])?,
+                        };
+                    }
+                    Ok(count as u64)
+                })
+                .await?;
+        }
     }
 
     fn dropped(&self) -> u64 {
@@ -481,6 +533,17 @@ fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
         kind,
         row::event_id(row, 2)?,
         row.get(3)?,
+    ))
+}
+
+/// Reads a dead letter: its message's columns, then its number, reason and time.
+fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
+    let handle = row.get::<_, i64>(4)?.to_string();
+    Ok(DeadLetter::new(
+        handle,
+        message(row)?,
+        row.get::<_, String>(5)?,
+        row::time(row, 6)?,
     ))
 }
 

@@ -11,7 +11,10 @@ use crate::event::Event;
 use crate::id::{EventId, TenantId};
 use crate::outbox::{Outbox, OutboxRow, ParkedRow};
 use crate::prepare::PreparedEvent;
-use crate::queue::Redrive;
+use crate::queue::{Redrive, Sieve, Verdict, judged};
+
+/// Parked rows that a sieve is shown at once.
+const SIFTED: usize = 100;
 
 /// An outbox in memory, filled by [`push`](Self::push) in the place of a transaction.
 #[derive(Debug)]
@@ -118,5 +121,29 @@ impl Outbox for MemoryOutbox {
             !named
         });
         Ok((before - parked.len()) as u64)
+    }
+
+    async fn sift(&self, sieve: Arc<dyn Sieve<ParkedRow>>) -> Result<u64> {
+        let rows: Vec<ParkedRow> = self.lock().parked.values().cloned().collect();
+        let mut count = 0;
+        for part in rows.chunks(SIFTED) {
+            let verdicts = judged(&*sieve, part).await?;
+            let mut state = self.lock();
+            for (row, verdict) in part.iter().zip(verdicts) {
+                let Some(kept) = state.parked.get_mut(&row.row.row) else {
+                    continue;
+                };
+                match verdict {
+                    Verdict::Keep => continue,
+                    Verdict::Replace { text, reason } => {
+                        kept.row.event = text;
+                        kept.reason = reason;
+                    }
+                    Verdict::Remove => drop(state.parked.remove(&row.row.row)),
+                }
+                count += 1;
+            }
+        }
+        Ok(count)
     }
 }

@@ -10,7 +10,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::queue::{DeadLetter, Delivery, EventQueue, Message, QueueDepth, Redrive};
+use crate::queue::{
+    DeadLetter, Delivery, EventQueue, Message, QueueDepth, Redrive, Sieve, Verdict, judged,
+};
 
 /// A queue in memory, first in, first out but for redeliveries.
 ///
@@ -24,6 +26,8 @@ pub struct MemoryQueue {
     arrived: Notify,
 }
 
+/// Dead letters that a sieve is shown at once.
+const SIFTED: usize = 100;
 /// The longest wait, lease and delay.
 const LONGEST: Duration = Duration::from_secs(12 * 3_600);
 
@@ -248,6 +252,31 @@ impl EventQueue for MemoryQueue {
         drop(state);
         self.arrived.notify_waiters();
         Ok(sent as u64)
+    }
+
+    async fn sift(&self, sieve: Arc<dyn Sieve<DeadLetter>>) -> Result<u64> {
+        let letters: Vec<DeadLetter> = self.lock().dead.iter().cloned().collect();
+        let mut count = 0;
+        for part in letters.chunks(SIFTED) {
+            let verdicts = judged(&*sieve, part).await?;
+            let mut state = self.lock();
+            for (letter, verdict) in part.iter().zip(verdicts) {
+                let is_it = |other: &DeadLetter| other.handle == letter.handle;
+                let Some(place) = state.dead.iter().position(is_it) else {
+                    continue;
+                };
+                match verdict {
+                    Verdict::Keep => continue,
+                    Verdict::Replace { text, reason } => {
+                        state.dead[place].message.body = text;
+                        state.dead[place].reason = reason;
+                    }
+                    Verdict::Remove => drop(state.dead.remove(place)),
+                }
+                count += 1;
+            }
+        }
+        Ok(count)
     }
 
     fn dropped(&self) -> u64 {

@@ -1,4 +1,5 @@
-//! Erases what was asked for, step by step, and what is appended late although it should be gone.
+//! Erases what was asked for, step by step, and what is appended late although it should be gone; at the end of
+//! an erasure, and now and then, what was given up on its way to the log.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -6,9 +7,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use audit_tlog::{Group, Timestamp};
+use tokio::time::Instant;
 
 use super::followed::Paused;
-use super::{POLL, Worker, is_closed, pause_after};
+use super::{POLL, Worker, aside, is_closed, pause_after};
 use crate::archive::{Archiver, CONSUMER, ERASURES, Wanted};
 use crate::erasure::{
     ErasureJob, ErasureMark, ErasureRequest, ErasureStep, ErasureStore, LATE_MICROS, Selection,
@@ -24,6 +26,8 @@ use crate::store::{Erased, Erasure, Lookup};
 
 /// How often the eraser looks when nothing woke it.
 const ERASE_POLL: Duration = Duration::from_secs(5);
+/// How often it is looked for what an engine gave up by itself and was erased before.
+const SIFT: Duration = Duration::from_secs(3600);
 /// Tenants whose jobs are read at once.
 const TENANTS: usize = 100;
 /// Entries of one step, and about their bytes: how long appends of the tenant wait for it.
@@ -39,8 +43,15 @@ const STEP_POSITIONS_OF_TEXT: u64 = 5_000;
 pub(super) async fn run(mut worker: Worker, erasures: Arc<dyn ErasureStore>) {
     let mut failures = 0;
     let mut paused = Paused::default();
+    let mut sifted = Instant::now();
     loop {
         worker.bell.borrow_and_update();
+        if sifted.elapsed() >= SIFT {
+            sifted = Instant::now();
+            if let Err(error) = aside::sift(&worker.log).await {
+                worker.failed(&error);
+            }
+        }
         let went_on = match round(&worker, &*erasures, &mut paused).await {
             Ok(went_on) => {
                 failures = 0;
@@ -138,6 +149,7 @@ struct Share {
 pub(crate) async fn step(log: &Arc<Inner>, job: &ErasureJob) -> Result<Option<Erased>> {
     let scope = scope_of(job);
     let shelved = Shelved::of(log, job).await?;
+    let marks = aside::marks_of(log, job).await?;
     let is_through = job.next >= job.end;
     if let Some(shelved) = &shelved
         && is_through
@@ -150,6 +162,13 @@ pub(crate) async fn step(log: &Arc<Inner>, job: &ErasureJob) -> Result<Option<Er
                 Err(Error::new(ErrorKind::Unavailable, waits))
             }
         };
+    }
+    if is_through && !marks.is_empty() {
+        // A hold keeps what was given up as it keeps the log.
+        log.store
+            .erase(&scope, &erasure_of(log, &scope, job, Vec::new())?)
+            .await?;
+        aside::sift_for(log, job, marks.clone()).await?;
     }
     let share = match &job.selection {
         Some(Selection::Ids(ids)) => match &shelved {
@@ -177,8 +196,8 @@ pub(crate) async fn step(log: &Arc<Inner>, job: &ErasureJob) -> Result<Option<Er
         id: job.id,
         from: job.next,
         next: share.next,
-        // With an archive it is done a step later, when that has followed.
-        done: share.next >= job.end && (is_through || shelved.is_none()),
+        // What lies elsewhere is looked through a step later, when the log has lost it.
+        done: share.next >= job.end && (is_through || (shelved.is_none() && marks.is_empty())),
     };
     let mut erasure = erasure_of(log, &scope, job, share.ids)?.step(taken);
     if let Some(shelved) = &shelved {

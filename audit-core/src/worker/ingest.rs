@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::eraser::erase_late;
-use super::{Worker, is_own_fault, pause_after};
+use super::{Worker, aside, is_own_fault, pause_after};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::TenantId;
 use crate::ingest::open_message;
 use crate::prepare::{Batch, PreparedEvent};
-use crate::queue::{Delivery, EventQueue, MessageKind};
+use crate::queue::{DeadLetter, Delivery, EventQueue, MessageKind};
 use crate::scope::TenantScope;
 use crate::tenant::TenantStatus;
 
@@ -85,11 +85,16 @@ async fn ingest_all(
     let work = append_all(worker, &deliveries);
     let fates = holding(queue, &handles, work).await;
     let (mut done, mut later, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+    let mut letters = Vec::new();
     let (mut attempts, mut postponed) = (1, None);
     for (delivery, decided) in deliveries.into_iter().zip(fates) {
         match decided {
             Fate::Done => done.push(delivery.handle),
-            Fate::Dead(reason) => dead.push((delivery.handle, reason)),
+            Fate::Dead(reason) => {
+                let (handle, now) = (delivery.handle, worker.log.clock.now());
+                letters.push(DeadLetter::new(&*handle, delivery.message, &*reason, now));
+                dead.push((handle, reason));
+            }
             Fate::Later(error) => {
                 attempts = attempts.max(delivery.attempts);
                 later.push(delivery.handle);
@@ -108,6 +113,10 @@ async fn ingest_all(
     }
     if !later.is_empty() {
         settled.extend(queue.retry(&later, pause_after(attempts)).await?);
+    }
+    // An erasure that was asked for in between may have looked before they were there.
+    if aside::is_erased(&worker.log, &letters).await? {
+        aside::sift(&worker.log).await?;
     }
     match postponed {
         // Nothing goes on: the worker pauses, rather than use up the deliveries of all that waits.

@@ -3,6 +3,7 @@
 //! ends tenants, and sweeps what was pruned.
 
 mod archive;
+mod aside;
 mod consumer;
 mod deployment;
 mod eraser;

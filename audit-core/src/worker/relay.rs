@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::eraser::erase_late;
 use super::followed::Paused;
-use super::{POLL, Worker, is_own_fault, pause_after};
+use super::{POLL, Worker, aside, is_own_fault, pause_after};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::TenantId;
-use crate::outbox::{Outbox, OutboxRow};
+use crate::outbox::{Outbox, OutboxRow, ParkedRow};
 use crate::prepare::{Batch, PreparedEvent};
 use crate::scope::TenantScope;
 
@@ -62,14 +62,15 @@ async fn relay(worker: &Worker, outbox: &dyn Outbox, paused: &mut Paused) -> Res
     }
     let mut batches = Vec::with_capacity(taken);
     let mut relayed = Vec::with_capacity(taken);
+    let mut parked = Vec::new();
     for row in rows {
         match prepare_row(worker, &row) {
             Ok(prepared) => {
                 let scope = TenantScope::trusted(row.tenant, "outbox relay");
                 batches.push(Batch::new(scope, vec![prepared]).creating_tenant());
-                relayed.push((row.row, row.tenant));
+                relayed.push(row);
             }
-            Err(error) => outbox.park(row.row, &error.to_string()).await?,
+            Err(error) => parked.push(ParkedRow::new(row, error.to_string())),
         }
     }
     let mut outcomes = worker.log.commit(&batches).await?;
@@ -79,24 +80,31 @@ async fn relay(worker: &Worker, outbox: &dyn Outbox, paused: &mut Paused) -> Res
     let mut failed = HashSet::new();
     // Where nothing at all is taken, the fault is more likely the store's than each row's.
     let takes_some = outcomes.iter().any(Result::is_ok);
-    for ((row, tenant), outcome) in relayed.into_iter().zip(outcomes) {
+    for (row, outcome) in relayed.into_iter().zip(outcomes) {
         match outcome {
             Ok(_) => {
-                done.push(row);
-                if !failed.contains(&tenant) {
-                    paused.forgive(tenant);
+                done.push(row.row);
+                if !failed.contains(&row.tenant) {
+                    paused.forgive(row.tenant);
                 }
             }
             Err(error) if error.is_retryable() || (!takes_some && !is_own_fault(&error)) => {
-                if failed.insert(tenant) {
-                    paused.fail(tenant);
+                if failed.insert(row.tenant) {
+                    paused.fail(row.tenant);
                 }
                 unavailable.get_or_insert(error);
             }
-            Err(error) => outbox.park(row, &error.to_string()).await?,
+            Err(error) => parked.push(ParkedRow::new(row, error.to_string())),
         }
     }
     outbox.done(&done).await?;
+    for refused in &parked {
+        outbox.park(refused.row.row, &refused.reason).await?;
+    }
+    // An erasure that was asked for in between may have looked before they were there.
+    if aside::is_erased(&worker.log, &parked).await? {
+        aside::sift(&worker.log).await?;
+    }
     if let Some(error) = unavailable {
         worker.failed(&error);
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use audit_core::memory::{MemoryIndex, MemoryOutbox, MemoryQueue, MemoryStore};
 use audit_core::{
-    AuditLog, AuditLogBuilder, Control, Entry, ErasureJob, ErasureRequest, ErasureState, ErrorKind,
-    Event, EventId, EventQueue as _, Filter, Group, LogStore, PageRequest, Permission, Query,
-    Recorder as _, SearchIndex as _, SearchRequest, Selection, TenantId, TenantLog, TenantScope,
-    TenantStatus, TenantUpdate,
+    AuditLog, AuditLogBuilder, Control, Entry, EntryErased, ErasureJob, ErasureRequest,
+    ErasureState, ErrorKind, Event, EventId, EventQueue as _, Filter, Group, LogStore, Outbox as _,
+    PageRequest, Permission, Query, Recorder as _, Redrive, SearchIndex as _, SearchRequest,
+    Selection, TenantId, TenantLog, TenantScope, TenantStatus, TenantUpdate,
 };
 use futures_util::TryStreamExt as _;
 
@@ -325,6 +325,265 @@ async fn what_waits_in_the_outbox_is_erased_when_it_arrives() {
     }
     assert_eq!(done(&handle, &job.unwrap()).await.entries, 0);
     workers.shutdown(Duration::from_secs(5)).await;
+}
+
+/// A log whose tenant takes no events, so that what was accepted is given up; with its queue.
+async fn closed() -> (AuditLog, Arc<Durable>) {
+    let queue = Arc::new(Durable(MemoryQueue::new()));
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .queue(queue.clone())
+        .build();
+    log.create_tenant(Some(tenant(1)), "one").await.unwrap();
+    (log, queue)
+}
+
+async fn set_status(log: &AuditLog, status: TenantStatus) {
+    let update = TenantUpdate::default().status(status);
+    log.update_tenant(tenant(1), update, "admin", None)
+        .await
+        .unwrap();
+}
+
+async fn enqueue(log: &AuditLog, user: &str) -> EventId {
+    let event = Event::view("doc", "d")
+        .user(user)
+        .reason(format!("of {user}"));
+    let queued = reader(log, 1).enqueue(vec![event]).await;
+    queued.unwrap().unwrap()[0]
+}
+
+async fn dead(queue: &Durable) -> Vec<EventId> {
+    let letters = queue.dead_letters(10).await.unwrap();
+    letters.iter().map(|letter| letter.message.id).collect()
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_erased_like_an_entry() {
+    let (log, queue) = closed().await;
+    let handle = reader(&log, 1);
+    let ids = [
+        enqueue(&log, "ann").await,
+        enqueue(&log, "bob").await,
+        enqueue(&log, "carol").await,
+    ];
+    set_status(&log, TenantStatus::Inactive).await;
+    let workers = log.start();
+    until("they are given up", async || dead(&queue).await.len() == 3).await;
+    let job = handle
+        .request_erasure(of(Selection::user("ann")))
+        .await
+        .unwrap();
+    done(&handle, &job).await;
+    assert_eq!(dead(&queue).await, ids[1..]);
+    // Of an id that is in the log as well, with other content.
+    let id = give_up_a_conflict(&log, &queue, "ann").await;
+    let job = handle
+        .request_erasure(of(Selection::ids(vec![id])))
+        .await
+        .unwrap();
+    done(&handle, &job).await;
+    assert_eq!(dead(&queue).await, ids[1..]);
+
+    // Some groups of another.
+    let request = of(Selection::ids(vec![ids[1]])).groups(&[Group::Actor, Group::Reason]);
+    let job = handle.request_erasure(request).await.unwrap();
+    done(&handle, &job).await;
+    assert_eq!(dead(&queue).await, ids[1..]);
+    let letters = format!("{:?}", queue.dead_letters(10).await.unwrap());
+    assert!(letters.contains("something of it was erased"), "{letters}");
+    set_status(&log, TenantStatus::Active).await;
+    assert_eq!(queue.redrive(&Redrive::All).await.unwrap(), 2);
+    until("they are appended", async || {
+        handle.get(ids[1]).await.is_ok() && handle.get(ids[2]).await.is_ok()
+    })
+    .await;
+    let [bob, carol] = [
+        handle.get(ids[1]).await.unwrap(),
+        handle.get(ids[2]).await.unwrap(),
+    ];
+    assert_eq!((&bob.fields.user_id, &bob.fields.reason), (&None, &None));
+    assert_eq!(bob.fields.resource_id.as_deref(), Some("d"));
+    assert_eq!(carol.fields.user_id.as_deref(), Some("carol"));
+    assert_eq!(carol.fields.reason.as_deref(), Some("of carol"));
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+/// Has an event given up that is in conflict with an entry.
+async fn give_up_a_conflict(log: &AuditLog, queue: &Durable, user: &str) -> EventId {
+    set_status(log, TenantStatus::Active).await;
+    let event = Event::view("doc", "d").user(user);
+    let id = log.recorder(tenant(1)).record(event).await.unwrap().id;
+    let other = Event::view("doc", "other").user(user).id(id);
+    reader(log, 1).enqueue(vec![other]).await.unwrap().unwrap();
+    until("it is given up", async || dead(queue).await.contains(&id)).await;
+    id
+}
+
+#[tokio::test]
+async fn what_is_given_up_behind_an_erasure_is_erased_too() {
+    let (log, queue) = closed().await;
+    let handle = reader(&log, 1);
+    let (ann, bob) = (enqueue(&log, "ann").await, enqueue(&log, "bob").await);
+    let job = handle
+        .request_erasure(of(Selection::user("ann")))
+        .await
+        .unwrap();
+    let later = enqueue(&log, "ann").await;
+    set_status(&log, TenantStatus::Inactive).await;
+    let workers = log.start();
+    until(
+        "the others are given up, and she is in neither place",
+        async || {
+            let depth = queue.depth().await.unwrap();
+            depth.waiting + depth.leased == 0 && dead(&queue).await == [bob, later]
+        },
+    )
+    .await;
+    assert_eq!(
+        handle.get(ann).await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    done(&handle, &job).await;
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_hold_keeps_dead_letters_until_its_release() {
+    let (log, queue) = closed().await;
+    let handle = reader(&log, 1);
+    let ann = enqueue(&log, "ann").await;
+    let job = handle
+        .request_erasure(of(Selection::user("ann")))
+        .await
+        .unwrap();
+    set_status(&log, TenantStatus::Inactive).await;
+    let hold = log
+        .place_hold(tenant(1), None, "case", "admin", None)
+        .await
+        .unwrap();
+    let workers = log.start();
+    until("it waits for the hold", async || {
+        let job = handle.erasure(job.id).await.unwrap();
+        job.last_error.is_some_and(|error| error.contains("case"))
+    })
+    .await;
+    until("it is given up", async || dead(&queue).await == [ann]).await;
+    log.release_hold(tenant(1), hold.id, "admin", None)
+        .await
+        .unwrap();
+    assert_eq!(done(&handle, &job).await.last_error, None);
+    assert_eq!(dead(&queue).await, []);
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+/// An engine that counts deliveries buries by itself.
+#[tokio::test(start_paused = true)]
+async fn what_an_engine_gives_up_by_itself_is_found_within_the_hour() {
+    let (log, queue) = closed().await;
+    let handle = reader(&log, 1);
+    enqueue(&log, "ann").await;
+    let bob = enqueue(&log, "bob").await;
+    let request = of(Selection::user("ann"));
+    let deliveries = queue
+        .receive(2, Duration::ZERO, Duration::from_secs(3_600))
+        .await
+        .unwrap();
+    let workers = log.start();
+    let job = handle.request_erasure(request).await.unwrap();
+    while handle.erasure(job.id).await.unwrap().state == ErasureState::Running {
+        tokio::time::advance(Duration::from_millis(100)).await;
+    }
+    let letters: Vec<_> = deliveries
+        .into_iter()
+        .map(|d| (d.handle, "lapsed".to_owned()))
+        .collect();
+    for outcome in queue.bury(&letters).await.unwrap() {
+        outcome.unwrap();
+    }
+    assert_eq!(dead(&queue).await.len(), 2);
+    tokio::time::sleep(Duration::from_secs(3_610)).await;
+    assert_eq!(dead(&queue).await, [bob]);
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_parked_row_is_erased_like_an_entry() {
+    let outbox = Arc::new(MemoryOutbox::new());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .outbox(outbox.clone())
+        .build();
+    log.create_tenant(Some(tenant(1)), "one").await.unwrap();
+    let handle = reader(&log, 1);
+    let id = |n: u128| EventId::new(uuid::Uuid::from_u128(n));
+    let push = |n, text: &str| outbox.push_unchecked(tenant(1), id(n), text.to_owned());
+    // None of them is an event that the log takes.
+    push(1, r#"{"action_type":"VIEW","user_id":"ann","nonsense":1}"#);
+    push(
+        2,
+        r#"{"action_type":"VIEW","user_id":"bob","reason":"why","nonsense":1}"#,
+    );
+    push(3, r#"{"user_id":"ann","reason":"#);
+    push(4, r#"{"action_type":"SHRUG","user_id":"\u0061nn"}"#);
+    let workers = log.start();
+    let parked = async || {
+        let rows = outbox.parked(10).await.unwrap();
+        let rows = rows
+            .into_iter()
+            .map(|parked| (parked.row.id, parked.row.event));
+        rows.collect::<Vec<_>>()
+    };
+    until("they are parked", async || parked().await.len() == 4).await;
+    let job = handle
+        .request_erasure(of(Selection::user("ann")))
+        .await
+        .unwrap();
+    done(&handle, &job).await;
+    // Whose the third is can't be read, but its id can be named.
+    let left: Vec<_> = parked().await.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(left, [id(2), id(3)]);
+    let job = handle
+        .request_erasure(of(Selection::ids(vec![id(3)])))
+        .await
+        .unwrap();
+    done(&handle, &job).await;
+    let request = of(Selection::user("bob")).groups(&[Group::Reason]);
+    let job = handle.request_erasure(request).await.unwrap();
+    done(&handle, &job).await;
+    let less = r#"{"action_type":"VIEW","user_id":"bob","nonsense":1}"#;
+    assert_eq!(parked().await, [(id(2), less.to_owned())]);
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn who_erases_by_id_waits_for_it_without_a_worker() {
+    let log = AuditLog::builder(Arc::new(MemoryStore::new())).build();
+    let ids = record(&log, tenant(1), 250).await;
+    let handle = reader(&log, 1);
+    let basis = || "gdpr-17".parse().unwrap();
+    let erased = handle
+        .erase(ids[..201].to_vec(), None, basis(), None)
+        .await
+        .unwrap();
+    assert_eq!(erased.entries, 201);
+    let entries = all(&handle).await;
+    assert_eq!(said_to_be_erased(&entries), (0..201).collect::<Vec<_>>());
+    let receipts: Vec<u64> = erased.receipts.iter().map(|receipt| receipt.seq).collect();
+    assert_eq!(receipts, (250..entries.len() as u64).collect::<Vec<_>>());
+    assert_eq!(log.open_erasures().await.unwrap(), 0);
+    let nothing = handle.erase(Vec::new(), None, basis(), None).await.unwrap();
+    assert_eq!((nothing.entries, nothing.receipts.len()), (0, 0));
+
+    let one = async |id| handle.erase_entry(id, basis(), Duration::ZERO).await;
+    let EntryErased::Done(erased) = one(ids[249]).await.unwrap() else {
+        panic!("nothing else has to be done");
+    };
+    assert_eq!((erased.entries, erased.receipts.len()), (1, 1));
+    let EntryErased::Done(erased) = one(ids[249]).await.unwrap() else {
+        panic!("nothing else has to be done");
+    };
+    assert_eq!((erased.entries, erased.receipts.len()), (0, 0));
+    let unknown = one(EventId::new(uuid::Uuid::from_u128(404))).await;
+    assert_eq!(unknown.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test]

@@ -12,8 +12,8 @@ use audit_core::{
     Act, AuditLog, Basis, Batch, Consumer, DeadLetter, Delivery, Entry, Erasure, Error, ErrorKind,
     Event, EventId, EventQueue, Fields, Filter, Hits, LogStore, Message, OffboardingStore as _,
     Outbox, PageRequest, PreparedEvent, Query, QueueDepth, Recorder, Redact, Redrive, Result,
-    SearchIndex, SearchRequest, TenantId, TenantScope, TenantStatus, TenantStore, TenantUpdate,
-    Timestamp,
+    SearchIndex, SearchRequest, Sieve, TenantId, TenantScope, TenantStatus, TenantStore,
+    TenantUpdate, Timestamp,
 };
 use uuid::Uuid;
 
@@ -227,6 +227,9 @@ impl EventQueue for Durable {
     }
     async fn redrive(&self, letters: &Redrive<String>) -> Result<u64> {
         self.0.redrive(letters).await
+    }
+    async fn sift(&self, sieve: Arc<dyn Sieve<DeadLetter>>) -> Result<u64> {
+        self.0.sift(sieve).await
     }
     async fn depth(&self) -> Result<QueueDepth> {
         self.0.depth().await

@@ -163,9 +163,10 @@ impl Erasures {
     /// Needs `erase`. Destroys groups of the selected entries' fields. The leaves stay, so that proofs
     /// still hold, and control entries say what was destroyed. A worker does it step by step; entries
     /// that are recorded later are not touched. By `ids` or `user_id` it reaches events that were
-    /// accepted before and still wait in a queue or an outbox, too. With an archive it reaches entries that
-    /// were pruned and archived. Refused (409), a dry run too, while a legal hold is open, and once the end of
-    /// the tenant was asked for. A dry run by `user_id` or `filter` needs `read` as well.
+    /// accepted before and still wait in a queue or an outbox, or were given up there, too. With an archive
+    /// it reaches entries that were pruned and archived. Refused (409), a dry run too, while a legal hold is
+    /// open, and once the end of the tenant was asked for. A dry run by `user_id` or `filter` needs `read`
+    /// as well.
     #[oai(
         path = "/erasures",
         method = "post",

@@ -134,10 +134,16 @@ impl Server {
 
     /// `kill -9`, then a new process on the same port and data.
     pub(crate) async fn kill_and_restart(&mut self) {
+        self.kill_and_restart_with(&[]).await;
+    }
+
+    /// As [`kill_and_restart`](Self::kill_and_restart), with these settings besides its own.
+    pub(crate) async fn kill_and_restart_with(&mut self, settings: &[(&str, &str)]) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.child = command(&self.folder, self.port)
             .envs(self.engines.iter().cloned())
+            .envs(settings.iter().copied())
             .spawn()
             .unwrap();
         ready(&mut self.child, &self.url).await;

@@ -1,5 +1,6 @@
 //! Erasures over HTTP: asked for, followed, and carried through whatever happens to the server.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use audit_core::tlog::evidence::Record;
@@ -193,6 +194,17 @@ impl Service {
         send(self.http.delete(path).bearer_auth(token)).await
     }
 
+    /// Erases one entry, and waits for the end behind the answer where that comes first. Returns how many
+    /// lost something.
+    async fn erase_to_the_end(&self, id: impl std::fmt::Display, token: &str) -> Value {
+        let mut answer = self.erase_entry(id, token).await;
+        if answer.status == 202 {
+            let place = answer.header("location").to_owned();
+            answer = until(|| self.get(&place, token), "it is done", is_done).await;
+        }
+        answer.expect(200).json()["entries"].clone()
+    }
+
     /// Accepts an event that is to be appended later, and returns its id.
     async fn enqueue(&self, token: &str, user: &str) -> String {
         let event = json!({
@@ -282,6 +294,42 @@ async fn one_entry_that_was_accepted_and_is_still_queued_is_erased_when_it_arriv
     workers.shutdown(Duration::from_secs(5)).await;
 }
 
+#[tokio::test]
+async fn what_was_given_up_is_erased_like_an_entry() {
+    let service = Service::with(&[("AUDIT_ROLES", "api")]).await;
+    let tenant = service.tenant("acme").await;
+    let (admin, operator) = (token(Role::TenantAdmin, tenant), token(Role::Admin, None));
+    service.enqueue(&admin, ANN).await;
+    let his = service.enqueue(&admin, "bob").await;
+    let closed = service.url(&format!("/api/v1/tenants/{tenant}"));
+    let closed = service.http.patch(closed).bearer_auth(&operator);
+    let closed = closed.header("content-type", "application/json");
+    send(closed.body(json!({"status": "inactive"}).to_string()))
+        .await
+        .expect(200);
+    let workers = service.storage.log.start();
+    let letters = || service.get("/api/v1/admin/dead-letters", &operator);
+    let ids = |answer: &Answer| {
+        let letters = answer.json()["data"].as_array().unwrap().clone();
+        letters
+            .into_iter()
+            .map(|letter| letter["id"].clone())
+            .collect::<Vec<_>>()
+    };
+    until(letters, "they are given up", |answer| {
+        ids(answer).len() == 2
+    })
+    .await;
+    let body = json!({"user_id": ANN}).to_string();
+    let begun = send(service.post("/api/v1/erasures", &admin, body))
+        .await
+        .expect(202);
+    let place = begun.header("location").to_owned();
+    until(|| service.get(&place, &admin), "it is done", is_done).await;
+    until(letters, "his is left", |answer| ids(answer) == [json!(his)]).await;
+    workers.shutdown(Duration::from_secs(5)).await;
+}
+
 /// What every object below a folder holds, also within what is packed there.
 fn held(folder: &std::path::Path) -> Vec<String> {
     let mut all = Vec::new();
@@ -335,12 +383,9 @@ async fn one_entry_that_is_pruned_is_erased_in_the_archive() {
         .await
         .expect(200);
 
-    let erased = service.erase_entry(id, &admin).await.expect(200).json();
-    assert_eq!(erased["entries"], 1);
-    assert_eq!(erased["receipts"].as_array().unwrap().len(), 1);
+    assert_eq!(service.erase_to_the_end(id, &admin).await, 1);
     assert!(!shows_her());
-    let again = service.erase_entry(id, &admin).await.expect(200).json();
-    assert_eq!(again, json!({"entries": 0, "receipts": []}));
+    assert_eq!(service.erase_to_the_end(id, &admin).await, 0);
     service.entry(id, &admin).await.expect(410);
 }
 
@@ -379,6 +424,10 @@ impl Client {
         self.http.get(format!("{}{path}", self.base))
     }
 
+    fn delete(&self, path: &str) -> reqwest::RequestBuilder {
+        self.http.delete(format!("{}{path}", self.base))
+    }
+
     pub(crate) fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
         self.http
             .post(format!("{}{path}", self.base))
@@ -394,18 +443,24 @@ pub(crate) async fn own_tenant(client: &Client) -> String {
     made.json()["tenant_id"].as_str().unwrap().to_owned()
 }
 
-/// Each entry is whole or erased in the end, none of another user's is touched, and what was proved
-/// before is still proved.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_erasure_survives_kill_9_and_so_do_the_proofs() {
-    let folder = tempfile::tempdir().unwrap();
-    let stack = Stack::make().await;
-    let mut server = Server::start_on(folder.path(), stack.engines()).await;
-    let client = Client::of(&server);
-    let tenant = own_tenant(&client).await;
-    let entries = sized(10_000);
-    let mut proved = Vec::new();
-    for bulk in 0..2 * entries / 1_000 {
+/// Asks without a pause until an erasure has gone on from there, and returns how far it is.
+async fn moved(client: &Client, place: &str, from: u64) -> Value {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let answer = send(client.get(place)).await.expect(200).json();
+        if answer["state"] == "done" || answer["next"].as_u64() > Some(from) {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "it doesn't go on: {answer}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Records so many entries of Ann's, and as many of Bob's between them. Returns the proofs of hers by
+/// their ids.
+async fn record_and_prove(client: &Client, entries: u64) -> HashMap<String, InclusionProof> {
+    let mut proofs = HashMap::new();
+    for bulk in 0..entries.div_ceil(500) {
         let event = |n: u64| {
             let user = if n.is_multiple_of(2) { ANN } else { "bob" };
             json!({
@@ -416,62 +471,121 @@ async fn an_erasure_survives_kill_9_and_so_do_the_proofs() {
         let bulk: Vec<Value> = (bulk * 1_000..(bulk + 1) * 1_000).map(event).collect();
         let stored = send(client.post("/api/v1/logs/bulk", &Value::from(bulk))).await;
         let stored = stored.expect(201).json();
-        for n in [0, 1, 998] {
-            let id = stored["results"][n]["receipt"]["id"].as_str().unwrap();
-            proved.push(id.to_owned());
+        for result in stored["results"].as_array().unwrap().iter().step_by(2) {
+            let id = result["receipt"]["id"].as_str().unwrap().to_owned();
+            let path = format!("/api/v1/logs/{id}/proof");
+            let ready = |answer: &Answer| answer.status == 200;
+            let proof = until(|| client.get(&path), "it is proved", ready).await;
+            proofs.insert(id, InclusionProof::parse(&proof.text).unwrap());
         }
     }
-    let key = send(client.get(&format!("/api/v1/tlog/{tenant}/key"))).await;
-    let key = VerifyingKey::parse(key.text.trim_end()).unwrap();
-    let mut proofs = Vec::new();
-    for id in &proved {
-        let path = format!("/api/v1/logs/{id}/proof");
-        let ready = |answer: &Answer| answer.status == 200;
-        let proof = until(|| client.get(&path), "it is proved", ready).await;
-        proofs.push(InclusionProof::parse(&proof.text).unwrap());
-    }
+    proofs
+}
 
-    let body = json!({"user_id": ANN, "basis": "gdpr-17"});
-    let begun = send(client.post("/api/v1/erasures", &body))
-        .await
-        .expect(202);
-    let place = begun.header("location").to_owned();
-    for _ in 0..sized(50) {
-        server.kill_and_restart().await;
-        let job = send(client.get(&place)).await.expect(200);
-        if is_done(&job) {
-            break;
-        }
-    }
-    let done = until(|| client.get(&place), "it is done", is_done).await;
-    assert_eq!(done.json()["entries"], entries);
-
+async fn exported(client: &Client) -> Vec<Value> {
     let export = send(client.get("/api/v1/logs/export?format=ndjson")).await;
     let export = export.expect(200).text;
-    assert!(!export.contains(ANN));
     let lines = export
         .lines()
         .map(|line| serde_json::from_str(line).unwrap());
-    let all: Vec<Value> = lines.collect();
-    let of_user = |user: &str| all.iter().filter(|e| e["user_id"] == *user).count() as u64;
-    assert_eq!(of_user("bob"), entries);
-    let erased = all.iter().filter(|e| e.get("erased").is_some());
-    assert_eq!(erased.count() as u64, entries);
-    for (id, proof) in proved.iter().zip(&proofs) {
-        let entry = send(client.get(&format!("/api/v1/logs/{id}"))).await;
-        let entry = entry.expect(200).json();
-        let leaf = leaf::Hash::from_base64(entry["leaf_hash"].as_str().unwrap()).unwrap();
-        proof.verify(&leaf, std::slice::from_ref(&key)).unwrap();
+    lines.collect()
+}
+
+/// How many of Ann's entries are erased: each as a whole, or not at all, and none of another's.
+fn erased_of(hers: &HashMap<String, InclusionProof>, all: &[Value]) -> u64 {
+    let mut erased = 0;
+    for entry in all {
+        let is_hers = hers.contains_key(entry["id"].as_str().unwrap());
+        match entry.get("erased") {
+            None => assert_eq!(entry["user_id"] == ANN, is_hers, "{entry}"),
+            Some(groups) => {
+                assert!(is_hers, "{entry}");
+                assert_eq!(*groups, json!(["actor", "resource", "reason", "metadata"]));
+                erased += 1;
+            }
+        }
     }
+    erased
+}
+
+async fn assert_verified(client: &Client) {
     let evidence = "/api/v1/logs/export?format=evidence";
     let ready = |answer: &Answer| answer.status == 200;
     let evidence = until(|| client.get(evidence), "there is a checkpoint", ready).await;
     let report = verify_lines(evidence.text.lines(), Options::default());
     assert!(report.findings.is_empty(), "{:?}", report.findings);
+}
+
+/// Behind every kill each entry is whole or erased, as many as the erasure says, and the log verifies; none
+/// of another user's is touched, and what was proved before is still proved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_erasure_survives_kill_9_and_so_do_the_proofs() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = Stack::make().await;
+    let mut server = Server::start_on(folder.path(), stack.engines()).await;
+    let client = Client::of(&server);
+    let tenant = own_tenant(&client).await;
+    let holds = format!("/api/v1/tenants/{tenant}/legal-holds");
+    let key = send(client.get(&format!("/api/v1/tlog/{tenant}/key"))).await;
+    let key = VerifyingKey::parse(key.text.trim_end()).unwrap();
+    // Steps of 500: some of the kills hit between the first and the last.
+    let entries = sized(10_000).max(3_000);
+    let enough = sized(50).min(10).div_ceil(2);
+    let (mut proofs, mut kills, mut rounds) = (HashMap::new(), 0, 0);
+    while kills < enough {
+        rounds += 1;
+        assert!(rounds <= 10, "{kills} kills hit an erasure under way");
+        proofs.extend(record_and_prove(&client, entries).await);
+        let before = proofs.len() as u64 - entries;
+        let body = json!({"user_id": ANN, "basis": "gdpr-17"});
+        let begun = send(client.post("/api/v1/erasures", &body)).await;
+        let place = begun.expect(202).header("location").to_owned();
+        let mut next = 0;
+        while moved(&client, &place, next).await["state"] == "running" {
+            // Nothing goes on in a process that only serves.
+            server
+                .kill_and_restart_with(&[("AUDIT_ROLES", "api")])
+                .await;
+            let job = send(client.get(&place)).await.expect(200).json();
+            next = job["next"].as_u64().unwrap();
+            kills += u64::from(0 < next && Some(next) < job["end"].as_u64());
+            let erased = erased_of(&proofs, &exported(&client).await);
+            assert_eq!(erased, before + job["entries"].as_u64().unwrap(), "{job}");
+            // Nor while there is a hold, in a process that signs what the kill left.
+            let hold = json!({"name": "to look at it"});
+            let hold = send(client.post(&holds, &hold)).await.expect(201).json();
+            server.kill_and_restart().await;
+            assert_verified(&client).await;
+            let job = send(client.get(&place)).await.expect(200).json();
+            assert_eq!(job["next"].as_u64(), Some(next));
+            let hold = format!("{holds}/{}", hold["id"].as_str().unwrap());
+            send(client.delete(&hold)).await.expect(200);
+        }
+        let done = send(client.get(&place)).await.expect(200).json();
+        assert_eq!(done["entries"], entries);
+    }
+    println!("{kills} kills of {rounds} erasures were under way");
+
+    let all = exported(&client).await;
+    assert_eq!(erased_of(&proofs, &all), proofs.len() as u64);
+    let bobs = all.iter().filter(|entry| entry["user_id"] == "bob").count();
+    assert_eq!(bobs, proofs.len());
+    let mut proved = 0;
+    for entry in &all {
+        let Some(proof) = proofs.get(entry["id"].as_str().unwrap()) else {
+            continue;
+        };
+        let leaf = leaf::Hash::from_base64(entry["leaf_hash"].as_str().unwrap()).unwrap();
+        proof.verify(&leaf, std::slice::from_ref(&key)).unwrap();
+        proved += 1;
+    }
+    assert_eq!(proved, proofs.len());
+    assert_verified(&client).await;
     let words = "/api/v1/logs?q=seen+ann";
     let none = |answer: &Answer| {
         let page = answer.json();
-        page["data"] == json!([]) && page["indexed_through"].as_u64() > Some(2 * entries)
+        let size = all.last().unwrap()["seq"].as_u64().unwrap();
+        page["data"] == json!([]) && page["indexed_through"].as_u64() > Some(size)
     };
     until(|| client.get(words), "the index has forgotten", none).await;
     server.stop();

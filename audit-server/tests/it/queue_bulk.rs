@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use audit_core::{
     DeadLetter, Delivery, Error, ErrorKind, EventQueue, Message, QueueDepth, Redrive, Result, Role,
-    TenantId,
+    Sieve, TenantId,
 };
 use serde_json::Value;
 
@@ -76,6 +76,10 @@ impl EventQueue for Between {
 
     async fn redrive(&self, letters: &Redrive<String>) -> Result<u64> {
         self.queue.redrive(letters).await
+    }
+
+    async fn sift(&self, sieve: Arc<dyn Sieve<DeadLetter>>) -> Result<u64> {
+        self.queue.sift(sieve).await
     }
 
     fn dropped(&self) -> u64 {

@@ -1,0 +1,427 @@
+//! Takes what was erased out of what was given up: dead letters of the queue and parked rows of the outbox.
+//!
+//! They are neither in the log, where an erasure finds them, nor on their way to it, where they would be
+//! erased as they arrive. An erasure looks through them before it is done; whoever gives something up
+//! looks whether an erasure was asked for meanwhile. What an engine gives up by itself is found by a look
+//! of the eraser's own, now and then.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use audit_tlog::{Group, Timestamp, json};
+
+use super::is_closed;
+use crate::erasure::{ErasureJob, ErasureMark};
+use crate::error::{ErrorKind, Result};
+use crate::event::{Event, Fields};
+use crate::id::{ErasureId, EventId, TenantId};
+use crate::ingest::{Accepted, open_message, seal_message};
+use crate::log::{AuditLog, Inner};
+use crate::outbox::ParkedRow;
+use crate::prepare::PreparedEvent;
+use crate::queue::{DeadLetter, MessageKind, Sieve, Verdict};
+use crate::scope::TenantScope;
+use crate::tenant::{TenantSecret, TenantStatus};
+
+/// Stands in the place of a reason, which may quote what was erased.
+const REASON: &str = "given up before something of it was erased";
+/// Stands in the place of who recorded it, who may be whom the erasure is about.
+const SUBJECT: &str = "erased";
+
+/// Looks through what was given up, of all tenants, for what was erased.
+pub(super) async fn sift(log: &Arc<Inner>) -> Result<()> {
+    sift_by(log, Forgetting::new(log, None)).await
+}
+
+/// Looks through what was given up for the subject of a job, whose marks may be forgotten by now; for what
+/// was erased otherwise as well.
+pub(super) async fn sift_for(
+    log: &Arc<Inner>,
+    job: &ErasureJob,
+    marks: Vec<ErasureMark>,
+) -> Result<()> {
+    sift_by(log, Forgetting::new(log, Some((job.clone(), marks)))).await
+}
+
+async fn sift_by(log: &Inner, forgetting: Forgetting) -> Result<()> {
+    let forgetting = Arc::new(forgetting);
+    if let Some(queue) = &log.queue {
+        let sieve: Arc<dyn Sieve<DeadLetter>> = forgetting.clone();
+        told("dead letters", queue.sift(sieve).await?);
+    }
+    if let Some(outbox) = &log.outbox {
+        told("parked rows", outbox.sift(forgetting).await?);
+    }
+    Ok(())
+}
+
+fn told(what: &str, count: u64) {
+    if count > 0 {
+        tracing::info!(count, "{what} lost what was erased");
+    }
+}
+
+/// By what the subject of a job is told among what was given up; nothing where that can't be, or where
+/// this process knows of no place that has any.
+pub(super) async fn marks_of(log: &Inner, job: &ErasureJob) -> Result<Vec<ErasureMark>> {
+    let (Some(selection), true) = (&job.selection, log.queue.is_some() || log.outbox.is_some())
+    else {
+        return Ok(Vec::new());
+    };
+    let tenant = log.cached_tenant(job.tenant).await?;
+    Ok(selection.marks(&tenant.secret))
+}
+
+/// Whether something of these was erased before they were given up.
+pub(super) async fn is_erased<T>(log: &Arc<Inner>, given_up: &[T]) -> Result<bool>
+where
+    Forgetting: Sieve<T>,
+    T: Sync,
+{
+    let verdicts = Forgetting::new(log, None).judge(given_up).await?;
+    Ok(verdicts.iter().any(|verdict| *verdict != Verdict::Keep))
+}
+
+/// Judges by the erasures that were asked for.
+pub(super) struct Forgetting {
+    log: Arc<Inner>,
+    /// A job that runs, with its marks.
+    job: Option<(ErasureJob, Vec<ErasureMark>)>,
+}
+
+impl std::fmt::Debug for Forgetting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Forgetting")
+    }
+}
+
+/// What is known of something that was given up.
+struct Aside {
+    tenant: TenantId,
+    id: EventId,
+    accepted_at: Timestamp,
+    /// None when it can't be read: then it is told by its id alone, and goes as a whole.
+    event: Option<String>,
+    marks: Vec<ErasureMark>,
+    subject: String,
+}
+
+/// What is left of something that was given up.
+enum Left {
+    All,
+    Event(String),
+    Nothing,
+}
+
+impl Aside {
+    fn of_letter(secret: &TenantSecret, letter: &DeadLetter) -> Option<Self> {
+        let message = &letter.message;
+        if message.kind != MessageKind::Ingest {
+            return None;
+        }
+        let mut aside = Self {
+            tenant: message.tenant,
+            id: message.id,
+            // Not later than this.
+            accepted_at: letter.died_at,
+            event: None,
+            marks: ErasureMark::of_text(secret, message.id, ""),
+            subject: String::new(),
+        };
+        match open_message(secret, message) {
+            Ok(accepted) => {
+                let event = accepted.event.to_json();
+                aside.accepted_at = accepted.accepted_at;
+                aside.marks = ErasureMark::of_text(secret, message.id, &event);
+                aside.event = Some(event);
+                aside.subject = accepted.subject;
+            }
+            // A newer program's.
+            Err(error) if error.kind() == ErrorKind::Unavailable => return None,
+            Err(_) => {}
+        }
+        Some(aside)
+    }
+
+    fn of_row(log: &Inner, secret: &TenantSecret, parked: &ParkedRow) -> Self {
+        let row = &parked.row;
+        let mut marks = ErasureMark::of_text(secret, row.id, &row.event);
+        // As it would be in the log, too, where a redactor may have given the user another name.
+        let event = Event::from_json(&row.event).map(|event| event.id(row.id));
+        let prepared = event
+            .and_then(|event| PreparedEvent::new(row.tenant, event, &*log.clock, &log.redactors));
+        if let Ok(prepared) = prepared {
+            marks.extend(ErasureMark::of_event(secret, &prepared));
+        }
+        let is_read = json::members(&row.event).is_ok();
+        Self {
+            tenant: row.tenant,
+            id: row.id,
+            accepted_at: row.recorded_at,
+            event: is_read.then(|| row.event.clone()),
+            marks,
+            subject: String::new(),
+        }
+    }
+
+    /// What is left without these groups. Without what it acted on nothing is an event.
+    fn without(&self, groups: &[Group]) -> Left {
+        let Some(event) = self
+            .event
+            .as_ref()
+            .filter(|_| !groups.contains(&Group::Resource))
+        else {
+            return Left::Nothing;
+        };
+        let Ok(members) = json::members(event) else {
+            return Left::Nothing;
+        };
+        let mut left = String::with_capacity(event.len());
+        let mut is_whole = true;
+        for member in &members {
+            if Fields::group_of(&member.name).is_some_and(|group| groups.contains(&group)) {
+                is_whole = false;
+                continue;
+            }
+            left.push(if left.is_empty() { '{' } else { ',' });
+            json::write_string(&mut left, &member.name);
+            left.push(':');
+            left.push_str(member.raw);
+        }
+        if is_whole {
+            return Left::All;
+        }
+        if left.is_empty() {
+            left.push('{');
+        }
+        left.push('}');
+        Left::Event(left)
+    }
+}
+
+impl Forgetting {
+    fn new(log: &Arc<Inner>, job: Option<(ErasureJob, Vec<ErasureMark>)>) -> Self {
+        Self {
+            log: Arc::clone(log),
+            job,
+        }
+    }
+
+    /// The secret of a tenant whose erasures count; none of one that has gone.
+    async fn secret(&self, tenant: TenantId) -> Result<Option<TenantSecret>> {
+        match self.log.cached_tenant(tenant).await {
+            Ok(row) if row.status == TenantStatus::Deleted => Ok(None),
+            Ok(row) => Ok(Some(row.secret.clone())),
+            Err(error) if error.kind() == ErrorKind::UnknownTenant => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn secrets(
+        &self,
+        tenants: impl Iterator<Item = TenantId>,
+    ) -> Result<HashMap<TenantId, TenantSecret>> {
+        let mut secrets = HashMap::new();
+        for tenant in tenants {
+            if !secrets.contains_key(&tenant)
+                && let Some(secret) = self.secret(tenant).await?
+            {
+                secrets.insert(tenant, secret);
+            }
+        }
+        Ok(secrets)
+    }
+
+    /// Of each the groups that it loses.
+    async fn lost(&self, asides: &[Option<Aside>]) -> Result<Vec<Vec<Group>>> {
+        let mut lost = vec![Vec::new(); asides.len()];
+        let mut by_tenant: BTreeMap<TenantId, Vec<usize>> = BTreeMap::new();
+        for (place, aside) in asides.iter().enumerate() {
+            if let Some(aside) = aside {
+                by_tenant.entry(aside.tenant).or_default().push(place);
+            }
+        }
+        for (tenant, places) in by_tenant {
+            let asides = places
+                .iter()
+                .filter_map(|place| Some((*place, asides[*place].as_ref()?)));
+            let asides: Vec<(usize, &Aside)> = asides.collect();
+            let mut marks: Vec<ErasureMark> = asides
+                .iter()
+                .flat_map(|(_, aside)| aside.marks.clone())
+                .collect();
+            marks.sort_unstable();
+            marks.dedup();
+            let known = self
+                .log
+                .erasures
+                .marked_erasures(tenant, &marks, Timestamp::MIN);
+            let mut jobs: BTreeMap<ErasureId, (ErasureJob, Vec<ErasureMark>)> = BTreeMap::new();
+            for (mark, job) in known.await? {
+                let (_, marks) = jobs.entry(job.id).or_insert((job, Vec::new()));
+                marks.push(mark);
+            }
+            if let Some((job, marks)) = self.job.as_ref().filter(|(job, _)| job.tenant == tenant) {
+                jobs.insert(job.id, (job.clone(), marks.clone()));
+            }
+            for (job, marks) in jobs.into_values() {
+                for (place, aside) in &asides {
+                    let is_subject = aside.marks.iter().any(|mark| marks.contains(mark));
+                    if is_subject && aside.accepted_at <= job.requested_at {
+                        lost[*place].extend(&job.groups);
+                    }
+                }
+            }
+            // A hold keeps what was given up as it keeps the log.
+            let is_any_lost = places.iter().any(|place| !lost[*place].is_empty());
+            if is_any_lost && self.is_held(tenant).await? {
+                places.iter().for_each(|place| lost[*place].clear());
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Whether nothing of a tenant may be erased now.
+    async fn is_held(&self, tenant: TenantId) -> Result<bool> {
+        let inner = Arc::clone(&self.log);
+        let log = AuditLog { inner }.tenant(TenantScope::trusted(tenant, "eraser"));
+        match log.hold_refusal().await {
+            Ok(refusal) => Ok(refusal.is_some()),
+            Err(error) if is_closed(&error) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn replaced(text: String) -> Verdict {
+    Verdict::Replace {
+        text,
+        reason: REASON.into(),
+    }
+}
+
+#[async_trait]
+impl Sieve<DeadLetter> for Forgetting {
+    async fn judge(&self, letters: &[DeadLetter]) -> Result<Vec<Verdict>> {
+        let secrets = self
+            .secrets(letters.iter().map(|l| l.message.tenant))
+            .await?;
+        let aside = |letter: &DeadLetter| {
+            let secret = secrets.get(&letter.message.tenant)?;
+            Aside::of_letter(secret, letter)
+        };
+        let asides: Vec<Option<Aside>> = letters.iter().map(aside).collect();
+        let lost = self.lost(&asides).await?;
+        let verdict = |(aside, groups): (Option<Aside>, Vec<Group>)| -> Result<Verdict> {
+            let Some(aside) = aside.filter(|_| !groups.is_empty()) else {
+                return Ok(Verdict::Keep);
+            };
+            let event = match aside.without(&groups) {
+                Left::All => return Ok(Verdict::Keep),
+                Left::Nothing => return Ok(Verdict::Remove),
+                Left::Event(event) => event,
+            };
+            let Some(secret) = secrets.get(&aside.tenant) else {
+                return Ok(Verdict::Keep);
+            };
+            let accepted = Accepted {
+                event: Event::from_json(&event)?.id(aside.id),
+                subject: match groups.contains(&Group::Actor) {
+                    true => SUBJECT.into(),
+                    false => aside.subject,
+                },
+                accepted_at: aside.accepted_at,
+            };
+            Ok(replaced(
+                seal_message(aside.tenant, secret, aside.id, &accepted).body,
+            ))
+        };
+        asides.into_iter().zip(lost).map(verdict).collect()
+    }
+}
+
+#[async_trait]
+impl Sieve<ParkedRow> for Forgetting {
+    async fn judge(&self, rows: &[ParkedRow]) -> Result<Vec<Verdict>> {
+        let secrets = self
+            .secrets(rows.iter().map(|parked| parked.row.tenant))
+            .await?;
+        let aside = |parked: &ParkedRow| {
+            let secret = secrets.get(&parked.row.tenant)?;
+            Some(Aside::of_row(&self.log, secret, parked))
+        };
+        let asides: Vec<Option<Aside>> = rows.iter().map(aside).collect();
+        let lost = self.lost(&asides).await?;
+        let verdict = |(aside, groups): (Option<Aside>, Vec<Group>)| match aside
+            .filter(|_| !groups.is_empty())
+            .map(|aside| aside.without(&groups))
+        {
+            None | Some(Left::All) => Verdict::Keep,
+            Some(Left::Nothing) => Verdict::Remove,
+            Some(Left::Event(event)) => replaced(event),
+        };
+        Ok(asides.into_iter().zip(lost).map(verdict).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENT: &str = r#"{"action_type":"VIEW","user_id":"ann","actor_type":"user","actor_name":"a",
+        "on_behalf_of":"b","resource_type":"doc","resource_id":"d","resource_name":"n",
+        "related_resources":[{"type":"doc","id":"e"}],"session_id":"s","request_id":"r","trace_id":"t",
+        "user_agent":"u","ip_address":"192.0.2.7","reason":"why","before_state":1,"after_state":2,
+        "metadata":{"a":1e2}}"#;
+
+    fn aside(event: Option<&str>) -> Aside {
+        Aside {
+            tenant: TenantId::new(uuid::Uuid::from_u128(1)),
+            id: EventId::new(uuid::Uuid::from_u128(2)),
+            accepted_at: Timestamp::MIN,
+            event: event.map(str::to_owned),
+            marks: Vec::new(),
+            subject: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_the_event_without_the_fields_of_the_groups() {
+        let mut left = EVENT.to_owned();
+        for group in Group::ALL
+            .into_iter()
+            .filter(|group| *group != Group::Resource)
+        {
+            let mut expected = Event::from_json(&left).unwrap().fields;
+            expected.clear(group);
+            let Left::Event(cut) = aside(Some(&left)).without(&[group]) else {
+                panic!("{group} was in it");
+            };
+            assert_eq!(Event::from_json(&cut).unwrap().fields, expected, "{group}");
+            assert!(matches!(aside(Some(&cut)).without(&[group]), Left::All));
+            left = cut;
+        }
+        assert!(matches!(
+            aside(Some(EVENT)).without(&Group::ALL),
+            Left::Nothing
+        ));
+        assert!(matches!(
+            aside(None).without(&[Group::Reason]),
+            Left::Nothing
+        ));
+    }
+
+    #[test]
+    fn a_text_that_the_log_refuses_still_tells_whose_it_is() {
+        let secret = TenantSecret::new([7; 32]);
+        let id = EventId::new(uuid::Uuid::from_u128(2));
+        let marks = |text: &str| ErasureMark::of_text(&secret, id, text);
+        let ann = marks(r#"{"user_id":"ann"}"#);
+        assert_eq!(ann.len(), 2);
+        assert_eq!(marks(r#"{"user_id":"\u0061nn","nonsense":{}}"#), ann);
+        assert_eq!(marks(r#"{"user_id":"bob","user_id":"ann"}"#)[2], ann[1]);
+        assert_eq!(marks(r#"{"user_id":7}"#), marks(r#"{"user_id":"7"}"#));
+        assert_eq!(marks("nonsense"), ann[..1]);
+    }
+}
