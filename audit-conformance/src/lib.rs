@@ -28,9 +28,9 @@
 //!
 //! Every contract is also a public function, so that a single one can be run by itself, and takes a
 //! harness by type: [`ArchiveHarness`], [`LogStoreHarness`], [`CheckpointStoreHarness`],
-//! [`CredentialStoreHarness`], [`ErasureStoreHarness`], [`EventQueueHarness`], [`GuardHarness`],
-//! [`OffboardingStoreHarness`], [`OutboxHarness`], [`SearchIndexHarness`], [`TamperingHarness`],
-//! [`TenantAuthorizerHarness`]. A contract that is broken
+//! [`CredentialStoreHarness`], [`ErasureStoreHarness`], [`EventQueueHarness`],
+//! [`GuardHarness`], [`OffboardingStoreHarness`], [`OutboxHarness`],
+//! [`SearchIndexHarness`], [`TamperingHarness`], [`TenantAuthorizerHarness`]. A contract that is broken
 //! panics. Contracts run at the same time, make tenants of their own with random ids, and so may
 //! share a database, but a queue, an index or an outbox is each one's own.
 
@@ -58,6 +58,7 @@ pub mod person;
 pub mod random;
 pub mod retention_store;
 pub mod search_index;
+pub mod size;
 pub mod tampering;
 pub mod tenant_authorizer;
 pub mod tenant_store;
@@ -72,6 +73,7 @@ pub use log_store::LogStoreHarness;
 pub use offboarding_store::OffboardingStoreHarness;
 pub use outbox::OutboxHarness;
 pub use search_index::SearchIndexHarness;
+pub use size::{is_full, sized};
 pub use tampering::TamperingHarness;
 pub use tenant_authorizer::TenantAuthorizerHarness;
 

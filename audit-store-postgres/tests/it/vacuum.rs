@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_conformance::person::{self, PERSON};
+use audit_conformance::sized;
 use audit_core::{AuditLog, EventId, LogStore as _, SearchIndex as _, Vacuum as _};
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_scalar::query_scalar;
 
-use crate::fixture::{Database, basis, eventually, scope, server, sized, tenant};
+use crate::fixture::{Database, basis, eventually, scope, server, tenant};
 
 /// Whether a dump of the database has the person.
 fn is_dumped(database: &str) -> bool {

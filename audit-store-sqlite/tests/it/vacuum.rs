@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_conformance::person::{self, PERSON};
+use audit_conformance::sized;
 use audit_core::{AuditLog, EventId, LogStore, SearchIndex, Vacuum as _};
 use audit_store_sqlite::rusqlite::Connection;
 
-use crate::fixture::{Fixture, basis, eventually, scope, sized, tenant};
+use crate::fixture::{Fixture, basis, eventually, scope, tenant};
 
 /// Whether the vocabulary of the index has the person. A page holds a word without what it shares
 /// with the word before it, so that a look for bytes may miss it.
