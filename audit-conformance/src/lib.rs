@@ -28,7 +28,7 @@
 //!
 //! Every contract is also a public function, so that a single one can be run by itself, and takes a
 //! harness by type: [`ArchiveHarness`], [`LogStoreHarness`], [`CheckpointStoreHarness`],
-//! [`CredentialStoreHarness`], [`ErasureStoreHarness`], [`EventQueueHarness`],
+//! [`CredentialStoreHarness`], [`ErasureStoreHarness`], [`EventQueueHarness`], [`FailedWritesHarness`],
 //! [`GuardHarness`], [`OffboardingStoreHarness`], [`OutboxHarness`],
 //! [`SearchIndexHarness`], [`TamperingHarness`], [`TenantAuthorizerHarness`]. A contract that is broken
 //! panics. Contracts run at the same time, make tenants of their own with random ids, and so may
@@ -50,6 +50,7 @@ pub mod credential_store;
 pub mod deployment_store;
 pub mod erasure_store;
 pub mod event_queue;
+pub mod failed_writes;
 pub mod guard;
 pub mod log_store;
 pub mod offboarding_store;
@@ -68,6 +69,7 @@ pub use checkpoint_store::CheckpointStoreHarness;
 pub use credential_store::CredentialStoreHarness;
 pub use erasure_store::ErasureStoreHarness;
 pub use event_queue::EventQueueHarness;
+pub use failed_writes::FailedWritesHarness;
 pub use guard::GuardHarness;
 pub use log_store::LogStoreHarness;
 pub use offboarding_store::OffboardingStoreHarness;
@@ -452,6 +454,19 @@ macro_rules! tampering {
     };
 }
 
+/// Expands to the tests of what a write leaves that failed, for a [`FailedWritesHarness`].
+#[macro_export]
+macro_rules! failed_writes {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, failed_writes:
+            no_failed_write_of_the_signer_leaves_two_heads_of_one_size_or_one_that_the_log_lacks,
+            a_failed_write_of_entries_leaves_tiles_that_agree_with_the_leaves,
+            a_tile_that_the_engine_refuses_leaves_nothing_of_its_append,
+        );
+    };
+}
+
 /// Expands to the tests of [`TenantAuthorizer`](audit_core::TenantAuthorizer) for a
 /// [`TenantAuthorizerHarness`].
 #[macro_export]
@@ -479,6 +494,7 @@ mod tests {
             include_str!("deployment_store.rs"),
             include_str!("erasure_store.rs"),
             include_str!("event_queue.rs"),
+            include_str!("failed_writes.rs"),
             include_str!("log_store/append.rs"),
             include_str!("log_store/consume.rs"),
             include_str!("log_store/erase.rs"),
