@@ -63,6 +63,7 @@ pub mod size;
 pub mod tampering;
 pub mod tenant_authorizer;
 pub mod tenant_store;
+pub mod tiles;
 
 pub use archive::ArchiveHarness;
 pub use checkpoint_store::CheckpointStoreHarness;
@@ -454,6 +455,17 @@ macro_rules! tampering {
     };
 }
 
+/// Expands to the tests that stored tiles are those which the rows make, for a [`TamperingHarness`].
+#[macro_export]
+macro_rules! tiles {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, tiles:
+            stored_tiles_are_made_again_of_the_rows_byte_for_byte,
+        );
+    };
+}
+
 /// Expands to the tests of what a write leaves that failed, for a [`FailedWritesHarness`].
 #[macro_export]
 macro_rules! failed_writes {
@@ -511,6 +523,7 @@ mod tests {
             include_str!("tampering/mod.rs"),
             include_str!("tenant_authorizer.rs"),
             include_str!("tenant_store.rs"),
+            include_str!("tiles.rs"),
         ];
         let mut contracts = 0;
         for line in sources.iter().flat_map(|source| source.lines()) {
