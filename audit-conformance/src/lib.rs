@@ -29,7 +29,7 @@
 //! Every contract is also a public function, so that a single one can be run by itself, and takes a
 //! harness by type: [`ArchiveHarness`], [`LogStoreHarness`], [`CheckpointStoreHarness`],
 //! [`CredentialStoreHarness`], [`ErasureStoreHarness`], [`EventQueueHarness`], [`FailedWritesHarness`],
-//! [`GuardHarness`], [`OffboardingStoreHarness`], [`OutboxHarness`],
+//! [`GuardHarness`], [`IdleHarness`], [`OffboardingStoreHarness`], [`OutboxHarness`],
 //! [`SearchIndexHarness`], [`TamperingHarness`], [`TenantAuthorizerHarness`]. A contract that is broken
 //! panics. Contracts run at the same time, make tenants of their own with random ids, and so may
 //! share a database, but a queue, an index or an outbox is each one's own.
@@ -52,6 +52,7 @@ pub mod erasure_store;
 pub mod event_queue;
 pub mod failed_writes;
 pub mod guard;
+pub mod idle;
 pub mod log_store;
 pub mod offboarding_store;
 pub mod outbox;
@@ -72,6 +73,7 @@ pub use erasure_store::ErasureStoreHarness;
 pub use event_queue::EventQueueHarness;
 pub use failed_writes::FailedWritesHarness;
 pub use guard::GuardHarness;
+pub use idle::IdleHarness;
 pub use log_store::LogStoreHarness;
 pub use offboarding_store::OffboardingStoreHarness;
 pub use outbox::OutboxHarness;
@@ -479,6 +481,17 @@ macro_rules! failed_writes {
     };
 }
 
+/// Expands to the tests of what idle tenants cost, for an [`IdleHarness`].
+#[macro_export]
+macro_rules! idle {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, idle:
+            idle_tenants_cost_one_deployment_checkpoint_a_period,
+        );
+    };
+}
+
 /// Expands to the tests of [`TenantAuthorizer`](audit_core::TenantAuthorizer) for a
 /// [`TenantAuthorizerHarness`].
 #[macro_export]
@@ -507,6 +520,7 @@ mod tests {
             include_str!("erasure_store.rs"),
             include_str!("event_queue.rs"),
             include_str!("failed_writes.rs"),
+            include_str!("idle.rs"),
             include_str!("log_store/append.rs"),
             include_str!("log_store/consume.rs"),
             include_str!("log_store/erase.rs"),
