@@ -59,6 +59,7 @@ pub mod outbox;
 pub mod person;
 pub mod random;
 pub mod retention_store;
+pub mod sampled;
 pub mod search_index;
 pub mod size;
 pub mod tampering;
