@@ -28,9 +28,9 @@
 //!
 //! Every contract is also a public function, so that a single one can be run by itself, and takes a
 //! harness by type: [`ArchiveHarness`], [`LogStoreHarness`], [`CheckpointStoreHarness`],
-//! [`CredentialStoreHarness`], [`ErasureStoreHarness`], [`EventQueueHarness`], [`GuardHarness`],
-//! [`OffboardingStoreHarness`], [`OutboxHarness`], [`SearchIndexHarness`], [`TamperingHarness`],
-//! [`TenantAuthorizerHarness`]. A contract that is broken
+//! [`CredentialStoreHarness`], [`ErasureStoreHarness`], [`EventQueueHarness`], [`FailedWritesHarness`],
+//! [`GuardHarness`], [`IdleHarness`], [`OffboardingStoreHarness`], [`OutboxHarness`],
+//! [`SearchIndexHarness`], [`TamperingHarness`], [`TenantAuthorizerHarness`]. A contract that is broken
 //! panics. Contracts run at the same time, make tenants of their own with random ids, and so may
 //! share a database, but a queue, an index or an outbox is each one's own.
 
@@ -50,28 +50,36 @@ pub mod credential_store;
 pub mod deployment_store;
 pub mod erasure_store;
 pub mod event_queue;
+pub mod failed_writes;
 pub mod guard;
+pub mod idle;
 pub mod log_store;
 pub mod offboarding_store;
 pub mod outbox;
 pub mod person;
 pub mod random;
 pub mod retention_store;
+pub mod sampled;
 pub mod search_index;
+pub mod size;
 pub mod tampering;
 pub mod tenant_authorizer;
 pub mod tenant_store;
+pub mod tiles;
 
 pub use archive::ArchiveHarness;
 pub use checkpoint_store::CheckpointStoreHarness;
 pub use credential_store::CredentialStoreHarness;
 pub use erasure_store::ErasureStoreHarness;
 pub use event_queue::EventQueueHarness;
+pub use failed_writes::FailedWritesHarness;
 pub use guard::GuardHarness;
+pub use idle::IdleHarness;
 pub use log_store::LogStoreHarness;
 pub use offboarding_store::OffboardingStoreHarness;
 pub use outbox::OutboxHarness;
 pub use search_index::SearchIndexHarness;
+pub use size::{is_full, sized};
 pub use tampering::TamperingHarness;
 pub use tenant_authorizer::TenantAuthorizerHarness;
 
@@ -457,6 +465,41 @@ macro_rules! tampering {
     };
 }
 
+/// Expands to the tests that stored tiles are those which the rows make, for a [`TamperingHarness`].
+#[macro_export]
+macro_rules! tiles {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, tiles:
+            stored_tiles_are_made_again_of_the_rows_byte_for_byte,
+        );
+    };
+}
+
+/// Expands to the tests of what a write leaves that failed, for a [`FailedWritesHarness`].
+#[macro_export]
+macro_rules! failed_writes {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, failed_writes:
+            no_failed_write_of_the_signer_leaves_two_heads_of_one_size_or_one_that_the_log_lacks,
+            a_failed_write_of_entries_leaves_tiles_that_agree_with_the_leaves,
+            a_tile_that_the_engine_refuses_leaves_nothing_of_its_append,
+        );
+    };
+}
+
+/// Expands to the tests of what idle tenants cost, for an [`IdleHarness`].
+#[macro_export]
+macro_rules! idle {
+    ($harness:ty) => {
+        $crate::__contracts!(
+            $harness, idle:
+            idle_tenants_cost_one_deployment_checkpoint_a_period,
+        );
+    };
+}
+
 /// Expands to the tests of [`TenantAuthorizer`](audit_core::TenantAuthorizer) for a
 /// [`TenantAuthorizerHarness`].
 #[macro_export]
@@ -484,6 +527,8 @@ mod tests {
             include_str!("deployment_store.rs"),
             include_str!("erasure_store.rs"),
             include_str!("event_queue.rs"),
+            include_str!("failed_writes.rs"),
+            include_str!("idle.rs"),
             include_str!("log_store/append.rs"),
             include_str!("log_store/consume.rs"),
             include_str!("log_store/erase.rs"),
@@ -500,6 +545,7 @@ mod tests {
             include_str!("tampering/mod.rs"),
             include_str!("tenant_authorizer.rs"),
             include_str!("tenant_store.rs"),
+            include_str!("tiles.rs"),
         ];
         let mut contracts = 0;
         for line in sources.iter().flat_map(|source| source.lines()) {

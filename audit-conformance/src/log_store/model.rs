@@ -11,6 +11,7 @@ use super::LogStoreHarness;
 use crate::fixture::{
     act, basis, batch, everything, new_tenant, seconds_after, trusted, try_append,
 };
+use crate::size::sized;
 
 /// What the store must hold of one entry.
 #[derive(Debug, Clone)]
@@ -96,8 +97,7 @@ impl Model {
 /// Random operations of two tenants, which use the same ids, end as a model says: what is stored, what
 /// is shown, and in whose log. `AUDIT_TEST_FULL=1` runs 100,000 of them, else 10,000.
 pub async fn random_operations_of_two_tenants_match_a_model<H: LogStoreHarness>() {
-    let full = std::env::var_os("AUDIT_TEST_FULL").is_some_and(|v| v == "1");
-    let operations = if full { 100_000 } else { 10_000 };
+    let operations = sized(100_000);
     let harness = H::open().await;
     let store: &dyn LogStore = harness.store();
     let mut models = Vec::new();

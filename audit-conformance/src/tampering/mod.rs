@@ -33,6 +33,7 @@ use audit_core::{
 
 use crate::fixture::DEADLINE;
 use crate::random::Random;
+use crate::size::is_full;
 use trial::Trial;
 
 /// What every change follows from.
@@ -105,12 +106,12 @@ pub struct Table {
 }
 
 impl Table {
-    fn place(&self, column: &str) -> usize {
+    pub(crate) fn place(&self, column: &str) -> usize {
         let found = self.columns.iter().position(|(name, _)| *name == column);
         found.unwrap_or_else(|| panic!("{} has no {column}", self.name))
     }
 
-    fn number(&self, row: &[Cell], column: &str) -> u64 {
+    pub(crate) fn number(&self, row: &[Cell], column: &str) -> u64 {
         match row[self.place(column)] {
             Cell::Integer(n) => n.unsigned_abs(),
             ref other => panic!("{}.{column} is {other:?}", self.name),
@@ -203,11 +204,6 @@ type Times<K> = (K, u64, u64);
 
 /// A kind of which so many were refused and none was made is one that the database itself rules out.
 const REFUSALS: u64 = 20;
-
-/// Whether the full sizes were asked for.
-fn is_full() -> bool {
-    std::env::var_os("AUDIT_TEST_FULL").is_some_and(|v| v == "1")
-}
 
 /// Makes changes of each kind until so many were found, and tells how many there were. An attempt is told
 /// how many of its kind there were before.

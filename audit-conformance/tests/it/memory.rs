@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use audit_conformance::{
     ArchiveHarness, CheckpointStoreHarness, CredentialStoreHarness, ErasureStoreHarness,
-    EventQueueHarness, LogStoreHarness, OffboardingStoreHarness, OutboxHarness, SearchIndexHarness,
-    TenantAuthorizerHarness,
+    EventQueueHarness, FailedWritesHarness, LogStoreHarness, OffboardingStoreHarness,
+    OutboxHarness, SearchIndexHarness, TenantAuthorizerHarness,
 };
 use audit_core::{
     ByClaims, ByMembership, ByPolicy, Decision, EventId, ManualClock, MemoryArchive, MemoryIndex,
@@ -59,6 +59,33 @@ impl CheckpointStoreHarness for Store {
 
     fn clock(&self) -> Arc<ManualClock> {
         self.1.clone()
+    }
+}
+
+struct Shared(Arc<MemoryStore>, Arc<ManualClock>);
+
+impl FailedWritesHarness for Shared {
+    type Store = MemoryStore;
+
+    async fn open() -> Self {
+        let clock = audit_conformance::clock();
+        Self(Arc::new(MemoryStore::with_clock(clock.clone())), clock)
+    }
+
+    fn store(&self) -> Arc<MemoryStore> {
+        self.0.clone()
+    }
+
+    fn clock(&self) -> Arc<ManualClock> {
+        self.1.clone()
+    }
+
+    async fn reopen(self) -> Self {
+        self
+    }
+
+    async fn refuse_tiles(&self, _: bool) -> bool {
+        false
     }
 }
 
@@ -299,4 +326,8 @@ impl ArchiveHarness for Archived {
 
 mod archive {
     audit_conformance::archive!(super::Archived);
+}
+
+mod failed_writes {
+    audit_conformance::failed_writes!(super::Shared);
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use audit_conformance::sized;
 use audit_core::memory::MemoryStore;
 use audit_core::{
     AuditLog, Event, LogStore, Recorder, SearchIndex, TenantId, WorkerStatus, Workers,
@@ -16,14 +17,6 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, request, scope, tenant, until};
 use crate::proxy::{Act, Proxy};
-
-/// What a test shows in a tenth of it, unless all of it is asked for.
-fn sized(full: u64) -> u64 {
-    match std::env::var_os("AUDIT_TEST_FULL") {
-        Some(_) => full,
-        None => full.div_ceil(10),
-    }
-}
 
 /// How long the index may take to equal the log again.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -124,7 +117,7 @@ async fn opensearch_away_and_then_wiped_loses_nothing_of_the_index() {
 
         // Away: each request's connection is cut, while writers go on.
         proxy.rule(|_| Act::Refuse);
-        let away = Duration::from_secs(sized(60));
+        let away = Duration::from_secs(sized(60) as u64);
         let began = Instant::now();
         let mut size = 500;
         while began.elapsed() < away {
@@ -177,7 +170,7 @@ async fn partial_failures_of_bulk_lose_and_double_nothing() {
         Act::FailWrite(at as usize, 429, kind)
     });
     let workers = log.start();
-    let size = sized(5_000);
+    let size = sized(5_000) as u64;
     for from in (0..size).step_by(20) {
         for owner in 1..=3 {
             record(&log, owner, from..from + 20).await;

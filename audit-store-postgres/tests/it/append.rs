@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_conformance::sized;
 use audit_core::{
     Batch, ErrorKind, Event, GroupCommit, LogStore, Mark, PreparedEvent, SystemClock, Timestamp,
 };
@@ -11,7 +12,7 @@ use sqlx_core::connection::Connection as _;
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_scalar::query_scalar;
 
-use crate::fixture::{Database, eventually, ids, scope, sized, tenant, until_one_waits};
+use crate::fixture::{Database, eventually, ids, scope, tenant, until_one_waits};
 
 #[tokio::test]
 async fn a_busy_tenant_does_not_stall_the_others_of_a_call() {

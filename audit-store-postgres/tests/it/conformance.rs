@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use audit_conformance::{
-    CheckpointStoreHarness, CredentialStoreHarness, ErasureStoreHarness, LogStoreHarness,
-    OffboardingStoreHarness,
+    CheckpointStoreHarness, CredentialStoreHarness, ErasureStoreHarness, FailedWritesHarness,
+    LogStoreHarness, OffboardingStoreHarness,
 };
 use audit_core::ManualClock;
 use audit_store_postgres::PostgresStore;
+use sqlx_core::executor::Executor as _;
 
 use crate::fixture::{Database, shared};
 
@@ -79,6 +80,40 @@ impl CheckpointStoreHarness for Database {
     }
 }
 
+impl FailedWritesHarness for Database {
+    type Store = PostgresStore;
+
+    async fn open() -> Self {
+        Self::open().await
+    }
+
+    fn store(&self) -> Arc<PostgresStore> {
+        Arc::new(self.store.clone())
+    }
+
+    fn clock(&self) -> Arc<ManualClock> {
+        self.clock.clone()
+    }
+
+    async fn reopen(self) -> Self {
+        Self::reopen(self).await
+    }
+
+    async fn refuse_tiles(&self, refuses: bool) -> bool {
+        let sql = match refuses {
+            true => {
+                "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN RAISE EXCEPTION ''no tiles today''; END';
+                 CREATE TRIGGER refused BEFORE INSERT ON audit.subtrees
+                 FOR EACH ROW EXECUTE FUNCTION public.refuse()"
+            }
+            false => "DROP TRIGGER refused ON audit.subtrees",
+        };
+        self.connect().await.execute(sql).await.unwrap();
+        true
+    }
+}
+
 impl ErasureStoreHarness for Shared {
     type Store = PostgresStore;
 
@@ -137,4 +172,8 @@ mod tenant_store {
 
 mod credential_store {
     audit_conformance::credential_store!(super::Shared);
+}
+
+mod failed_writes {
+    audit_conformance::failed_writes!(crate::fixture::Database);
 }

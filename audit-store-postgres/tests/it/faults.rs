@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use audit_conformance::sized;
 use audit_core::{Batch, ErrorKind, GroupCommit, LogStore, Receipt, SystemClock, Timestamp};
 use audit_store_postgres::PostgresStore;
 use tokio::time::Instant;
 
 use crate::engine::Engine;
-use crate::fixture::{event, eventually, prepare, scope, sized, tenant};
+use crate::fixture::{event, eventually, prepare, scope, tenant};
 
 const WRITERS: usize = 4;
 

@@ -214,6 +214,12 @@ impl Database {
         PostgresStore::connect(options).await.unwrap()
     }
 
+    /// As another process: nothing of the first one is left.
+    pub(crate) async fn reopen(self) -> Self {
+        let store = self.again().await;
+        Self { store, ..self }
+    }
+
     /// Another store on it whose connections have this name.
     pub(crate) async fn named(&self, name: &str) -> PostgresStore {
         PostgresStore::connect(self.options().application_name(name))
@@ -264,14 +270,6 @@ pub(crate) async fn shared() -> PostgresOptions {
         })
         .await;
     PostgresOptions::new(url).connections(4, 4, 2)
-}
-
-/// How much of a thing a test does: a tenth of the full size, which `AUDIT_TEST_FULL=1` asks for.
-pub(crate) fn sized(full: usize) -> usize {
-    match std::env::var_os("AUDIT_TEST_FULL") {
-        Some(_) => full,
-        None => full.div_ceil(10),
-    }
 }
 
 /// Waits on a condition.

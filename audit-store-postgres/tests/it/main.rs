@@ -11,6 +11,7 @@ mod engine;
 mod faults;
 mod fixture;
 mod guard;
+mod idle;
 mod index;
 mod migrate;
 mod offboarding;

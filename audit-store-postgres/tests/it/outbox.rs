@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use audit_conformance::is_full;
 use audit_core::{
     AuditLog, Clock as _, ErasureRequest, ErrorKind, Event, EventId, Fields, Group, LogStore,
     Outbox, Redact, Redrive, Selection, SystemClock, TenantId, Workers,
@@ -122,10 +123,6 @@ impl audit_conformance::OutboxHarness for Application {
 
 mod contract {
     audit_conformance::outbox!(super::Application);
-}
-
-fn full() -> bool {
-    std::env::var("AUDIT_TEST_FULL").is_ok_and(|full| full == "1")
 }
 
 fn event() -> Event {
@@ -261,7 +258,7 @@ async fn a_refused_event_leaves_the_callers_transaction_alone() {
 async fn a_caller_that_is_killed_leaves_its_row_and_its_event_or_neither() {
     let app = Application::new().await;
     let relay = app.relay("relay").await;
-    let rounds = if full() { 200 } else { 24 };
+    let rounds = if is_full() { 200 } else { 24 };
     let mut committed = 0;
     for round in 0..rounds {
         let mut victim = app.database.connect().await;
@@ -350,7 +347,7 @@ async fn call(
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_committed_row_becomes_one_entry_though_relays_are_killed() {
     let app = Application::new().await;
-    let kills = if full() { 20 } else { 3 };
+    let kills = if is_full() { 20 } else { 3 };
     let stop = Arc::new(AtomicBool::new(false));
     let mut callers = Vec::new();
     for n in 0..32 {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use audit_conformance::is_full;
 use audit_core::{
     EventId, Filter, LogStore, PageRequest, Position, Sort, TenantScope, TimeRange, Timestamp,
 };
@@ -131,9 +132,9 @@ impl Plan {
 
 /// Entries of the big tenant and of the others; powers of two, whose trees have one peak.
 fn sizes() -> (i64, i64, i64) {
-    match std::env::var_os("AUDIT_TEST_FULL") {
-        Some(_) => (524_288, 1_000, 512),
-        None => (8_192, 20, 512),
+    match is_full() {
+        true => (524_288, 1_000, 512),
+        false => (8_192, 20, 512),
     }
 }
 

@@ -1,14 +1,21 @@
 //! What prunes leave, partitions that go with them, and snapshots.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use audit_conformance::sampled::{self, Sampled};
+use audit_conformance::{is_full, sized};
 use audit_core::tlog::leaf::leaf_hash;
-use audit_core::{Clock as _, ErrorKind, Filter, LogStore, Prune, SearchIndex, Timestamp};
+use audit_core::{
+    AuditLog, Clock as _, ErrorKind, EventId, Filter, LogStore, Prune, SearchIndex, Timestamp,
+    Vacuum as _,
+};
 use futures_util::TryStreamExt as _;
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_scalar::query_scalar;
+use sqlx_postgres::PgConnection;
 
-use crate::fixture::{Database, basis, scope, tenant, until_one_waits};
+use crate::fixture::{Database, basis, eventually, scope, tenant, until_one_waits};
 
 async fn partitions(database: &Database) -> Vec<String> {
     let mut admin = database.connect().await;
@@ -250,4 +257,121 @@ async fn a_sweep_waits_for_an_indexer_that_begins_with_the_tenant_and_removes_wh
         .await
         .unwrap();
     assert_eq!(left, [11]);
+}
+
+async fn bytes(admin: &mut PgConnection, of: &str) -> i64 {
+    let sql = format!("SELECT {of}");
+    query_scalar(&sql).fetch_one(admin).await.unwrap()
+}
+
+/// Entries of a tenant, by the thousand; some of their ids.
+async fn fill(database: &Database, n: u128, entries: usize) -> Vec<EventId> {
+    let mut some = Vec::new();
+    for _ in 0..entries / 1_000 {
+        let receipts = database.append(&scope(n), 1_000).await;
+        some.extend(receipts.iter().step_by(entries / 50).map(|r| r.id));
+    }
+    some
+}
+
+/// 10,000 of 20,000 entries, 100,000 of 200,000 with `AUDIT_TEST_FULL=1`. What stays of a pruned one is its
+/// id and its leaf hash.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_of_a_log_is_pruned_with_its_partition_and_the_other_half_is_proved() {
+    let half = sized(100_000);
+    let database = Database::open().await;
+    let store = Arc::new(database.store.clone());
+    let builder = AuditLog::builder(store.clone()).clock(database.clock.clone());
+    let log = sampled::signed(builder, store);
+    database.clock.set(at("2021-01-10T00:00:00Z"));
+    fill(&database, 1, half).await;
+    database.clock.set(at("2021-02-10T00:00:00Z"));
+    let sample = fill(&database, 1, half).await;
+    let workers = log.start();
+    let sampled = Sampled::of(&log, tenant(1), sample).await;
+
+    let mut admin = database.connect().await;
+    let whole = "pg_database_size(current_database())";
+    let before = bytes(&mut admin, whole).await;
+    let month = bytes(&mut admin, "pg_total_relation_size('audit.events_202101')").await;
+    let bound = at("2021-02-01T00:00:00Z");
+    let prune = Prune::new(bound, basis("retention"), database.act(&scope(1)));
+    let pruned = database.store.prune(&scope(1), &prune).await.unwrap();
+    let expected = (half as u64, half as u64);
+    assert_eq!((pruned.below, pruned.entries), expected);
+    eventually("the partition is gone", async || {
+        database.sweep_all().await;
+        let left = partitions(&database).await;
+        !left.contains(&"events_202101".to_owned())
+    })
+    .await;
+    let after = bytes(&mut admin, whole).await;
+    println!(
+        "{half} of {} pruned: {before} bytes before, {after} after",
+        2 * half
+    );
+    // The rows of `ids` have second versions, without what repeats are compared by.
+    assert!(before - after > month / 2, "{before} {after} {month}");
+    sampled.still_hold(&log).await;
+    assert!(workers.shutdown(Duration::from_secs(5)).await);
+}
+
+/// The partition stays as large as it is. The server's vacuum makes room in it, which later entries take; to
+/// give it back, all of the partition is written anew.
+#[tokio::test]
+async fn a_prune_within_a_partition_makes_room_for_what_comes_and_a_rewrite_gives_it_back() {
+    let entries = if is_full() { 100_000 } else { 4_000 };
+    let database = Database::open().await;
+    database.clock.set(at("2021-01-10T00:00:00Z"));
+    // By turns, so that no page holds entries of one tenant alone.
+    for _ in 0..entries / 100 {
+        for n in [1, 2] {
+            database.append(&scope(n), 100).await;
+        }
+    }
+    let mut admin = database.connect().await;
+    let size = "pg_total_relation_size('audit.events_202101')";
+    // What the server's own vacuum does once enough rows are gone; by hand, so that no moment is left to it.
+    let never = "ALTER TABLE audit.events_202101 SET (autovacuum_enabled = off)";
+    admin.execute(never).await.unwrap();
+    let full = bytes(&mut admin, size).await;
+    database.clock.set(at("2021-01-20T00:00:00Z"));
+    let bound = database.clock.now();
+    let prune = Prune::new(bound, basis("retention"), database.act(&scope(1)));
+    let pruned = database.store.prune(&scope(1), &prune).await.unwrap();
+    assert_eq!(pruned.entries, entries as u64);
+    database.sweep_all().await;
+    let swept = bytes(&mut admin, size).await;
+    assert!(swept >= full, "{swept} of {full}");
+
+    admin.execute("VACUUM audit.events_202101").await.unwrap();
+    let vacuumed = bytes(&mut admin, size).await;
+    for _ in 0..entries / 100 {
+        database.append(&scope(1), 100).await;
+    }
+    let refilled = bytes(&mut admin, size).await;
+    let bound = at("2021-01-21T00:00:00Z");
+    database.clock.set(bound);
+    let prune = Prune::new(bound, basis("retention"), database.act(&scope(1)));
+    database.store.prune(&scope(1), &prune).await.unwrap();
+    database.sweep_all().await;
+    // Rows that somebody's transaction may still see, the server's own vacuum's perhaps, stay.
+    let mut rewritten = full;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    // Of as many entries as are left.
+    while rewritten * 100 > full * 65 {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{rewritten} of {full}"
+        );
+        database.store.vacuum().await.unwrap();
+        rewritten = bytes(&mut admin, size).await;
+    }
+    println!(
+        "{entries} of {} in a partition: {full} bytes, swept {swept}, vacuumed {vacuumed}, as many again \
+         {refilled}, one tenant pruned again and rewritten {rewritten}",
+        2 * entries
+    );
+    // Without the room it would be half as large again; indexes make room in whole pages only.
+    assert!(refilled * 100 < full * 135, "{refilled} of {full}");
 }

@@ -338,3 +338,4 @@ impl TamperingHarness for Behind {
 }
 
 audit_conformance::tampering!(Behind);
+audit_conformance::tiles!(Behind);

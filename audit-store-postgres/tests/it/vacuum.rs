@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_conformance::person::{self, Person};
+use audit_conformance::sized;
 use audit_core::{
     AuditLog, ErasureRequest, ErasureState, LogStore as _, Lookup, SearchIndex as _, Selection,
     SystemClock, Vacuum as _,
@@ -18,7 +19,7 @@ use sqlx_postgres::PgConnection;
 use tokio::time::Instant;
 
 use crate::engine::Engine;
-use crate::fixture::{Database, basis, eventually, scope, sized, tenant};
+use crate::fixture::{Database, basis, eventually, scope, tenant};
 
 /// No value is compressed, so that it can be read in the pages: in those of rows that are dead, no SQL
 /// reads it. Rows are written and written anew alike either way.

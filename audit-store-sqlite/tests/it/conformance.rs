@@ -1,12 +1,14 @@
 //! The contracts of the traits, run on files.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use audit_conformance::{
-    CheckpointStoreHarness, CredentialStoreHarness, ErasureStoreHarness, LogStoreHarness,
-    OffboardingStoreHarness,
+    CheckpointStoreHarness, CredentialStoreHarness, ErasureStoreHarness, FailedWritesHarness,
+    LogStoreHarness, OffboardingStoreHarness,
 };
 use audit_core::ManualClock;
+use audit_store_sqlite::rusqlite::Connection;
 use audit_store_sqlite::{SqliteOptions, SqliteStore};
 use tempfile::TempDir;
 
@@ -90,6 +92,42 @@ impl CheckpointStoreHarness for Files {
     }
 }
 
+impl FailedWritesHarness for Files {
+    type Store = SqliteStore;
+
+    async fn open() -> Self {
+        <Self as LogStoreHarness>::open().await
+    }
+
+    fn store(&self) -> Arc<SqliteStore> {
+        Arc::new(self.store.clone())
+    }
+
+    fn clock(&self) -> Arc<ManualClock> {
+        self.clock.clone()
+    }
+
+    async fn reopen(self) -> Self {
+        <Self as LogStoreHarness>::reopen(self).await.unwrap()
+    }
+
+    async fn refuse_tiles(&self, refuses: bool) -> bool {
+        let conn = Connection::open(self.folder.path().join("audit.db")).unwrap();
+        conn.busy_timeout(Duration::from_secs(20)).unwrap();
+        // Only the store's writer does this.
+        conn.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+        let sql = match refuses {
+            true => {
+                "CREATE TRIGGER refused BEFORE INSERT ON tiles
+                 BEGIN SELECT RAISE(ABORT, 'no tiles today'); END"
+            }
+            false => "DROP TRIGGER refused",
+        };
+        conn.execute_batch(sql).unwrap();
+        true
+    }
+}
+
 impl ErasureStoreHarness for Files {
     type Store = SqliteStore;
 
@@ -148,4 +186,8 @@ mod tenant_store {
 
 mod credential_store {
     audit_conformance::credential_store!(super::Files);
+}
+
+mod failed_writes {
+    audit_conformance::failed_writes!(super::Files);
 }

@@ -170,14 +170,6 @@ pub(crate) fn event(i: usize) -> Event {
         .reason("quarterly close")
 }
 
-/// How much of a thing a test does: a tenth of the full size, which `AUDIT_TEST_FULL=1` asks for.
-pub(crate) fn sized(full: usize) -> usize {
-    match std::env::var("AUDIT_TEST_FULL").as_deref() {
-        Ok("1") => full,
-        _ => full.div_ceil(10),
-    }
-}
-
 /// Waits on a condition.
 pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(120);

@@ -9,6 +9,7 @@ mod engine;
 mod evidence;
 mod faults;
 mod fixture;
+mod idle;
 mod list;
 mod log;
 mod offboarding;

@@ -1,10 +1,18 @@
 //! Pruning and sweeping.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use audit_conformance::is_full;
+use audit_conformance::sampled::{self, Sampled};
 use audit_core::tlog::merkle;
-use audit_core::{Control, Event, Kind, LogStore, Lookup, Prune, Pruned, TenantScope, Timestamp};
+use audit_core::{
+    AuditLog, Control, Event, EventId, Kind, LogStore, Lookup, Prune, Pruned, TenantScope,
+    Timestamp,
+};
 use rusqlite::Connection;
 
-use crate::fixture::{DAY, Fixture, basis, ids, scope, tenant};
+use crate::fixture::{DAY, Fixture, basis, event, ids, scope, tenant};
 
 async fn prune(fixture: &Fixture, scope: &TenantScope, before: Timestamp) -> Pruned {
     let prune = Prune::new(before, basis("retention"), fixture.act(scope));
@@ -214,4 +222,61 @@ async fn swept_pages_go_back_to_the_file_system() {
     fixture.sweep_all().await;
     let after = std::fs::metadata(&path).unwrap().len();
     assert!(after < 3 << 20, "{after} bytes are left");
+}
+
+/// 20,000 of 40,000 entries, 500,000 of 1,000,000 with `AUDIT_TEST_FULL=1`. What stays of a pruned one is
+/// its id and its leaf hash.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_of_a_log_is_pruned_its_space_is_given_back_and_the_other_half_is_proved() {
+    /// Free pages that stay, which what is appended next fills.
+    const SPARE: u64 = 1 << 20;
+    let half = if is_full() { 500_000 } else { 20_000 };
+    let fixture = Fixture::new();
+    let store = Arc::new(fixture.store().clone());
+    let builder = AuditLog::builder(store.clone()).clock(fixture.clock.clone());
+    let log = sampled::signed(builder, store.clone());
+    let workers = log.start();
+    let reader = log.tenant(scope(1));
+    log.create_tenant(Some(tenant(1)), "one").await.unwrap();
+    let fill = async || {
+        let mut some: Vec<EventId> = Vec::new();
+        for from in (0..half).step_by(1_000) {
+            let events = (from..from + 1_000).map(event).collect();
+            let receipts = reader.record_all(events).await.unwrap();
+            some.extend(receipts.iter().step_by(half / 100).map(|r| r.id));
+        }
+        some
+    };
+    fill().await;
+    let middle = fixture.pass(DAY);
+    let sample = fill().await;
+    let sampled = Sampled::of(&log, tenant(1), sample).await;
+
+    let path = fixture.folder.path().join("audit.db");
+    let conn = Connection::open(&path).unwrap();
+    let pragma = |name| -> u64 {
+        let value = conn.pragma_query_value(None, name, |r| r.get::<_, i64>(0));
+        value.unwrap().unsigned_abs()
+    };
+    // Also of what is in the write-ahead log still.
+    let before = pragma("page_count") * pragma("page_size");
+    let pruned = reader.prune(middle, basis("retention"), None, false).await;
+    let pruned = pruned.unwrap();
+    let expected = (half as u64, half as u64);
+    assert_eq!((pruned.below, pruned.entries), expected);
+    let length = || std::fs::metadata(&path).unwrap().len();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    // Of entries as small as these, ids are about a quarter.
+    while length() > before * 3 / 4 + SPARE {
+        assert!(Instant::now() < deadline, "{} of {before}", length());
+        fixture.sweep_all().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!(
+        "{half} of {} pruned: {before} bytes before, {} after",
+        2 * half,
+        length()
+    );
+    sampled.still_hold(&log).await;
+    assert!(workers.shutdown(Duration::from_secs(5)).await);
 }

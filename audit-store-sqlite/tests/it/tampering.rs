@@ -264,3 +264,4 @@ impl TamperingHarness for Files {
 }
 
 audit_conformance::tampering!(Files);
+audit_conformance::tiles!(Files);

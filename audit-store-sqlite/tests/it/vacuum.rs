@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_conformance::person::{self, Person};
+use audit_conformance::sized;
 use audit_core::{
     AuditLog, ErasureRequest, ErasureState, LogStore, Lookup, SearchIndex, Selection, Vacuum as _,
 };
 use audit_store_sqlite::rusqlite::Connection;
 
-use crate::fixture::{Fixture, basis, eventually, scope, sized, tenant};
+use crate::fixture::{Fixture, basis, eventually, scope, tenant};
 
 /// The databases in a folder that have the person, each with its write-ahead log.
 fn databases_with(person: &Person, folder: &Path) -> BTreeSet<String> {
