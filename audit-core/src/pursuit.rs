@@ -152,12 +152,11 @@ impl TenantLog {
         let mut may_come = true;
         loop {
             match self.place_of(id).await? {
-                Place::At(seq, _) if seq < job.below => {
-                    return Ok(EntryErased::Done(Erased::default()));
-                }
+                // Erased before, or just now by whoever appended it and found the mark.
                 Place::At(seq, false) => {
-                    let receipts = self.receipts_since(seq, seq).await?;
-                    return Ok(EntryErased::Done(Erased::new(1, receipts)));
+                    let receipts = self.receipts_since(job.below, seq).await?;
+                    let entries = u64::from(!receipts.is_empty());
+                    return Ok(EntryErased::Done(Erased::new(entries, receipts)));
                 }
                 // It has come, and goes in a moment, or was recorded after the request.
                 Place::At(_, true) => {}

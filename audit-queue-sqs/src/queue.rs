@@ -410,7 +410,7 @@ impl EventQueue for SqsQueue {
     }
 
     /// What another process looks at in the same minute is passed over, and of the letters that SQS moved from a
-    /// FIFO queue by itself those that don't [show](Self::dead_letters). One that is replaced is sent anew and
+    /// FIFO queue by itself those that don't [show](EventQueue::dead_letters). One that is replaced is sent anew and
     /// then removed: an error or a crash in between leaves it in both forms.
     async fn sift(&self, sieve: Arc<dyn Sieve<DeadLetter>>) -> Result<u64> {
         let known = self.known().await?;
