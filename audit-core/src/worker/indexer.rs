@@ -350,30 +350,30 @@ pub async fn remove_erased(
         else {
             continue;
         };
-        for (from, to) in ranges {
-            let mut next = from;
-            while next <= to && next < indexed {
-                let end = (to + 1).min(indexed).min(next + AT as u64);
-                let seqs: Vec<u64> = (next..end).collect();
-                let current = Intact::at(store, scope, &seqs).await?;
-                index.remove(scope, &current.entries).await?;
-                if !current.damaged.is_empty() {
-                    tell_damaged(scope, &current.damaged);
-                    index.mend(scope, &[], &current.damaged).await?;
+        // Of a person's entries each is a range: the index is asked once for many.
+        let mut seqs = ranges
+            .into_iter()
+            .flat_map(|(from, to)| from..(to + 1).min(indexed))
+            .peekable();
+        while seqs.peek().is_some() {
+            let some: Vec<u64> = seqs.by_ref().take(AT).collect();
+            let current = Intact::at(store, scope, &some).await?;
+            index.remove(scope, &current.entries).await?;
+            if !current.damaged.is_empty() {
+                tell_damaged(scope, &current.damaged);
+                index.mend(scope, &[], &current.damaged).await?;
+            }
+            for entry in current.entries {
+                if let Some(earlier) = entry_of(earlier, entry.seq) {
+                    *earlier = entry;
                 }
-                for entry in current.entries {
-                    if let Some(earlier) = entry_of(earlier, entry.seq) {
-                        *earlier = entry;
+            }
+            for seq in current.damaged {
+                if let Some(earlier) = entry_of(earlier, seq) {
+                    for group in Group::ALL {
+                        earlier.fields_mut().clear(group);
                     }
                 }
-                for seq in current.damaged {
-                    if let Some(earlier) = entry_of(earlier, seq) {
-                        for group in Group::ALL {
-                            earlier.fields_mut().clear(group);
-                        }
-                    }
-                }
-                next = end;
             }
         }
     }

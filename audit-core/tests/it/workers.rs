@@ -563,6 +563,8 @@ struct Picky {
     names: bool,
     away: AtomicBool,
     calls: AtomicU32,
+    /// Calls that take out what was erased.
+    removals: AtomicU32,
     /// Whose entry the first one of each batch was.
     given: Mutex<Vec<TenantId>>,
     /// Of whom it was asked how far it is.
@@ -607,6 +609,7 @@ impl SearchIndex for Picky {
     }
     async fn remove(&self, scope: &TenantScope, current: &[Entry]) -> Result<()> {
         self.scoped(scope)?;
+        self.removals.fetch_add(1, Ordering::SeqCst);
         self.inner.remove(scope, current).await
     }
     async fn indexed_through(&self, scope: &TenantScope) -> Result<u64> {
@@ -628,6 +631,36 @@ impl SearchIndex for Picky {
     async fn rebuild(&self, store: &Arc<dyn LogStore>) -> Result<()> {
         self.inner.rebuild(store).await
     }
+}
+
+#[tokio::test]
+async fn entries_that_are_erased_apart_from_each_other_leave_the_index_in_few_calls() {
+    let index = Arc::new(Picky::default());
+    let log = AuditLog::builder(Arc::new(MemoryStore::new()))
+        .search(index.clone())
+        .build();
+    let mut erased = Vec::new();
+    for n in 0..200 {
+        let user = if n % 2 == 0 { "ann" } else { "bob" };
+        let event = Event::view("doc", "d").user(user);
+        let receipt = log.recorder(tenant(1)).record(event).await.unwrap();
+        if n % 2 == 0 {
+            erased.push(receipt.id);
+        }
+    }
+    let workers = log.start();
+    let scope = TenantScope::trusted(tenant(1), "test");
+    let through = async || index.inner.indexed_through(&scope).await.unwrap();
+    until("all are indexed", async || through().await == 200).await;
+    let basis = "gdpr-17".parse().unwrap();
+    let reader = log.tenant(scope.clone());
+    reader.erase(erased, None, basis, None).await.unwrap();
+    until("the erasure is indexed", async || through().await == 201).await;
+    let hundred = SearchRequest::new(Filter::new().user("ann"), 100);
+    assert_eq!(index.search(&scope, &hundred).await.unwrap().seqs, [0; 0]);
+    // Of 64 entries each.
+    assert_eq!(index.removals.load(Ordering::SeqCst), 2);
+    workers.shutdown(Duration::from_secs(5)).await;
 }
 
 fn error_of(workers: &audit_core::Workers, name: &str) -> Option<String> {
