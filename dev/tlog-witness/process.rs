@@ -46,7 +46,8 @@ impl GoWitness {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         // Why it doesn't, it says on the standard error, which is the test's.
-        let address = lines.next().expect("the witness serves").unwrap();
+        let address = lines.next();
+        let address = address.unwrap_or_else(|| panic!("the witness doesn't serve"));
         let answers = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&answers);
         std::thread::spawn(move || {
@@ -56,7 +57,7 @@ impl GoWitness {
         });
         Self {
             child,
-            address,
+            address: address.unwrap(),
             answers,
         }
     }

@@ -3,12 +3,18 @@
 //! `benches/http-load.sh` builds everything, starts a server and runs the whole series.
 #![allow(clippy::print_stdout)] // its output is what it is for
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use audit_core::Timestamp;
+use audit_client::{Client, ListRequest};
+use audit_core::tlog::checkpoint::Checkpoint;
+use audit_core::tlog::merkle::verify_consistency;
+use audit_core::tlog::note::VerifyingKey;
+use audit_core::tlog::proof::InclusionProof;
+use audit_core::{Entry, ErrorKind, Filter, TenantId, Timestamp};
 use benches::{
     COMMON_WORD, FREQUENT_USER, HOT_RESOURCE, RARE_USER, RARE_WORD, START_MICROS, event,
 };
@@ -94,12 +100,19 @@ enum Load {
     },
     /// A whole CSV export.
     Export,
-    /// Erases a person, of one entry in 100, from a filled log, while others record and read.
+    /// Proofs of entries of a filled log.
+    Proofs {
+        #[arg(long, default_value_t = 500)]
+        requests: usize,
+    },
+    /// Erases a person, of one entry in 100, from a filled log, while others record and read. Proofs from
+    /// before have to hold afterwards.
     Erase,
-    /// Fills the log and prunes the older half, while others record and read.
+    /// Prunes the entries accepted before a time from a filled log, while others record and read. Proofs
+    /// from before have to hold afterwards.
     Prune {
-        #[arg(long, default_value_t = 1_000_000)]
-        entries: u64,
+        #[arg(long)]
+        before: Timestamp,
         /// For how long others are watched after the answer: the rows go afterwards.
         #[arg(long, default_value_t = 15)]
         settle: u64,
@@ -215,9 +228,16 @@ async fn main() -> Result<(), Failure> {
         Load::Fill { entries } => fill(&target, entries).await?,
         Load::Reads { requests } => reads(&target, requests).await?,
         Load::Export => export(&target).await?,
-        Load::Erase => erase(&target).await?,
-        Load::Prune { entries, settle } => {
-            prune(&target, entries, Duration::from_secs(settle)).await?;
+        Load::Proofs { requests } => proofs(&target, requests).await?,
+        Load::Erase => {
+            let kept = Kept::fetch(&target).await?;
+            erase(&target).await?;
+            kept.verify().await?;
+        }
+        Load::Prune { before, settle } => {
+            let kept = Kept::fetch(&target).await?;
+            prune(&target, before, Duration::from_secs(settle)).await?;
+            kept.verify().await?;
         }
     }
     Ok(())
@@ -578,16 +598,12 @@ async fn reads(target: &Target, requests: usize) -> Result<(), Failure> {
     };
     let mut path = "/api/v1/logs?limit=1000".to_owned();
     let mut deep = String::new();
-    let mut proofs = Vec::new();
     for _ in 0..100 {
         connection.call("GET", &path, "").await?;
         let page: serde_json::Value = serde_json::from_slice(&connection.body)?;
         let Some(cursor) = page["next_cursor"].as_str() else {
             break;
         };
-        if let Some(id) = page["data"][0]["id"].as_str() {
-            proofs.push(format!("/api/v1/logs/{id}/proof"));
-        }
         deep = format!("/api/v1/logs?limit=50&cursor={cursor}");
         path = format!("/api/v1/logs?limit=1000&cursor={cursor}");
     }
@@ -621,25 +637,138 @@ async fn reads(target: &Target, requests: usize) -> Result<(), Failure> {
         ("stats", "/api/v1/logs/stats".to_owned()),
     ]
     .map(|(what, path)| (what, vec![path]));
-    let proofs = ("a proof, of 100 entries in turn", proofs);
-    for (what, paths) in series.into_iter().chain([proofs]) {
-        let mut latency = Histogram::<u64>::new(3)?;
-        for path in paths.iter().cycle().take(requests) {
-            let sent = Instant::now();
-            let status = connection.call("GET", path, "").await?;
-            latency.record(sent.elapsed().as_micros() as u64)?;
-            if status != 200 {
-                let body = String::from_utf8_lossy(&connection.body).into_owned();
-                return Err(format!("GET {path} answered {status}: {body}").into());
-            }
-        }
-        println!(
-            "{what}: p50 {:.2} ms, p99 {:.2} ms ({requests} requests)",
-            latency.value_at_quantile(0.5) as f64 / 1_000.0,
-            latency.value_at_quantile(0.99) as f64 / 1_000.0
-        );
+    for (what, paths) in series {
+        time(&mut connection, what, &paths, requests).await?;
     }
     Ok(())
+}
+
+/// Asks for these in turn, so often, and prints how long the answers took.
+async fn time(
+    connection: &mut Connection,
+    what: &str,
+    paths: &[String],
+    requests: usize,
+) -> Result<(), Failure> {
+    let mut latency = Histogram::<u64>::new(3)?;
+    for path in paths.iter().cycle().take(requests) {
+        let sent = Instant::now();
+        let status = connection.call("GET", path, "").await?;
+        latency.record(sent.elapsed().as_micros() as u64)?;
+        if status != 200 {
+            let body = String::from_utf8_lossy(&connection.body).into_owned();
+            return Err(format!("GET {path} answered {status}: {body}").into());
+        }
+    }
+    println!(
+        "{what}: p50 {:.2} ms, p99 {:.2} ms ({requests} requests)",
+        latency.value_at_quantile(0.5) as f64 / 1_000.0,
+        latency.value_at_quantile(0.99) as f64 / 1_000.0
+    );
+    Ok(())
+}
+
+async fn proofs(target: &Target, requests: usize) -> Result<(), Failure> {
+    let sample = sample(&client(target)?).await?;
+    let path = |entry: &Entry| format!("/api/v1/logs/{}/proof", entry.id);
+    let paths: Vec<_> = sample.iter().map(path).collect();
+    let what = format!("a proof, of {} entries in turn", paths.len());
+    let mut connection = Connection::open(target).await?;
+    time(&mut connection, &what, &paths, requests).await
+}
+
+fn client(target: &Target) -> Result<Client, Failure> {
+    let client = Client::builder(format!("http://{}", target.address)).token(&target.token);
+    Ok(client.build()?)
+}
+
+/// Positions that a sample has entries of.
+const SAMPLE: u64 = 100;
+
+/// Entries of the whole log, evenly: at each of so many positions, and the next one there of the person who
+/// is to be erased.
+async fn sample(client: &Client) -> Result<Vec<Entry>, Failure> {
+    let newest = ListRequest::new(Filter::new()).limit(1);
+    let newest = client.list(&newest).await?.items;
+    let size = newest.first().ok_or("the log is empty")?.seq + 1;
+    let mut sample = BTreeMap::new();
+    for n in 0..SAMPLE {
+        let there = Filter::new().from_seq(n * size / SAMPLE);
+        for filter in [there.clone(), there.user(FREQUENT_USER)] {
+            let request = ListRequest::new(filter).ascending().limit(1);
+            let found = client.list(&request).await?.items;
+            sample.extend(found.into_iter().map(|entry| (entry.seq, entry)));
+        }
+    }
+    Ok(sample.into_values().collect())
+}
+
+/// Proofs from before something was taken out of the log.
+struct Kept {
+    client: Client,
+    tenant: TenantId,
+    keys: [VerifyingKey; 1],
+    proofs: Vec<(Entry, InclusionProof)>,
+}
+
+impl Kept {
+    async fn fetch(target: &Target) -> Result<Self, Failure> {
+        let client = client(target)?;
+        let mut proofs = Vec::new();
+        for entry in sample(&client).await? {
+            let proof = client.proof(entry.id).await?;
+            proofs.push((entry, proof));
+        }
+        let tenant = proofs.first().ok_or("the log is empty")?.0.tenant_id;
+        let keys = [client.verifying_key(tenant).await?];
+        Ok(Self {
+            client,
+            tenant,
+            keys,
+            proofs,
+        })
+    }
+
+    /// Verifies each of them, that the log as it is now continues the heads that they have, and the present
+    /// proofs of the entries that are left, which have to have the same leaf hashes.
+    ///
+    /// # Errors
+    /// The first one that doesn't hold.
+    async fn verify(self) -> Result<(), Failure> {
+        let note = self.client.checkpoint(self.tenant).await?;
+        let now = Checkpoint::open(&note, &self.keys)?.checkpoint;
+        let mut heads = BTreeSet::new();
+        let (mut erased, mut pruned) = (0, 0);
+        for (entry, proof) in &self.proofs {
+            let then = proof.verify(&entry.leaf_hash, &self.keys)?.checkpoint;
+            if heads.insert(then.size()) {
+                let (old, new) = (then.size(), now.size());
+                let hashes = self.client.consistency(self.tenant, old, new).await?;
+                verify_consistency(old, &then.root(), new, &now.root(), &hashes)?;
+            }
+            let left = match self.client.get(entry.id).await {
+                Err(error) if error.kind() == ErrorKind::Pruned => {
+                    pruned += 1;
+                    continue;
+                }
+                left => left?,
+            };
+            if (left.seq, left.leaf_hash) != (entry.seq, entry.leaf_hash) {
+                return Err(format!("entry {} has another leaf than before", entry.seq).into());
+            }
+            erased += u64::from(!left.erased.is_empty());
+            let proof = self.client.proof(entry.id).await?;
+            proof.verify(&entry.leaf_hash, &self.keys)?;
+        }
+        println!(
+            "{} proofs from before verify, {} of entries that are erased and {pruned} that are pruned; the \
+             log continues each of their {} heads",
+            self.proofs.len(),
+            erased,
+            heads.len()
+        );
+        Ok(())
+    }
 }
 
 async fn export(target: &Target) -> Result<(), Failure> {
@@ -769,17 +898,8 @@ async fn erase(target: &Arc<Target>) -> Result<(), Failure> {
     drain(target).await
 }
 
-async fn prune(target: &Arc<Target>, entries: u64, settle: Duration) -> Result<(), Failure> {
-    fill(target, entries / 2).await?;
+async fn prune(target: &Arc<Target>, before: Timestamp, settle: Duration) -> Result<(), Failure> {
     let mut connection = Connection::open(target).await?;
-    let status = connection.call("POST", "/api/v1/logs", &event(0)).await?;
-    let recorded = answer(&connection, status, 201)?;
-    let before = recorded["receipt"]["created_at"]
-        .as_str()
-        .ok_or("the receipt has no created_at")?;
-    fill(target, entries / 2).await?;
-    // The server ends connections at rest.
-    connection = Connection::open(target).await?;
     let others = Others::begin(target);
     let began = Instant::now();
     let mut taken = 0;
@@ -794,7 +914,7 @@ async fn prune(target: &Arc<Target>, entries: u64, settle: Duration) -> Result<(
         taken += pruned["entries"].as_u64().unwrap_or_default();
     }
     println!(
-        "pruned {taken} of {entries} entries in {:.1} s",
+        "pruned {taken} entries in {:.1} s",
         began.elapsed().as_secs_f64()
     );
     tokio::time::sleep(settle).await;
