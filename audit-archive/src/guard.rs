@@ -2,7 +2,7 @@
 //! erasures; and one object with the deployment log's head.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use audit_core::tlog::leaf::leaf_hash;
@@ -39,6 +39,17 @@ pub struct ObjectGuard {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     place: String,
+    /// The chain that was walked last: it is read page by page.
+    walked: Mutex<Option<Arc<Chain>>>,
+}
+
+/// The objects with a tenant's erasures.
+struct Chain {
+    tenant: TenantId,
+    /// The newest of them.
+    last: String,
+    /// How many erasures lie before each, and its name, oldest first.
+    objects: Vec<(u64, String)>,
 }
 
 impl fmt::Debug for ObjectGuard {
@@ -113,6 +124,7 @@ impl ObjectGuard {
             store,
             prefix,
             place: options.url.to_string(),
+            walked: Mutex::default(),
         })
     }
 
@@ -165,6 +177,33 @@ impl ObjectGuard {
         let found = self.read::<ErasuresObject>(&path).await?;
         let object = found.map(|(object, _)| object).filter(|o| o.v == VERSION);
         object.ok_or_else(|| damaged(&path))
+    }
+
+    fn walked(&self) -> MutexGuard<'_, Option<Arc<Chain>>> {
+        self.walked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A tenant's objects, walked back from the newest one unless they are known.
+    async fn chain(&self, tenant: TenantId, last: String) -> Result<Arc<Chain>> {
+        let known = self.walked().clone();
+        if let Some(known) = known.filter(|k| (k.tenant, &k.last) == (tenant, &last)) {
+            return Ok(known);
+        }
+        let mut objects = Vec::new();
+        let mut next = Some(last.clone());
+        while let Some(name) = next {
+            let object = self.read_erasures(tenant, &name).await?;
+            objects.push((object.start, name));
+            next = object.before;
+        }
+        objects.reverse();
+        let chain = Arc::new(Chain {
+            tenant,
+            last,
+            objects,
+        });
+        *self.walked() = Some(Arc::clone(&chain));
+        Ok(chain)
     }
 
     /// Writes the erasures that come behind a head's, and returns the object's name.
@@ -280,31 +319,27 @@ impl Guard for ObjectGuard {
         Ok(found.map(|found| found.head))
     }
 
-    /// Reads the chain back from its newest object to the one that holds the `from`th.
+    /// The first page of a tenant walks all of its objects; those that follow read their own.
     async fn erasures(
         &self,
         tenant: TenantId,
         from: u64,
         limit: usize,
     ) -> Result<Vec<GuardedErasure>> {
-        let Some(found) = self.read_head(&self.head_path(tenant)).await? else {
+        let found = self.read_head(&self.head_path(tenant)).await?;
+        let Some(last) = found
+            .filter(|found| from < found.erasures)
+            .and_then(|found| found.last)
+        else {
             return Ok(Vec::new());
         };
-        let mut name = found.last.filter(|_| from < found.erasures);
-        let mut newest_first = Vec::new();
-        while let Some(next) = name {
-            let object = self.read_erasures(tenant, &next).await?;
-            name = object.before.clone().filter(|_| from < object.start);
-            newest_first.push(object);
-        }
+        let chain = self.chain(tenant, last).await?;
+        let first = chain.objects.partition_point(|(start, _)| *start <= from);
         let mut erasures = Vec::new();
-        for object in newest_first.into_iter().rev() {
-            let skipped = usize::try_from(from.saturating_sub(object.start));
-            let rest = object
-                .erasures
-                .into_iter()
-                .skip(skipped.unwrap_or(usize::MAX));
-            for item in rest {
+        for (start, name) in &chain.objects[first.saturating_sub(1)..] {
+            let object = self.read_erasures(tenant, name).await?;
+            let skipped = usize::try_from(from.saturating_sub(*start)).unwrap_or(usize::MAX);
+            for item in object.erasures.into_iter().skip(skipped) {
                 if erasures.len() == limit {
                     return Ok(erasures);
                 }
@@ -312,7 +347,7 @@ impl Guard for ObjectGuard {
                 erasures.push(GuardedErasure {
                     seq: item.seq,
                     accepted_at: accepted_at.map_err(|e| {
-                        damaged(&self.path(&[ERASURES, &tenant.to_string()])).with_source(e)
+                        damaged(&self.path(&[ERASURES, &tenant.to_string(), name])).with_source(e)
                     })?,
                     ctl: item.ctl,
                 });
@@ -369,6 +404,7 @@ mod tests {
             store: Arc::clone(store),
             prefix: Path::from("guards/of.here"),
             place: "s3://bucket/guards/of.here".to_owned(),
+            walked: Mutex::default(),
         }
     }
 

@@ -440,6 +440,15 @@ impl AuditLog {
         &self.inner.tenants
     }
 
+    /// Takes what was erased out of what the queue and the outbox gave up: what an engine gave up by itself, or a
+    /// process that ended behind it, is found so. The workers do it when they start and every hour.
+    ///
+    /// # Errors
+    /// What the store, the queue and the outbox answer.
+    pub async fn sift(&self) -> Result<()> {
+        crate::worker::sift(&self.inner).await
+    }
+
     /// How many positions and ids are left of the erasures that were asked for, of all tenants that
     /// aren't closed: of each tenant's oldest one. 0 when there are none.
     ///

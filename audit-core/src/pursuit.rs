@@ -18,8 +18,11 @@ use crate::scope::{Permission, Permissions, TenantScope};
 use crate::store::{Erased, Lookup, loses};
 use crate::worker::erasure_step;
 
-/// How often it is looked whether others have done what is waited for.
+/// How soon it is looked whether others have done what is waited for, and how often at the least.
 const LOOK: Duration = Duration::from_millis(100);
+const RARELY: Duration = Duration::from_secs(2);
+/// How much of its caller's time the look through what was given up may take; a worker does it otherwise.
+const SIFTING: Duration = Duration::from_secs(10);
 
 /// How far [`TenantLog::erase_entry`] came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,6 +153,7 @@ impl TenantLog {
             return Ok(EntryErased::Done(Erased::new(job.entries, receipts)));
         }
         let mut may_come = true;
+        let mut look = LOOK;
         loop {
             match self.place_of(id).await? {
                 // Erased before, or just now by whoever appended it and found the mark.
@@ -179,7 +183,8 @@ impl TenantLog {
             if Instant::now() >= deadline {
                 return Ok(EntryErased::Begun(job));
             }
-            tokio::time::sleep_until(deadline.min(Instant::now() + LOOK)).await;
+            tokio::time::sleep_until(deadline.min(Instant::now() + look)).await;
+            look = RARELY.min(look * 2);
         }
     }
 
@@ -195,13 +200,22 @@ impl TenantLog {
     ) -> Result<(ErasureJob, Vec<Receipt>)> {
         let inner = &self.log.inner;
         let mut receipts = Vec::new();
+        let sifted_by = deadline.max(Instant::now() + SIFTING);
         loop {
             let job = self.erasure(job.id).await?;
             if job.state == ErasureState::Done {
                 return Ok((job, receipts));
             }
             let is_through = job.next >= job.end;
-            let outcome = match erasure_step(inner, &job).await {
+            // What was given up is looked through as a whole.
+            let taken = match is_through {
+                true => tokio::time::timeout_at(sifted_by, erasure_step(inner, &job)).await,
+                false => Ok(erasure_step(inner, &job).await),
+            };
+            let Ok(taken) = taken else {
+                return Ok((self.erasure(job.id).await?, receipts));
+            };
+            let outcome = match taken {
                 Ok(Some(erased)) => {
                     receipts.extend(erased.receipts);
                     continue;

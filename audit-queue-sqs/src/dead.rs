@@ -3,16 +3,22 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use audit_core::queue::judged;
-use audit_core::{DeadLetter, Message, Redrive, Result, Sieve, Timestamp, Verdict};
+use audit_core::{
+    DeadLetter, Error, ErrorKind, Message, Redrive, Result, Sieve, Timestamp, Verdict,
+};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::api::{Api, BATCH, Receive, cut};
 use crate::message::{Outgoing, deduplication, read_dead};
 
 /// For how long, in seconds, a letter that is looked at is hidden from others.
 const LOOK: u64 = 60;
+/// The same, less the time that an answer takes.
+const LOOKED_IN: Duration = Duration::from_secs(LOOK - 5);
 /// How long, in seconds, SQS looks for a letter: with any wait at all it asks all of its servers.
 const WAIT: u64 = 1;
 /// The fewest letters that are looked through for the oldest, and the most.
@@ -105,6 +111,9 @@ impl DeadLetters {
 
     /// Shows the sieve each letter, and does with it what it says: a letter that is replaced is sent anew and
     /// then removed, an error or a crash in between leaves it in both forms.
+    ///
+    /// Fails as retryable when it took longer than a letter is hidden: those that come again then are not told from
+    /// the end. Some ten thousand letters are too many.
     pub(crate) async fn sift(
         &self,
         sieve: &dyn Sieve<DeadLetter>,
@@ -116,8 +125,14 @@ impl DeadLetters {
         let mut look = Look::default();
         let mut renewed = HashSet::new();
         let mut count = 0;
+        let began = Instant::now();
         let outcome = loop {
             let letters = match look.next(self).await {
+                Ok(letters) if letters.is_empty() && began.elapsed() >= LOOKED_IN => {
+                    let message = "there are more dead letters than can be looked through in a minute: \
+                        redrive or remove them";
+                    break Err(Error::new(ErrorKind::Unavailable, message));
+                }
                 Ok(letters) if letters.is_empty() => break Ok(()),
                 Ok(letters) => letters,
                 Err(error) => break Err(error),

@@ -212,11 +212,12 @@ pub fn signer(settings: &Settings) -> Result<Option<Signer>, SigningFault> {
 
 /// What remembers the heads that were signed, outside the database, for whoever adds to the log, whether it
 /// signs or not. By default in the data folder; none in memory, and where nothing is named and nobody signs.
+/// Only who signs makes a folder that is named and isn't there: elsewhere it is one that isn't mounted.
 ///
 /// # Errors
-/// A folder that can't be made, a bucket that can't be used; [`ErrorKind::Refused`] naming
+/// A folder that can't be made or isn't there, a bucket that can't be used; [`ErrorKind::Refused`] naming
 /// `AUDIT_TLOG_GUARD` where a database is shared, the key is in the settings and nothing is named.
-pub fn guard(settings: &Settings) -> audit_core::Result<Option<Arc<dyn Guard>>> {
+pub fn guard(settings: &Settings, is_signing: bool) -> audit_core::Result<Option<Arc<dyn Guard>>> {
     let folder = match (&settings.tlog_guard, settings.store.folder()) {
         (Some(GuardPlace::Off), _) => {
             tracing::warn!(
@@ -225,6 +226,13 @@ pub fn guard(settings: &Settings) -> audit_core::Result<Option<Arc<dyn Guard>>> 
             return Ok(None);
         }
         (Some(GuardPlace::Bucket(url)), _) => return bucket(url, settings).map(Some),
+        (Some(GuardPlace::Folder(folder)), _) if !is_signing && !folder.is_dir() => {
+            let message = format!(
+                "AUDIT_TLOG_GUARD: {} isn't there, and the process that signs makes it",
+                folder.display()
+            );
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
         (Some(GuardPlace::Folder(folder)), _) => folder.clone(),
         (None, _) if has_to_name_guard(settings) => {
             return Err(Error::new(

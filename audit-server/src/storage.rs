@@ -38,7 +38,10 @@ impl Storage {
     /// # Errors
     /// What the parts answer, with the cause.
     pub async fn open(settings: &Settings, signer: Option<Signer>) -> Result<Self> {
-        let proving = Proving::new(settings, signer)?;
+        Self::with(settings, Proving::new(settings, signer)?).await
+    }
+
+    async fn with(settings: &Settings, proving: Proving) -> Result<Self> {
         let queue = other_queue(settings).await?;
         let mut engines = Vec::new();
         let search = other_index(settings)?.map(|(index, engine)| {
@@ -112,6 +115,7 @@ impl Storage {
 }
 
 /// Who signs and who cosigns, what watches over it, and where entries go before they are pruned.
+#[derive(Default)]
 struct Proving {
     signer: Option<Signer>,
     witnesses: Vec<HttpWitness>,
@@ -124,8 +128,8 @@ impl Proving {
     fn new(settings: &Settings, signer: Option<Signer>) -> Result<Self> {
         let witnesses = settings.witnesses.iter().map(HttpWitness::new);
         Ok(Self {
+            guard: signing::guard(settings, signer.is_some())?,
             signer,
-            guard: signing::guard(settings)?,
             witnesses: witnesses.collect::<Result<_>>()?,
             every: settings.deployment_every,
             archive: archive(settings)?,
@@ -199,7 +203,8 @@ pub async fn migrate(settings: &Settings) -> Result<()> {
         audit_store_postgres::migrate(&options).await?;
     }
     make_queues(settings).await?;
-    let storage = Storage::open(settings, None).await?;
+    // It adds nothing to a log: whoever does is the one who needs a guard.
+    let storage = Storage::with(settings, Proving::default()).await?;
     storage.log.log_store().ping().await
 }
 
@@ -244,6 +249,8 @@ impl Storage {
             }
         }
         let mut kept = self.drain().await?;
+        // What was given up meanwhile, by an engine perhaps.
+        self.log.sift().await?;
         while self.log.log_store().sweep().await? {}
         if let Some(index) = self.log.search() {
             kept.extend(self.catch_up(&**index, workers).await?);

@@ -3,7 +3,10 @@
 //! They are neither in the log, where an erasure finds them, nor on their way to it, where they would be
 //! erased as they arrive. An erasure looks through them before it is done; whoever gives something up
 //! looks whether an erasure was asked for meanwhile. What an engine gives up by itself is found by a look
-//! of the eraser's own, now and then.
+//! of the eraser's own, at its start and now and then.
+//!
+//! What would lose all that it holds goes. What would lose a part stays as it is: without that part it would be another
+//! event, of which no entry of the log said so. Sent again while the mark is kept, it is erased as it arrives.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use crate::erasure::{ErasureJob, ErasureMark};
 use crate::error::{ErrorKind, Result};
 use crate::event::{Event, Fields};
 use crate::id::{ErasureId, EventId, TenantId};
-use crate::ingest::{Accepted, open_message, seal_message};
+use crate::ingest::open_message;
 use crate::log::{AuditLog, Inner};
 use crate::outbox::ParkedRow;
 use crate::prepare::PreparedEvent;
@@ -24,18 +27,13 @@ use crate::queue::{DeadLetter, MessageKind, Sieve, Verdict};
 use crate::scope::TenantScope;
 use crate::tenant::{TenantSecret, TenantStatus};
 
-/// Stands in the place of a reason, which may quote what was erased.
-const REASON: &str = "given up before something of it was erased";
-/// Stands in the place of who recorded it, who may be whom the erasure is about.
-const SUBJECT: &str = "erased";
-
 /// Looks through what was given up, of all tenants, for what was erased.
-pub(super) async fn sift(log: &Arc<Inner>) -> Result<()> {
+pub(crate) async fn sift(log: &Arc<Inner>) -> Result<()> {
     sift_by(log, Forgetting::new(log, None)).await
 }
 
-/// Looks through what was given up for the subject of a job, whose marks may be forgotten by now; for what
-/// was erased otherwise as well.
+/// Looks through what was given up by the tenant of a job for the job's subject, whose marks may be forgotten by
+/// now; for what was erased otherwise as well.
 pub(super) async fn sift_for(
     log: &Arc<Inner>,
     job: &ErasureJob,
@@ -101,17 +99,9 @@ struct Aside {
     tenant: TenantId,
     id: EventId,
     accepted_at: Timestamp,
-    /// None when it can't be read: then it is told by its id alone, and goes as a whole.
+    /// None when it can't be read: then it is told by its id alone.
     event: Option<String>,
     marks: Vec<ErasureMark>,
-    subject: String,
-}
-
-/// What is left of something that was given up.
-enum Left {
-    All,
-    Event(String),
-    Nothing,
 }
 
 impl Aside {
@@ -127,7 +117,6 @@ impl Aside {
             accepted_at: letter.died_at,
             event: None,
             marks: ErasureMark::of_text(secret, message.id, ""),
-            subject: String::new(),
         };
         match open_message(secret, message) {
             Ok(accepted) => {
@@ -135,7 +124,6 @@ impl Aside {
                 aside.accepted_at = accepted.accepted_at;
                 aside.marks = ErasureMark::of_text(secret, message.id, &event);
                 aside.event = Some(event);
-                aside.subject = accepted.subject;
             }
             // A newer program's.
             Err(error) if error.kind() == ErrorKind::Unavailable => return None,
@@ -161,42 +149,20 @@ impl Aside {
             accepted_at: row.recorded_at,
             event: is_read.then(|| row.event.clone()),
             marks,
-            subject: String::new(),
         }
     }
 
-    /// What is left without these groups. Without what it acted on nothing is an event.
-    fn without(&self, groups: &[Group]) -> Left {
-        let Some(event) = self
-            .event
-            .as_ref()
-            .filter(|_| !groups.contains(&Group::Resource))
-        else {
-            return Left::Nothing;
-        };
-        let Ok(members) = json::members(event) else {
-            return Left::Nothing;
-        };
-        let mut left = String::with_capacity(event.len());
-        let mut is_whole = true;
-        for member in &members {
-            if Fields::group_of(&member.name).is_some_and(|group| groups.contains(&group)) {
-                is_whole = false;
-                continue;
-            }
-            left.push(if left.is_empty() { '{' } else { ',' });
-            json::write_string(&mut left, &member.name);
-            left.push(':');
-            left.push_str(member.raw);
+    /// Whether nothing is left of it without these groups. Of one that can't be read nobody knows which
+    /// groups it has.
+    fn goes_with(&self, groups: &[Group]) -> bool {
+        let members = self.event.as_ref().map(|event| json::members(event));
+        match members {
+            Some(Ok(members)) => members
+                .iter()
+                .filter_map(|member| Fields::group_of(&member.name))
+                .all(|group| groups.contains(&group)),
+            _ => Group::ALL.iter().all(|group| groups.contains(group)),
         }
-        if is_whole {
-            return Left::All;
-        }
-        if left.is_empty() {
-            left.push('{');
-        }
-        left.push('}');
-        Left::Event(left)
     }
 }
 
@@ -208,8 +174,16 @@ impl Forgetting {
         }
     }
 
-    /// The secret of a tenant whose erasures count; none of one that has gone.
+    /// The secret of a tenant whose erasures count; none of one that has gone, nor, when a job asks, of
+    /// another one than the job's.
     async fn secret(&self, tenant: TenantId) -> Result<Option<TenantSecret>> {
+        if self
+            .job
+            .as_ref()
+            .is_some_and(|(job, _)| job.tenant != tenant)
+        {
+            return Ok(None);
+        }
         match self.log.cached_tenant(tenant).await {
             Ok(row) if row.status == TenantStatus::Deleted => Ok(None),
             Ok(row) => Ok(Some(row.secret.clone())),
@@ -294,11 +268,23 @@ impl Forgetting {
     }
 }
 
-fn replaced(text: String) -> Verdict {
-    Verdict::Replace {
-        text,
-        reason: REASON.into(),
-    }
+fn verdicts(what: &str, asides: Vec<Option<Aside>>, lost: Vec<Vec<Group>>) -> Vec<Verdict> {
+    let verdict = |(aside, groups): (Option<Aside>, Vec<Group>)| {
+        let Some(aside) = aside.filter(|_| !groups.is_empty()) else {
+            return Verdict::Keep;
+        };
+        let (tenant, id) = (aside.tenant, aside.id);
+        if aside.goes_with(&groups) {
+            tracing::warn!(%tenant, %id, "{what} goes with an erasure: its event was never appended");
+            return Verdict::Remove;
+        }
+        tracing::warn!(
+            %tenant, %id,
+            "{what} holds what an erasure names a part of, and stays: send it again or remove it"
+        );
+        Verdict::Keep
+    };
+    asides.into_iter().zip(lost).map(verdict).collect()
 }
 
 #[async_trait]
@@ -313,31 +299,7 @@ impl Sieve<DeadLetter> for Forgetting {
         };
         let asides: Vec<Option<Aside>> = letters.iter().map(aside).collect();
         let lost = self.lost(&asides).await?;
-        let verdict = |(aside, groups): (Option<Aside>, Vec<Group>)| -> Result<Verdict> {
-            let Some(aside) = aside.filter(|_| !groups.is_empty()) else {
-                return Ok(Verdict::Keep);
-            };
-            let event = match aside.without(&groups) {
-                Left::All => return Ok(Verdict::Keep),
-                Left::Nothing => return Ok(Verdict::Remove),
-                Left::Event(event) => event,
-            };
-            let Some(secret) = secrets.get(&aside.tenant) else {
-                return Ok(Verdict::Keep);
-            };
-            let accepted = Accepted {
-                event: Event::from_json(&event)?.id(aside.id),
-                subject: match groups.contains(&Group::Actor) {
-                    true => SUBJECT.into(),
-                    false => aside.subject,
-                },
-                accepted_at: aside.accepted_at,
-            };
-            Ok(replaced(
-                seal_message(aside.tenant, secret, aside.id, &accepted).body,
-            ))
-        };
-        asides.into_iter().zip(lost).map(verdict).collect()
+        Ok(verdicts("a dead letter", asides, lost))
     }
 }
 
@@ -353,15 +315,7 @@ impl Sieve<ParkedRow> for Forgetting {
         };
         let asides: Vec<Option<Aside>> = rows.iter().map(aside).collect();
         let lost = self.lost(&asides).await?;
-        let verdict = |(aside, groups): (Option<Aside>, Vec<Group>)| match aside
-            .filter(|_| !groups.is_empty())
-            .map(|aside| aside.without(&groups))
-        {
-            None | Some(Left::All) => Verdict::Keep,
-            Some(Left::Nothing) => Verdict::Remove,
-            Some(Left::Event(event)) => replaced(event),
-        };
-        Ok(asides.into_iter().zip(lost).map(verdict).collect())
+        Ok(verdicts("a parked row", asides, lost))
     }
 }
 
@@ -382,34 +336,22 @@ mod tests {
             accepted_at: Timestamp::MIN,
             event: event.map(str::to_owned),
             marks: Vec::new(),
-            subject: String::new(),
         }
     }
 
     #[test]
-    fn what_is_left_is_the_event_without_the_fields_of_the_groups() {
-        let mut left = EVENT.to_owned();
-        for group in Group::ALL
-            .into_iter()
-            .filter(|group| *group != Group::Resource)
-        {
-            let mut expected = Event::from_json(&left).unwrap().fields;
-            expected.clear(group);
-            let Left::Event(cut) = aside(Some(&left)).without(&[group]) else {
-                panic!("{group} was in it");
-            };
-            assert_eq!(Event::from_json(&cut).unwrap().fields, expected, "{group}");
-            assert!(matches!(aside(Some(&cut)).without(&[group]), Left::All));
-            left = cut;
+    fn what_would_lose_a_part_of_what_it_holds_stays() {
+        let all = Group::ALL;
+        assert!(aside(Some(EVENT)).goes_with(&all));
+        assert!(aside(None).goes_with(&all));
+        for group in all {
+            let rest: Vec<Group> = all.into_iter().filter(|other| *other != group).collect();
+            assert!(!aside(Some(EVENT)).goes_with(&rest), "{group}");
+            assert!(!aside(None).goes_with(&rest), "{group}");
         }
-        assert!(matches!(
-            aside(Some(EVENT)).without(&Group::ALL),
-            Left::Nothing
-        ));
-        assert!(matches!(
-            aside(None).without(&[Group::Reason]),
-            Left::Nothing
-        ));
+        let short = r#"{"action_type":"VIEW","user_id":"ann","resource_type":"doc"}"#;
+        assert!(aside(Some(short)).goes_with(&[Group::Actor, Group::Resource]));
+        assert!(!aside(Some(short)).goes_with(&[Group::Actor]));
     }
 
     #[test]

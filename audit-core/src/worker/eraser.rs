@@ -43,14 +43,23 @@ const STEP_POSITIONS_OF_TEXT: u64 = 5_000;
 pub(super) async fn run(mut worker: Worker, erasures: Arc<dyn ErasureStore>) {
     let mut failures = 0;
     let mut paused = Paused::default();
-    let mut sifted = Instant::now();
+    let mut sift_at = Instant::now();
+    let mut sifts_failed = 0;
     loop {
         worker.bell.borrow_and_update();
-        if sifted.elapsed() >= SIFT {
-            sifted = Instant::now();
-            if let Err(error) = aside::sift(&worker.log).await {
-                worker.failed(&error);
-            }
+        if Instant::now() >= sift_at {
+            let again = match aside::sift(&worker.log).await {
+                Ok(()) => {
+                    sifts_failed = 0;
+                    SIFT
+                }
+                Err(error) => {
+                    worker.failed(&error);
+                    sifts_failed += 1;
+                    pause_after(sifts_failed)
+                }
+            };
+            sift_at = Instant::now() + again;
         }
         let went_on = match round(&worker, &*erasures, &mut paused).await {
             Ok(went_on) => {

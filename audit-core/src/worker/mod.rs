@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::archive::ERASURES;
 use crate::error::{Error, ErrorKind};
 use crate::log::Inner;
+pub(crate) use aside::sift;
 pub use deployment::{DeploymentStatus, WitnessStatus};
 pub(crate) use eraser::step as erasure_step;
 pub use indexer::remove_erased;

@@ -12,6 +12,7 @@ use audit_core::tlog::proof::InclusionProof;
 use audit_core::tlog::verify::{Code, Options, Report, verify_lines};
 use audit_core::{ErrorKind, Event, Recorder as _, TenantId};
 use audit_server::config::Settings;
+use audit_server::signing;
 use audit_server::storage::Storage;
 use serde_json::{Value, json};
 
@@ -114,6 +115,29 @@ async fn unsigned(folder: &Path, tenant: TenantId) {
         .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
     assert!(refused.to_string().contains("tlog.guard"), "{refused}");
+}
+
+/// An empty one in its place would stop every log that was signed.
+#[tokio::test]
+async fn who_does_not_sign_makes_no_guard_that_is_named_and_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, guard) = (folder.path().join("audit.db"), folder.path().join("mount"));
+    let settings = Settings::read(None, |name| match name {
+        "AUDIT_STORE_URL" => Some(format!("sqlite://{}", store.display())),
+        "AUDIT_TLOG_GUARD" => Some(guard.display().to_string()),
+        _ => None,
+    });
+    let settings = settings.unwrap();
+    let refused = Storage::open(&settings, None).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert!(
+        refused.to_string().contains("AUDIT_TLOG_GUARD"),
+        "{refused}"
+    );
+    assert!(!guard.exists());
+    let signer = signing::signer(&settings).unwrap();
+    Storage::open(&settings, signer).await.unwrap();
+    assert!(guard.exists());
 }
 
 /// A server whose deployment log a test can wait for.

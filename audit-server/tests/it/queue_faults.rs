@@ -439,7 +439,8 @@ async fn a_worker_killed_between_append_and_ack_appends_nothing_twice() {
 async fn by_two(fifo: bool) {
     let (sqs, stack) = (Sqs::start(fifo).await, Stack::production().await);
     let store = stack.setting("AUDIT_STORE_URL").unwrap();
-    let settings = [("AUDIT_STORE_URL", &*store)];
+    let guard = stack.setting("AUDIT_TLOG_GUARD").unwrap();
+    let settings = [("AUDIT_STORE_URL", &*store), ("AUDIT_TLOG_GUARD", &*guard)];
     let servers = Arc::new([sqs.service(&settings).await, sqs.service(&settings).await]);
     let mut writers = Vec::new();
     for t in 0..4 {
