@@ -787,12 +787,15 @@ pub(crate) struct Tombstone {
     size: u64,
     /// The root of the tree over all of them, base64.
     root: String,
-    /// Under which name its checkpoints were signed.
+    /// Under which name its checkpoints were signed. Absent where nothing was.
+    #[oai(skip_serializing_if_is_none)]
     origin: Option<String>,
-    /// The last checkpoint, which covers the whole log: a C2SP signed note.
+    /// The last checkpoint, which covers the whole log: a C2SP signed note. Absent where nothing was signed.
+    #[oai(skip_serializing_if_is_none)]
     checkpoint: Option<String>,
     /// How many events went with it that had been accepted and were never appended: from the store's own
-    /// queue, outbox and dead letters. Null until its rows are gone, and where nobody counted.
+    /// queue, outbox and dead letters. Absent until its rows are gone, and where nobody counted.
+    #[oai(skip_serializing_if_is_none)]
     unappended: Option<u64>,
 }
 
