@@ -170,17 +170,16 @@ fn printed_whole(
             ("checkpoint", &tombstone.checkpoint),
         ];
         for (name, value) in signed {
-            put!(body, ",\"{name}\":");
-            match value {
-                Some(value) => write_string(&mut body, value),
-                None => body.push_str("null"),
+            if let Some(value) = value {
+                put!(body, ",\"{name}\":");
+                write_string(&mut body, value);
             }
         }
         // It grows until then.
-        match tombstone.unappended.filter(|_| tombstone.is_swept) {
-            Some(events) => put!(body, ",\"unappended\":{events}}}"),
-            None => body.push_str(",\"unappended\":null}"),
+        if let Some(events) = tombstone.unappended.filter(|_| tombstone.is_swept) {
+            put!(body, ",\"unappended\":{events}");
         }
+        body.push('}');
     }
     body.push('}');
     JsonBody::new(body)
