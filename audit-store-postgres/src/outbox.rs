@@ -360,25 +360,16 @@ impl Outbox for PostgresOutbox {
                 .map(parked_row)
                 .collect::<Result<Vec<_>>>()?;
             let settled = Settled::of(numbers, judged(&*sieve, &rows).await?);
-            count += query(
-                "WITH removed AS (
-                     DELETE FROM audit.outbox_parked WHERE n = ANY ($1) RETURNING n
-                 ),
-                 replaced AS (
-                     UPDATE audit.outbox_parked p SET event = r.text, reason = r.reason
-                     FROM unnest($2::bigint[], $3::text[], $4::text[]) AS r (n, text, reason)
-                     WHERE p.n = r.n RETURNING p.n
-                 )
-                 SELECT n FROM removed UNION ALL SELECT n FROM replaced",
-            )
-            .bind(settled.removed)
-            .bind(settled.replaced)
-            .bind(settled.texts)
-            .bind(settled.reasons)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(from_sqlx)?
-            .len() as u64;
+            let statement = "WITH removed AS (
+                 DELETE FROM audit.outbox_parked WHERE n = ANY ($1) RETURNING n
+             ),
+             replaced AS (
+                 UPDATE audit.outbox_parked p SET event = r.text, reason = r.reason
+                 FROM unnest($2::bigint[], $3::text[], $4::text[]) AS r (n, text, reason)
+                 WHERE p.n = r.n RETURNING p.n
+             )
+             SELECT n FROM removed UNION ALL SELECT n FROM replaced";
+            count += settled.apply(&self.pool, statement).await?;
         }
     }
 }

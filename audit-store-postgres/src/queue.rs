@@ -348,25 +348,16 @@ impl EventQueue for PostgresQueue {
             behind = *last;
             let letters = rows.into_iter().map(letter).collect::<Result<Vec<_>>>()?;
             let settled = Settled::of(numbers, judged(&*sieve, &letters).await?);
-            count += query(
-                "WITH removed AS (
-                     DELETE FROM audit.queue_dead_letters WHERE n = ANY ($1) RETURNING n
-                 ),
-                 replaced AS (
-                     UPDATE audit.queue_dead_letters d SET body = r.text, reason = r.reason
-                     FROM unnest($2::bigint[], $3::text[], $4::text[]) AS r (n, text, reason)
-                     WHERE d.n = r.n RETURNING d.n
-                 )
-                 SELECT n FROM removed UNION ALL SELECT n FROM replaced",
-            )
-            .bind(settled.removed)
-            .bind(settled.replaced)
-            .bind(settled.texts)
-            .bind(settled.reasons)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(from_sqlx)?
-            .len() as u64;
+            let statement = "WITH removed AS (
+                 DELETE FROM audit.queue_dead_letters WHERE n = ANY ($1) RETURNING n
+             ),
+             replaced AS (
+                 UPDATE audit.queue_dead_letters d SET body = r.text, reason = r.reason
+                 FROM unnest($2::bigint[], $3::text[], $4::text[]) AS r (n, text, reason)
+                 WHERE d.n = r.n RETURNING d.n
+             )
+             SELECT n FROM removed UNION ALL SELECT n FROM replaced";
+            count += settled.apply(&self.pool, statement).await?;
         }
     }
 
@@ -403,13 +394,25 @@ fn letter((n, tenant, kind, id, body, reason, died_at): Letter) -> Result<DeadLe
 /// What a sieve said of rows, as the columns of a statement.
 #[derive(Default)]
 pub(crate) struct Settled {
-    pub(crate) removed: Vec<i64>,
-    pub(crate) replaced: Vec<i64>,
-    pub(crate) texts: Vec<String>,
-    pub(crate) reasons: Vec<String>,
+    removed: Vec<i64>,
+    replaced: Vec<i64>,
+    texts: Vec<String>,
+    reasons: Vec<String>,
 }
 
 impl Settled {
+    /// Runs the statement that does it, with the columns in their order, and returns how many rows it changed.
+    pub(crate) async fn apply(self, pool: &PgPool, statement: &'static str) -> Result<u64> {
+        let changed = query(statement)
+            .bind(self.removed)
+            .bind(self.replaced)
+            .bind(self.texts)
+            .bind(self.reasons)
+            .fetch_all(pool)
+            .await;
+        Ok(changed.map_err(from_sqlx)?.len() as u64)
+    }
+
     pub(crate) fn of(rows: Vec<i64>, verdicts: Vec<Verdict>) -> Self {
         let mut settled = Self::default();
         for (row, verdict) in rows.into_iter().zip(verdicts) {

@@ -9,6 +9,7 @@
 //! event, of which no entry of the log said so. Sent again while the mark is kept, it is erased as it arrives.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -72,13 +73,44 @@ pub(super) async fn marks_of(log: &Inner, job: &ErasureJob) -> Result<Vec<Erasur
 }
 
 /// Whether something of these was erased before they were given up.
-pub(super) async fn is_erased<T>(log: &Arc<Inner>, given_up: &[T]) -> Result<bool>
-where
-    Forgetting: Sieve<T>,
-    T: Sync,
-{
-    let verdicts = Forgetting::new(log, None).judge(given_up).await?;
-    Ok(verdicts.iter().any(|verdict| *verdict != Verdict::Keep))
+pub(super) async fn is_erased<T: GivenUp>(log: &Arc<Inner>, given_up: &[T]) -> Result<bool> {
+    let named = Forgetting::new(log, None).named(given_up).await?;
+    Ok(named.into_iter().flatten().any(|(_, goes)| goes))
+}
+
+/// What was given up on its way to the log.
+pub(super) trait GivenUp: Debug + Send + Sync + 'static {
+    /// What it is called.
+    const NAME: &str;
+
+    fn tenant(&self) -> TenantId;
+
+    /// What is known of it; none where that can't be an event's.
+    fn aside(&self, log: &Inner, secret: &TenantSecret) -> Option<Aside>;
+}
+
+impl GivenUp for DeadLetter {
+    const NAME: &str = "a dead letter";
+
+    fn tenant(&self) -> TenantId {
+        self.message.tenant
+    }
+
+    fn aside(&self, _: &Inner, secret: &TenantSecret) -> Option<Aside> {
+        Aside::of_letter(secret, self)
+    }
+}
+
+impl GivenUp for ParkedRow {
+    const NAME: &str = "a parked row";
+
+    fn tenant(&self) -> TenantId {
+        self.row.tenant
+    }
+
+    fn aside(&self, log: &Inner, secret: &TenantSecret) -> Option<Aside> {
+        Some(Aside::of_row(log, secret, self))
+    }
 }
 
 /// Judges by the erasures that were asked for.
@@ -88,14 +120,14 @@ pub(super) struct Forgetting {
     job: Option<(ErasureJob, Vec<ErasureMark>)>,
 }
 
-impl std::fmt::Debug for Forgetting {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Debug for Forgetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Forgetting")
     }
 }
 
 /// What is known of something that was given up.
-struct Aside {
+pub(super) struct Aside {
     tenant: TenantId,
     id: EventId,
     accepted_at: Timestamp,
@@ -207,6 +239,20 @@ impl Forgetting {
         Ok(secrets)
     }
 
+    /// Of each that an erasure names, what is known of it, and whether it goes as a whole.
+    async fn named<T: GivenUp>(&self, given_up: &[T]) -> Result<Vec<Option<(Aside, bool)>>> {
+        let secrets = self.secrets(given_up.iter().map(T::tenant)).await?;
+        let aside = |one: &T| one.aside(&self.log, secrets.get(&one.tenant())?);
+        let asides: Vec<Option<Aside>> = given_up.iter().map(aside).collect();
+        let lost = self.lost(&asides).await?;
+        let named = |(aside, groups): (Option<Aside>, Vec<Group>)| {
+            let aside = aside.filter(|_| !groups.is_empty())?;
+            let goes = aside.goes_with(&groups);
+            Some((aside, goes))
+        };
+        Ok(asides.into_iter().zip(lost).map(named).collect())
+    }
+
     /// Of each the groups that it loses.
     async fn lost(&self, asides: &[Option<Aside>]) -> Result<Vec<Vec<Group>>> {
         let mut lost = vec![Vec::new(); asides.len()];
@@ -268,54 +314,29 @@ impl Forgetting {
     }
 }
 
-fn verdicts(what: &str, asides: Vec<Option<Aside>>, lost: Vec<Vec<Group>>) -> Vec<Verdict> {
-    let verdict = |(aside, groups): (Option<Aside>, Vec<Group>)| {
-        let Some(aside) = aside.filter(|_| !groups.is_empty()) else {
-            return Verdict::Keep;
-        };
-        let (tenant, id) = (aside.tenant, aside.id);
-        if aside.goes_with(&groups) {
-            tracing::warn!(%tenant, %id, "{what} goes with an erasure: its event was never appended");
-            return Verdict::Remove;
-        }
-        tracing::warn!(
-            %tenant, %id,
-            "{what} holds what an erasure names a part of, and stays: send it again or remove it"
-        );
-        Verdict::Keep
-    };
-    asides.into_iter().zip(lost).map(verdict).collect()
-}
-
 #[async_trait]
-impl Sieve<DeadLetter> for Forgetting {
-    async fn judge(&self, letters: &[DeadLetter]) -> Result<Vec<Verdict>> {
-        let secrets = self
-            .secrets(letters.iter().map(|l| l.message.tenant))
-            .await?;
-        let aside = |letter: &DeadLetter| {
-            let secret = secrets.get(&letter.message.tenant)?;
-            Aside::of_letter(secret, letter)
+impl<T: GivenUp> Sieve<T> for Forgetting {
+    async fn judge(&self, given_up: &[T]) -> Result<Vec<Verdict>> {
+        let what = T::NAME;
+        let verdict = |named: Option<(Aside, bool)>| match named {
+            None => Verdict::Keep,
+            Some((Aside { tenant, id, .. }, true)) => {
+                tracing::warn!(
+                    %tenant, %id,
+                    "{what} goes with an erasure: its event was never appended"
+                );
+                Verdict::Remove
+            }
+            Some((Aside { tenant, id, .. }, false)) => {
+                tracing::warn!(
+                    %tenant, %id,
+                    "{what} holds what an erasure names a part of, and stays: send it again or remove it"
+                );
+                Verdict::Keep
+            }
         };
-        let asides: Vec<Option<Aside>> = letters.iter().map(aside).collect();
-        let lost = self.lost(&asides).await?;
-        Ok(verdicts("a dead letter", asides, lost))
-    }
-}
-
-#[async_trait]
-impl Sieve<ParkedRow> for Forgetting {
-    async fn judge(&self, rows: &[ParkedRow]) -> Result<Vec<Verdict>> {
-        let secrets = self
-            .secrets(rows.iter().map(|parked| parked.row.tenant))
-            .await?;
-        let aside = |parked: &ParkedRow| {
-            let secret = secrets.get(&parked.row.tenant)?;
-            Some(Aside::of_row(&self.log, secret, parked))
-        };
-        let asides: Vec<Option<Aside>> = rows.iter().map(aside).collect();
-        let lost = self.lost(&asides).await?;
-        Ok(verdicts("a parked row", asides, lost))
+        let named = self.named(given_up).await?;
+        Ok(named.into_iter().map(verdict).collect())
     }
 }
 

@@ -18,8 +18,10 @@ pub(crate) struct Server {
 
 /// `whole` with `dev/test --full`, else about a tenth of it.
 pub(crate) fn sized(whole: u64) -> u64 {
-    let full = std::env::var_os("AUDIT_TEST_FULL").is_some_and(|v| v == "1");
-    if full { whole } else { whole.div_ceil(10) }
+    match audit_conformance::is_full() {
+        true => whole,
+        false => whole.div_ceil(10),
+    }
 }
 
 /// Waits until writers have made so much more progress.
