@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use audit_conformance::is_full;
 use audit_core::tlog::evidence::Record;
 use audit_core::tlog::leaf::{self, open_disclosure};
 use audit_core::tlog::note::VerifyingKey;
@@ -25,7 +26,8 @@ pub(crate) async fn until(
     what: &str,
     holds: impl Fn(&Answer) -> bool,
 ) -> Answer {
-    let deadline = Instant::now() + DEADLINE;
+    // Of the full sizes an index alone takes minutes.
+    let deadline = Instant::now() + if is_full() { 10 * DEADLINE } else { DEADLINE };
     loop {
         // A server that was killed answers nothing for a while.
         if let Ok(response) = ask().send().await {

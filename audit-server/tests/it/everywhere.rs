@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use audit_conformance::is_full;
 use audit_conformance::person::{self, Person};
 use audit_core::{TenantStatus, TenantUpdate};
 use audit_server::config::Settings;
@@ -20,7 +21,7 @@ use sqlx_core::query_as::query_as;
 use sqlx_core::query_scalar::query_scalar;
 use sqlx_postgres::PgConnection;
 
-use crate::child::{Server, free_port, settings, sized};
+use crate::child::{Server, free_port, settings};
 use crate::erasures::{Client, is_done, own_tenant, until};
 use crate::service::{Answer, send};
 use crate::stack::{Stack, needed};
@@ -230,12 +231,22 @@ impl Index {
     }
 }
 
-/// Records events a thousand at a time, each tenth of them the person's, and answers when the first
+/// Entries, and how many of them are the person's: a tenth, or of so many that it takes long a hundredth.
+fn sizes() -> (u64, u64) {
+    match is_full() {
+        true => (1_000_000, 10_000),
+        false => (10_000, 1_000),
+    }
+}
+
+/// Records events a thousand at a time, some of each thousand the person's, and answers when the first
 /// one was accepted, and the id of one of another user's.
 async fn record(client: &Client, entries: u64, person: &Person) -> (String, String) {
+    let (all, theirs) = sizes();
+    let every = usize::try_from(all / theirs).unwrap();
     let mut first = None;
     for _ in 0..entries / 1_000 {
-        let events = (0..1_000).map(|n| match n % 10 {
+        let events = (0..1_000).map(|n| match n % every {
             0 => person::event(n, person.name()).to_json(),
             _ => person::event(n, "ann").to_json(),
         });
@@ -273,7 +284,8 @@ async fn an_erased_person_is_found_in_every_place_before_and_in_none_after_vacuu
     let server = deployment.serve("api,worker").await;
     let client = Client::of(&server);
     let tenant = own_tenant(&client).await;
-    let half = sized(100_000) / 2;
+    let (all, theirs) = sizes();
+    let half = all / 2;
     record(&client, half, &person).await;
     let (cut, other) = record(&client, half, &person).await;
     // The first half goes into the archive.
@@ -347,7 +359,7 @@ async fn an_erased_person_is_found_in_every_place_before_and_in_none_after_vacuu
     let client = Client::of(&server);
     let done = until(|| client.get(&erasure), "it is done", is_done).await;
     // Those that were archived, too.
-    assert_eq!(done.json()["entries"], 2 * half / 10);
+    assert_eq!(done.json()["entries"], theirs);
     for id in &late {
         let path = format!("/api/v1/logs/{id}");
         let is_erased = |answer: &Answer| {
