@@ -521,6 +521,32 @@ async fn a_plain_sql_client_records_in_its_transaction() {
 }
 
 #[tokio::test]
+async fn a_statement_records_each_row_that_it_changes() {
+    let app = Application::new().await;
+    let mut caller = app.caller.lock().await;
+    let invoices: [Uuid; 2] = [1, 2].map(Uuid::from_u128);
+    let mut record = async |ids: &[Uuid]| -> Vec<Uuid> {
+        query_scalar(
+            "INSERT INTO invoices SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING
+             RETURNING audit.record($2, $3)",
+        )
+        .bind(ids)
+        .bind(tenant(1).into_uuid())
+        .bind(r#"{"action_type": "CREATE", "resource_type": "invoice"}"#)
+        .fetch_all(&mut *caller)
+        .await
+        .unwrap()
+    };
+    let mut recorded = record(&invoices[..1]).await;
+    // The first is there already, and isn't recorded again.
+    recorded.extend(record(&invoices).await);
+    assert_eq!(recorded.len(), 2);
+    let rows = app.outbox.take(10, &[]).await.unwrap();
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.id.into_uuid()).collect();
+    assert_eq!(ids, recorded);
+}
+
+#[tokio::test]
 async fn a_role_records_once_it_may_and_never_reads_the_outbox() {
     let app = Application::new().await;
     let role = format!("app_{}", SystemClock.event_id().into_uuid().simple());
