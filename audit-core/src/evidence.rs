@@ -498,6 +498,8 @@ struct Export {
     gap: Run,
     /// The tree's leaf hashes from a position on; none where they can't be read.
     kept: (u64, Vec<Option<Hash>>),
+    /// An entry behind missing ones that is not what was sealed at its position.
+    astray: Option<u64>,
     text: String,
 }
 
@@ -745,6 +747,7 @@ impl Exported {
             composer,
             gap: Run::starting_at(below),
             kept: (below, Vec::new()),
+            astray: None,
             text,
         };
         drop(snapshot);
@@ -784,8 +787,15 @@ impl Export {
             };
             let entry = &evidence.entry;
             self.check_head(&evidence)?;
+            let next = self.gap.end();
+            if entry.seq < next {
+                return Err(self.out_of_order(entry.seq));
+            }
             self.fill(entry.seq).await?;
             let sealed = self.sealed(entry).await?;
+            if entry.seq > next && leaf_hash(evidence.leaf.as_bytes()) != sealed {
+                self.astray = Some(entry.seq);
+            }
             if entry.kind.is_control() || self.request.filter.matches(entry) {
                 self.close_gap()?;
                 self.gap = Run::starting_at(entry.seq + 1);
@@ -795,6 +805,15 @@ impl Export {
             }
         }
         Ok(true)
+    }
+
+    /// An entry that comes behind a later one: where that one is not what was sealed at its position, it
+    /// came too early.
+    fn out_of_order(&self, seq: u64) -> Error {
+        let before = self.astray.filter(|astray| astray + 1 == self.gap.end());
+        Error::new(ErrorKind::Corrupt, "an entry is out of its order")
+            .with_tenant(self.scope.tenant())
+            .with_position(before.unwrap_or(seq))
     }
 
     /// A head whose time isn't its newest entry's would let later entries seem older, or refuse them.

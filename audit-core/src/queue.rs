@@ -188,17 +188,10 @@ impl<T: PartialEq> Redrive<T> {
 }
 
 /// What becomes of a dead letter, or of a parked row, that a [`Sieve`] was shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It stays as it is.
     Keep,
-    /// It stays with other content, and under another reason, for the first one may quote what is gone.
-    Replace {
-        /// The message's body, or the row's event.
-        text: String,
-        /// Why it was given up.
-        reason: String,
-    },
     /// It goes, with all that it held.
     Remove,
 }
@@ -214,19 +207,22 @@ pub trait Sieve<T>: Debug + Send + Sync {
     async fn judge(&self, items: &[T]) -> Result<Vec<Verdict>>;
 }
 
-/// What a sieve says of these, for every queue and outbox.
+/// Which of these a sieve removes, by what each is named, for every queue and outbox.
 ///
 /// # Errors
 /// The sieve's; [`ErrorKind::Internal`] when it gives more or fewer verdicts than there are items.
-pub async fn judged<T>(sieve: &dyn Sieve<T>, items: &[T]) -> Result<Vec<Verdict>> {
+pub async fn removed<T, N>(sieve: &dyn Sieve<T>, items: &[T], names: Vec<N>) -> Result<Vec<N>> {
     let verdicts = sieve.judge(items).await?;
-    match verdicts.len() == items.len() {
-        true => Ok(verdicts),
-        false => Err(Error::new(
+    if verdicts.len() != items.len() {
+        return Err(Error::new(
             ErrorKind::Internal,
             "a sieve gave another number of verdicts than it was shown items",
-        )),
+        ));
     }
+    let named = names.into_iter().zip(verdicts);
+    Ok(named
+        .filter_map(|(name, verdict)| (verdict == Verdict::Remove).then_some(name))
+        .collect())
 }
 
 /// How much is waiting.

@@ -5,15 +5,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_core::queue::judged;
-use audit_core::{
-    DeadLetter, Error, ErrorKind, Message, Redrive, Result, Sieve, Timestamp, Verdict,
-};
+use audit_core::queue::removed;
+use audit_core::{DeadLetter, Error, ErrorKind, Redrive, Result, Sieve, Timestamp};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::api::{Api, BATCH, Receive, cut};
-use crate::message::{Outgoing, deduplication, read_dead};
+use crate::message::{Outgoing, read_dead};
 
 /// For how long, in seconds, a letter that is looked at is hidden from others.
 const LOOK: u64 = 60;
@@ -109,21 +107,13 @@ impl DeadLetters {
         outcome.map(|()| count)
     }
 
-    /// Shows the sieve each letter, and does with it what it says: a letter that is replaced is sent anew and
-    /// then removed, an error or a crash in between leaves it in both forms.
+    /// Shows the sieve each letter, and removes those that it says.
     ///
     /// Fails as retryable when it took longer than a letter is hidden: those that come again then are not told from
     /// the end. Some ten thousand letters are too many.
-    pub(crate) async fn sift(
-        &self,
-        sieve: &dyn Sieve<DeadLetter>,
-        fifo: bool,
-        batch_bytes: usize,
-        letter_bytes: usize,
-    ) -> Result<u64> {
+    pub(crate) async fn sift(&self, sieve: &dyn Sieve<DeadLetter>) -> Result<u64> {
         let _alone = self.looking.lock().await;
         let mut look = Look::default();
-        let mut renewed = HashSet::new();
         let mut count = 0;
         let began = Instant::now();
         let outcome = loop {
@@ -137,51 +127,15 @@ impl DeadLetters {
                 Ok(letters) => letters,
                 Err(error) => break Err(error),
             };
-            // What was sent anew comes again in this very pass.
-            let (receipts, letters): (Vec<_>, Vec<_>) = letters
-                .into_iter()
-                .filter(|l| !renewed.contains(&told(&l.letter.message)))
-                .map(|l| (l.receipt, l.letter))
-                .unzip();
-            let verdicts = match judged(sieve, &letters).await {
-                Ok(verdicts) => verdicts,
+            let (receipts, letters): (Vec<_>, Vec<_>) =
+                letters.into_iter().map(|l| (l.receipt, l.letter)).unzip();
+            let gone = match removed(sieve, &letters, receipts).await {
+                Ok(gone) => gone,
                 Err(error) => break Err(error),
             };
-            let (mut gone, mut anew, mut outgoing) = (Vec::new(), Vec::new(), Vec::new());
-            for ((receipt, letter), verdict) in receipts.into_iter().zip(letters).zip(verdicts) {
-                match verdict {
-                    Verdict::Keep => {}
-                    Verdict::Remove => gone.push(receipt),
-                    Verdict::Replace { text, reason } => {
-                        let mut message = letter.message;
-                        message.body = text;
-                        renewed.insert(told(&message));
-                        let (handle, died_at) = (&letter.handle, letter.died_at);
-                        outgoing.push(Outgoing::dead(
-                            &message,
-                            handle,
-                            fifo,
-                            &reason,
-                            died_at,
-                            letter_bytes,
-                        ));
-                        anew.push(receipt);
-                    }
-                }
-            }
-            let mut sent = Vec::with_capacity(outgoing.len());
-            for batch in cut(&outgoing, batch_bytes) {
-                sent.extend(self.api.send(&self.url, &batch).await);
-            }
             let mut outcome = Ok(());
-            for (receipt, answer) in anew.into_iter().zip(sent) {
-                match answer {
-                    Ok(()) => gone.push(receipt),
-                    Err(error) => outcome = outcome.and(Err(error)),
-                }
-            }
-            for removed in self.api.delete(&self.url, &gone).await {
-                match removed {
+            for deleted in self.api.delete(&self.url, &gone).await {
+                match deleted {
                     Ok(()) => count += 1,
                     Err(error) => outcome = outcome.and(Err(error)),
                 }
@@ -286,15 +240,6 @@ impl Look {
             }
         }
     }
-}
-
-/// What tells a message from one of the same id with another body.
-fn told(message: &Message) -> String {
-    deduplication(&[
-        &message.tenant.to_string(),
-        &message.id.to_string(),
-        &message.body,
-    ])
 }
 
 fn by_age(a: &DeadLetter, b: &DeadLetter) -> Ordering {

@@ -410,15 +410,9 @@ impl EventQueue for SqsQueue {
     }
 
     /// What another process looks at in the same minute is passed over, and of the letters that SQS moved from a
-    /// FIFO queue by itself those that don't [show](EventQueue::dead_letters). One that is replaced is sent anew and
-    /// then removed: an error or a crash in between leaves it in both forms.
+    /// FIFO queue by itself those that don't [show](EventQueue::dead_letters).
     async fn sift(&self, sieve: Arc<dyn Sieve<DeadLetter>>) -> Result<u64> {
-        let known = self.known().await?;
-        let bytes = self.options.batch_bytes;
-        known
-            .dead
-            .sift(&*sieve, self.fifo, bytes, known.letter_bytes)
-            .await
+        self.known().await?.dead.sift(&*sieve).await
     }
 
     /// Those without a tenant, kind or id.

@@ -9,7 +9,6 @@ use audit_core::{
     CheckpointStore, EpochStart, Fence, KeyChange, Permission, Result, SignedCheckpoint, TenantId,
     TenantScope, TenantStatus,
 };
-use chrono::{DateTime, Utc};
 use sqlx_core::query::query;
 use sqlx_core::query_as::query_as;
 use sqlx_postgres::{PgConnection, PgRow};
@@ -32,7 +31,7 @@ fn decode(r: &PgRow) -> Result<SignedCheckpoint> {
 
 /// Who signs, whose row is locked until the transaction ends.
 pub(crate) async fn signer(conn: &mut PgConnection) -> Result<Option<Lease>> {
-    let found: Option<(String, i64, DateTime<Utc>)> =
+    let found: Option<(String, i64, row::Micros)> =
         query_as("SELECT holder, fence, until FROM audit.signer FOR UPDATE")
             .fetch_optional(conn)
             .await
@@ -51,7 +50,7 @@ pub(crate) async fn signer(conn: &mut PgConnection) -> Result<Option<Lease>> {
 impl PostgresStore {
     async fn take_lease(&self, holder: &str, ttl: Duration) -> Result<Option<Fence>> {
         let mut tx = self.pools().begin(Role::Writer, None).await?;
-        let (now,): (DateTime<Utc>,) = query_as("SELECT clock_timestamp()")
+        let (now,): (row::Micros,) = query_as("SELECT clock_timestamp()")
             .fetch_one(&mut *tx)
             .await
             .map_err(from_sqlx)?;
@@ -183,10 +182,11 @@ impl CheckpointStore for PostgresStore {
                 .await
                 .map_err(from_sqlx)?;
         let decode = |r: &PgRow| {
+            let seq = row::position(r, 0)?;
             Ok(KeyChange {
-                seq: row::position(r, 0)?,
-                old: row::get(r, 1)?,
-                new: row::get(r, 2)?,
+                seq,
+                old: row::get(r, 1).map_err(|e| e.with_position(seq))?,
+                new: row::get(r, 2).map_err(|e| e.with_position(seq))?,
             })
         };
         let found: Result<_> = found.iter().map(decode).collect();
@@ -200,10 +200,9 @@ impl CheckpointStore for PostgresStore {
             .await
             .map_err(from_sqlx)?;
         let decode = |r: &PgRow| {
-            Ok(EpochStart {
-                seq: row::position(r, 0)?,
-                epoch: row::position(r, 1)?,
-            })
+            let seq = row::position(r, 0)?;
+            let epoch = row::position(r, 1).map_err(|e| e.with_position(seq))?;
+            Ok(EpochStart { seq, epoch })
         };
         let found: Result<_> = found.iter().map(decode).collect();
         found.map_err(|e| e.with_tenant(scope.tenant()))

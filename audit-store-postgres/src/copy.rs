@@ -7,6 +7,8 @@ use audit_core::tlog::Timestamp;
 use audit_core::{Opening, Row, TenantId};
 use uuid::Uuid;
 
+use crate::row;
+
 /// What [`Rows::finish`] gives is for this statement.
 pub(crate) const COPY_EVENTS: &str = "COPY audit.events (tenant_id, seq, created_at, occurred_at, \
     id, action_type, severity, outcome, kind, leaf_hash, opening, action, ctl, user_id, actor_type, \
@@ -18,9 +20,6 @@ const COLUMNS: u16 = 30;
 
 /// The signature, no flags, no extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-
-/// The format's times count from 2000-01-01.
-const EPOCH: i64 = 946_684_800_000_000;
 
 /// Families of `inet`, as PostgreSQL numbers them on every platform.
 const IPV4: u8 = 2;
@@ -106,7 +105,7 @@ impl Rows {
     }
 
     fn time(&mut self, value: Timestamp) {
-        self.integer(value.as_micros() - EPOCH);
+        self.integer(value.as_micros() - row::EPOCH);
     }
 
     fn text(&mut self, value: &str) {

@@ -85,16 +85,28 @@
 //!         "SELECT audit.record(%s, %s)", (tenant, json.dumps(event))
 //!     ).fetchone()
 //! ```
+//!
+//! # In a statement of the caller's own
+//!
+//! By itself the call is one more round trip to the database. A statement that is sent anyway can make it,
+//! once for each row that it changes, and not where it changes none:
+//!
+//! ```sql
+//! UPDATE invoices SET state = 'approved' WHERE id = $1 AND state = 'open'
+//! RETURNING audit.record($2, $3)
+//! ```
+//!
+//! Events without an id get one for each row; [`PreparedEvent::new`] checks one beforehand as [`record_in`]
+//! does.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use audit_core::queue::judged;
+use audit_core::queue::removed;
 use audit_core::{
     Clock, Event, EventId, Outbox, OutboxRow, ParkedRow, PreparedEvent, Redrive, Result, Sieve,
     TenantId,
 };
-use chrono::{DateTime, Utc};
 use sqlx_core::acquire::Acquire as _;
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query::query;
@@ -105,7 +117,7 @@ use uuid::Uuid;
 
 use crate::PostgresStore;
 use crate::fault::from_sqlx;
-use crate::queue::{SIFTED, Settled};
+use crate::queue::SIFTED;
 use crate::row;
 
 /// The tables and the function; may be run again.
@@ -168,8 +180,8 @@ pub struct PostgresOutbox {
     pool: PgPool,
 }
 
-type Taken = (i64, Uuid, Uuid, String, DateTime<Utc>);
-type Parked = (i64, Uuid, Uuid, String, DateTime<Utc>, String);
+type Taken = (i64, Uuid, Uuid, String, row::Micros);
+type Parked = (i64, Uuid, Uuid, String, row::Micros, String);
 
 impl PostgresOutbox {
     pub(crate) fn new(store: &PostgresStore) -> Self {
@@ -359,17 +371,13 @@ impl Outbox for PostgresOutbox {
                 .into_iter()
                 .map(parked_row)
                 .collect::<Result<Vec<_>>>()?;
-            let settled = Settled::of(numbers, judged(&*sieve, &rows).await?);
-            let statement = "WITH removed AS (
-                 DELETE FROM audit.outbox_parked WHERE n = ANY ($1) RETURNING n
-             ),
-             replaced AS (
-                 UPDATE audit.outbox_parked p SET event = r.text, reason = r.reason
-                 FROM unnest($2::bigint[], $3::text[], $4::text[]) AS r (n, text, reason)
-                 WHERE p.n = r.n RETURNING p.n
-             )
-             SELECT n FROM removed UNION ALL SELECT n FROM replaced";
-            count += settled.apply(&self.pool, statement).await?;
+            let gone = removed(&*sieve, &rows, numbers).await?;
+            count += query("DELETE FROM audit.outbox_parked WHERE n = ANY ($1)")
+                .bind(gone)
+                .execute(&self.pool)
+                .await
+                .map_err(from_sqlx)?
+                .rows_affected();
         }
     }
 }

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use audit_core::queue::judged;
+use audit_core::queue::removed;
 use audit_core::{
     DeadLetter, Delivery, Error, ErrorKind, EventId, EventQueue, Message, MessageKind, QueueDepth,
-    Redrive, Result, RowHandle, Sieve, TenantId, Verdict,
+    Redrive, Result, RowHandle, Sieve, TenantId,
 };
-use chrono::{DateTime, Utc};
 use sqlx_core::query::query;
 use sqlx_core::query_as::query_as;
 use sqlx_postgres::PgPool;
@@ -20,6 +19,7 @@ use uuid::Uuid;
 use crate::PostgresStore;
 use crate::fault::from_sqlx;
 use crate::pool::begin;
+use crate::row;
 
 /// Other processes send no notification: their messages are looked for this often.
 const POLL: Duration = Duration::from_millis(100);
@@ -51,7 +51,7 @@ pub struct PostgresQueue {
 }
 
 type Item = (i64, i32, Uuid, String, Uuid, String, i64);
-type Letter = (i64, Uuid, String, Uuid, String, String, DateTime<Utc>);
+type Letter = (i64, Uuid, String, Uuid, String, String, row::Micros);
 
 impl PostgresQueue {
     /// After so many lapsed leases a message is given up, unless another number is set.
@@ -347,17 +347,13 @@ impl EventQueue for PostgresQueue {
             };
             behind = *last;
             let letters = rows.into_iter().map(letter).collect::<Result<Vec<_>>>()?;
-            let settled = Settled::of(numbers, judged(&*sieve, &letters).await?);
-            let statement = "WITH removed AS (
-                 DELETE FROM audit.queue_dead_letters WHERE n = ANY ($1) RETURNING n
-             ),
-             replaced AS (
-                 UPDATE audit.queue_dead_letters d SET body = r.text, reason = r.reason
-                 FROM unnest($2::bigint[], $3::text[], $4::text[]) AS r (n, text, reason)
-                 WHERE d.n = r.n RETURNING d.n
-             )
-             SELECT n FROM removed UNION ALL SELECT n FROM replaced";
-            count += settled.apply(&self.pool, statement).await?;
+            let gone = removed(&*sieve, &letters, numbers).await?;
+            count += query("DELETE FROM audit.queue_dead_letters WHERE n = ANY ($1)")
+                .bind(gone)
+                .execute(&self.pool)
+                .await
+                .map_err(from_sqlx)?
+                .rows_affected();
         }
     }
 
@@ -387,47 +383,8 @@ fn letter((n, tenant, kind, id, body, reason, died_at): Letter) -> Result<DeadLe
         n.to_string(),
         message(tenant, &kind, id, body)?,
         reason,
-        crate::row::time(died_at)?,
+        row::time(died_at)?,
     ))
-}
-
-/// What a sieve said of rows, as the columns of a statement.
-#[derive(Default)]
-pub(crate) struct Settled {
-    removed: Vec<i64>,
-    replaced: Vec<i64>,
-    texts: Vec<String>,
-    reasons: Vec<String>,
-}
-
-impl Settled {
-    /// Runs the statement that does it, with the columns in their order, and returns how many rows it changed.
-    pub(crate) async fn apply(self, pool: &PgPool, statement: &'static str) -> Result<u64> {
-        let changed = query(statement)
-            .bind(self.removed)
-            .bind(self.replaced)
-            .bind(self.texts)
-            .bind(self.reasons)
-            .fetch_all(pool)
-            .await;
-        Ok(changed.map_err(from_sqlx)?.len() as u64)
-    }
-
-    pub(crate) fn of(rows: Vec<i64>, verdicts: Vec<Verdict>) -> Self {
-        let mut settled = Self::default();
-        for (row, verdict) in rows.into_iter().zip(verdicts) {
-            match verdict {
-                Verdict::Keep => {}
-                Verdict::Replace { text, reason } => {
-                    settled.replaced.push(row);
-                    settled.texts.push(text);
-                    settled.reasons.push(reason);
-                }
-                Verdict::Remove => settled.removed.push(row),
-            }
-        }
-        settled
-    }
 }
 
 /// Rows and deliveries that handles name, as the columns of a statement.

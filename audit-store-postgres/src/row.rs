@@ -8,12 +8,16 @@ use audit_core::{
 };
 use chrono::{DateTime, Utc};
 use sqlx_core::decode::Decode;
+use sqlx_core::error::BoxDynError;
 use sqlx_core::row::Row as _;
 use sqlx_core::types::Type;
-use sqlx_postgres::{PgRow, Postgres};
+use sqlx_postgres::{PgRow, PgTypeInfo, PgValueRef, Postgres};
 use uuid::Uuid;
 
 use crate::fault::{Unreadable, from_sqlx};
+
+/// The start of 2000, from which PostgreSQL counts, in microseconds since 1970.
+pub(crate) const EPOCH: i64 = 946_684_800_000_000;
 
 /// The columns that [`stored_entry`] reads, in its order.
 pub(crate) const COLUMNS: &str = "seq, created_at, occurred_at, action_type, severity, outcome, \
@@ -145,18 +149,60 @@ pub(crate) fn tenant_id(row: &PgRow, column: usize) -> Result<TenantId> {
 
 /// A time, or none.
 pub(crate) fn optional_time(row: &PgRow, column: usize) -> Result<Option<Timestamp>> {
-    get::<Option<DateTime<Utc>>>(row, column)?
-        .map(time)
-        .transpose()
+    get::<Option<Micros>>(row, column)?.map(time).transpose()
+}
+
+/// A `timestamptz` as it is stored, microseconds from the start of 2000. One that somebody set beyond
+/// the years that a library's own type can hold is read like any other, and refused by [`time`].
+#[derive(Debug)]
+pub(crate) struct Micros(i64);
+
+impl Type<Postgres> for Micros {
+    fn type_info() -> PgTypeInfo {
+        <DateTime<Utc> as Type<Postgres>>::type_info()
+    }
+}
+
+impl Decode<'_, Postgres> for Micros {
+    fn decode(value: PgValueRef<'_>) -> std::result::Result<Self, BoxDynError> {
+        <i64 as Decode<'_, Postgres>>::decode(value).map(Self)
+    }
 }
 
 /// A time as it is read.
-pub(crate) fn time(stored: DateTime<Utc>) -> Result<Timestamp> {
-    Timestamp::from_micros(stored.timestamp_micros()).ok_or_else(|| bad("the time"))
+pub(crate) fn time(stored: Micros) -> Result<Timestamp> {
+    stored
+        .0
+        .checked_add(EPOCH)
+        .and_then(Timestamp::from_micros)
+        .ok_or_else(|| bad("the time"))
 }
 
 /// A time for a statement.
 pub(crate) fn instant(time: Timestamp) -> DateTime<Utc> {
     #[allow(clippy::expect_used)] // 1970 to 9999 is within chrono's range
     DateTime::from_timestamp_micros(time.as_micros()).expect("a time within range")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_beyond_the_calendar_is_told_as_corrupt() {
+        let second = 1_000_000;
+        assert_eq!(
+            time(Micros(-EPOCH + second)).unwrap(),
+            Timestamp::from_micros(second).unwrap()
+        );
+        // The years 4714 BC and 294276, which the engine holds, and its two infinities.
+        for stored in [
+            -211_813_488_000_000_000,
+            9_223_371_331_199_999_999,
+            i64::MIN,
+            i64::MAX,
+        ] {
+            assert_eq!(time(Micros(stored)).unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
 }

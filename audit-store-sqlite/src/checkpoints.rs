@@ -172,10 +172,11 @@ impl CheckpointStore for SqliteStore {
             )
             .and_then(|mut statement| {
                 let changes = statement.query_map([no], |r| {
+                    let seq = row::position(r, 0)?;
                     Ok(KeyChange {
-                        seq: row::position(r, 0)?,
-                        old: r.get(1)?,
-                        new: r.get(2)?,
+                        seq,
+                        old: row::about(tenant, seq, r.get(1))?,
+                        new: row::about(tenant, seq, r.get(2))?,
                     })
                 })?;
                 changes.collect()
@@ -194,10 +195,9 @@ impl CheckpointStore for SqliteStore {
             conn.prepare_cached("SELECT seq, epoch FROM epochs WHERE tenant = ?1 ORDER BY seq")
                 .and_then(|mut statement| {
                     let epochs = statement.query_map([no], |r| {
-                        Ok(EpochStart {
-                            seq: row::position(r, 0)?,
-                            epoch: row::position(r, 1)?,
-                        })
+                        let seq = row::position(r, 0)?;
+                        let epoch = row::about(tenant, seq, row::position(r, 1))?;
+                        Ok(EpochStart { seq, epoch })
                     })?;
                     epochs.collect()
                 })

@@ -29,10 +29,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use audit_core::queue::judged;
+use audit_core::queue::removed;
 use audit_core::{
     Clock, Event, EventId, Outbox, OutboxRow, ParkedRow, PreparedEvent, Redrive, Result, Sieve,
-    TenantId, Verdict,
+    TenantId,
 };
 use rusqlite::{Connection, OpenFlags, Row, params};
 
@@ -276,24 +276,14 @@ impl Outbox for SqliteOutbox {
                 return Ok(count);
             };
             behind = last.row.row;
-            let verdicts = judged(&*sieve, &rows).await?;
-            let numbers = rows.into_iter().map(|parked| parked.row.row);
-            let settled: Vec<(i64, Verdict)> = numbers.zip(verdicts).collect();
+            let numbers = rows.iter().map(|parked| parked.row.row).collect();
+            let gone = removed(&*sieve, &rows, numbers).await?;
             count += self
                 .run(move |conn| {
                     let tx = immediate(conn)?;
                     let mut count = 0;
-                    for (n, verdict) in settled {
-                        count += match verdict {
-                            Verdict::Keep => 0,
-                            Verdict::Replace { text, reason } => tx.execute(
-                                "UPDATE audit_outbox_parked SET event = ?2, reason = ?3 WHERE n = ?1",
-                                params![n, text, reason],
-                            )?,
-                            Verdict::Remove => {
-                                tx.execute("DELETE FROM audit_outbox_parked WHERE n = ?1", [n])?
-                            }
-                        };
+                    for n in gone {
+                        count += tx.execute("DELETE FROM audit_outbox_parked WHERE n = ?1", [n])?;
                     }
                     tx.commit()?;
                     Ok(count as u64)

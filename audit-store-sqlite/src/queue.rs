@@ -8,10 +8,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use audit_core::queue::judged;
+use audit_core::queue::removed;
 use audit_core::{
     Clock, DeadLetter, Delivery, Error, ErrorKind, EventQueue, Message, MessageKind, QueueDepth,
-    Redrive, Result, RowHandle, Sieve, SystemClock, TenantId, Timestamp, Verdict,
+    Redrive, Result, RowHandle, Sieve, SystemClock, TenantId, Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -446,24 +446,14 @@ impl EventQueue for SqliteQueue {
                 return Ok(count);
             };
             behind = *last;
-            let verdicts = judged(&*sieve, &letters).await?;
-            let settled: Vec<(i64, Verdict)> = numbers.into_iter().zip(verdicts).collect();
+            let gone = removed(&*sieve, &letters, numbers).await?;
             count += self
                 .run(move |conn, _| {
-                    let mut replace = conn.prepare_cached(
-                        "UPDATE dead_letters SET body = ?2, reason = ?3 WHERE n = ?1",
-                    )?;
                     let mut remove =
                         conn.prepare_cached("DELETE FROM dead_letters WHERE n = ?1")?;
                     let mut count = 0;
-                    for (n, verdict) in settled {
-                        count += match verdict {
-                            Verdict::Keep => 0,
-                            Verdict::Replace { text, reason } => {
-                                replace.execute(params![n, text, reason])?
-                            }
-                            Verdict::Remove => remove.execute([n])?,
-                        };
+                    for n in gone {
+                        count += remove.execute([n])?;
                     }
                     Ok(count as u64)
                 })

@@ -21,7 +21,16 @@ pub(crate) const COLUMNS: &str = "seq, created_at, occurred_at, action_type, sev
 /// [`UnreadableEntry`].
 pub(crate) fn stored_entry(row: &Row<'_>, tenant: TenantId) -> rusqlite::Result<StoredEntry> {
     let seq = position(row, 0)?;
-    decode(row, tenant, seq).map_err(|cause| match is_unreadable(&cause) {
+    about(tenant, seq, decode(row, tenant, seq))
+}
+
+/// What a row says of an entry: that it can't be read is told of the entry, as an [`UnreadableEntry`].
+pub(crate) fn about<T>(
+    tenant: TenantId,
+    seq: u64,
+    read: rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    read.map_err(|cause| match is_unreadable(&cause) {
         true => bad(0, Type::Null, UnreadableEntry { tenant, seq, cause }),
         false => cause,
     })

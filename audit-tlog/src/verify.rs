@@ -765,7 +765,9 @@ impl Verifier {
                     }
                     None if !self.broken => {
                         let detail = format!("the size {at} of a checkpoint lies within a gap");
-                        late.push(Code::Gap, None, here, detail);
+                        // Where the gap should have ended, or the entry been shown.
+                        let before = Some((at - 1, at - 1));
+                        late.push(Code::Gap, before, here, detail);
                     }
                     _ => {}
                 }

@@ -100,6 +100,8 @@ pub(super) struct Change {
     /// Which positions are wrong first; of an entry that stands in another one's place, both. None where
     /// it is about no position.
     pub(super) places: Vec<Range<u64>>,
+    /// The position that a moved entry says it has: an error may tell that one.
+    stands_at: Option<u64>,
     /// How many positions the run that is named may have.
     pub(super) run: u64,
     /// The position that is told to who reads just this entry.
@@ -135,6 +137,7 @@ impl Change {
             replacements,
             shown,
             places: Vec::new(),
+            stands_at: None,
             run: WIDTH,
             exactly: None,
             is_gone: false,
@@ -201,6 +204,7 @@ impl Change {
     pub(super) fn is_there(&self, position: Option<u64>) -> bool {
         match position {
             None => self.has_no_position || self.places.is_empty(),
+            Some(seq) if self.stands_at == Some(seq) => true,
             Some(_) if self.places.is_empty() => true,
             Some(seq) => self.places.iter().any(|place| place.contains(&seq)),
         }
@@ -406,6 +410,8 @@ impl<H: TamperingHarness> Trial<H> {
             let seq = table.number(row, "seq");
             let is_place = is_tenant || ["seq", "created_at"].contains(&column);
             change.exactly = (!is_place).then_some(seq);
+            // To who reads one after the other, it comes where it now says that it stands.
+            change.stands_at = (column == "seq").then(|| table.number(&changed, "seq"));
         } else if column == "seq" {
             // It says of another entry what that one doesn't.
             change.places.extend(self.places(holds, table, &changed));

@@ -11,7 +11,7 @@ use crate::event::Event;
 use crate::id::{EventId, TenantId};
 use crate::outbox::{Outbox, OutboxRow, ParkedRow};
 use crate::prepare::PreparedEvent;
-use crate::queue::{Redrive, Sieve, Verdict, judged};
+use crate::queue::{Redrive, Sieve, removed};
 
 /// Parked rows that a sieve is shown at once.
 const SIFTED: usize = 100;
@@ -127,21 +127,11 @@ impl Outbox for MemoryOutbox {
         let rows: Vec<ParkedRow> = self.lock().parked.values().cloned().collect();
         let mut count = 0;
         for part in rows.chunks(SIFTED) {
-            let verdicts = judged(&*sieve, part).await?;
+            let numbers = part.iter().map(|parked| parked.row.row).collect();
+            let gone = removed(&*sieve, part, numbers).await?;
             let mut state = self.lock();
-            for (row, verdict) in part.iter().zip(verdicts) {
-                let Some(kept) = state.parked.get_mut(&row.row.row) else {
-                    continue;
-                };
-                match verdict {
-                    Verdict::Keep => continue,
-                    Verdict::Replace { text, reason } => {
-                        kept.row.event = text;
-                        kept.reason = reason;
-                    }
-                    Verdict::Remove => drop(state.parked.remove(&row.row.row)),
-                }
-                count += 1;
+            for row in gone {
+                count += u64::from(state.parked.remove(&row).is_some());
             }
         }
         Ok(count)

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::queue::{
-    DeadLetter, Delivery, EventQueue, Message, QueueDepth, Redrive, Sieve, Verdict, judged,
+    DeadLetter, Delivery, EventQueue, Message, QueueDepth, Redrive, Sieve, removed,
 };
 
 /// A queue in memory, first in, first out but for redeliveries.
@@ -258,23 +258,12 @@ impl EventQueue for MemoryQueue {
         let letters: Vec<DeadLetter> = self.lock().dead.iter().cloned().collect();
         let mut count = 0;
         for part in letters.chunks(SIFTED) {
-            let verdicts = judged(&*sieve, part).await?;
+            let handles = part.iter().map(|letter| &letter.handle).collect();
+            let gone = removed(&*sieve, part, handles).await?;
             let mut state = self.lock();
-            for (letter, verdict) in part.iter().zip(verdicts) {
-                let is_it = |other: &DeadLetter| other.handle == letter.handle;
-                let Some(place) = state.dead.iter().position(is_it) else {
-                    continue;
-                };
-                match verdict {
-                    Verdict::Keep => continue,
-                    Verdict::Replace { text, reason } => {
-                        state.dead[place].message.body = text;
-                        state.dead[place].reason = reason;
-                    }
-                    Verdict::Remove => drop(state.dead.remove(place)),
-                }
-                count += 1;
-            }
+            let before = state.dead.len();
+            state.dead.retain(|letter| !gone.contains(&&letter.handle));
+            count += (before - state.dead.len()) as u64;
         }
         Ok(count)
     }

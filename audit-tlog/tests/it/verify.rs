@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use audit_tlog::evidence::Record;
+use audit_tlog::evidence::{Gap, Record};
 use audit_tlog::leaf::leaf_hash;
 use audit_tlog::verify::{
     Code, Erase, Explanation, Finding, MAX_HEAD_BYTES, MAX_HEAD_LINES, Options, Report,
@@ -819,6 +819,29 @@ fn only_the_first_checkpoint_over_a_change_of_keys_counts_for_it() {
     let report = judge(&lines, full());
     assert_eq!(codes(&report), [Code::KeyUnsigned]);
     assert_eq!(report.findings[0].positions, Some((seq, seq)));
+}
+
+#[test]
+fn a_checkpoint_within_a_gap_names_the_entry_that_it_ends_with() {
+    let mut log = Log::new(12);
+    log.event();
+    let seq = log.rotate(true);
+    log.checkpoint();
+    log.event();
+    log.checkpoint();
+    let (mut lines, _) = log.bundle(&Export::default());
+    let is_entry = |line: &String| line.starts_with("{\"seq\"");
+    let first = lines.iter().position(is_entry).unwrap();
+    let missing = Gap {
+        from: seq,
+        to: seq + 2,
+        hashes: log.hashes[seq as usize..].to_vec(),
+    };
+    let behind = first + 1..lines.len() - 1;
+    lines.splice(behind, [Record::Gap(missing).encode()]);
+    let report = judge(&lines, partial());
+    let gap = report.findings.iter().find(|f| f.code == Code::Gap);
+    assert_eq!(gap.unwrap().positions, Some((seq, seq)), "{report:#?}");
 }
 
 #[test]
