@@ -8,6 +8,7 @@ use audit_core::{
     Batch, Control, Counter, Error, ErrorKind, Head, Prune, Pruned, Result, TenantId, TenantScope,
     only_receipt,
 };
+use sqlx_core::executor::Executor as _;
 use sqlx_core::query::query;
 use sqlx_core::query_as::query_as;
 use sqlx_postgres::{PgConnection, PgRow};
@@ -24,7 +25,7 @@ use crate::store::PostgresStore;
 const ATTEMPTS: usize = 5;
 
 /// Rows that one step removes at most: appends to that tenant wait for its commit.
-const STEP_ROWS: i64 = 500;
+const STEP_ROWS: i64 = 100;
 
 /// What a prune will do, worked out without the head's lock. Nothing of it changes later: entries
 /// below a position are never added, and an erasure changes no leaf and no counter.
@@ -270,6 +271,10 @@ impl PostgresStore {
     async fn maintain(&self, call: &str) -> Result<Option<bool>> {
         let patience = self.options().lock_timeout;
         let mut tx = self.begin_append(Role::Maintainer, None, patience).await?;
+        // Appends to that tenant wait for the commit. One that a crash undoes is done again.
+        tx.execute("SET LOCAL synchronous_commit = off")
+            .await
+            .map_err(from_sqlx)?;
         let (done,): (Option<bool>,) = query_as(call)
             .fetch_one(&mut *tx)
             .await

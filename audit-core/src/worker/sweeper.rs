@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{POLL, Worker, pause_after};
 
 /// How often the sweeper looks when nothing woke it.
@@ -11,12 +13,13 @@ pub(super) async fn run(mut worker: Worker) {
     let mut failures = 0;
     loop {
         worker.bell.borrow_and_update();
+        let began = Instant::now();
         match worker.log.store.sweep().await {
             Ok(true) => {
                 failures = 0;
                 worker.worked();
-                tokio::task::yield_now().await;
-                if worker.stop.is_cancelled() {
+                // Half of the time the engine is for others alone.
+                if !worker.pause(began.elapsed()).await {
                     return;
                 }
             }
