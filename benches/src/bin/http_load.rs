@@ -800,6 +800,9 @@ async fn export(target: &Target) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How long others are looked at by themselves.
+const ALONE: Duration = Duration::from_secs(5);
+
 /// Others, who record and read, a request after the other, as long as this lives.
 struct Others {
     over: Arc<AtomicBool>,
@@ -842,13 +845,20 @@ impl Others {
         }
     }
 
+    /// Prints how long they wait while nothing else is asked for.
+    async fn alone(target: &Arc<Target>) -> Result<(), Failure> {
+        let others = Self::begin(target);
+        tokio::time::sleep(ALONE).await;
+        others.end("before").await
+    }
+
     /// Prints how long they waited.
-    async fn end(self) -> Result<(), Failure> {
+    async fn end(self, when: &str) -> Result<(), Failure> {
         self.over.store(true, Ordering::Relaxed);
         for (what, task) in self.tasks {
             let (done, refused, latency) = task.await??;
             let waits = waits(&latency);
-            println!("{what} meanwhile: {done}, {waits}, {refused} refused");
+            println!("{what} {when}: {done}, {waits}, {refused} refused");
         }
         Ok(())
     }
@@ -868,6 +878,7 @@ fn answer(
 }
 
 async fn erase(target: &Arc<Target>) -> Result<(), Failure> {
+    Others::alone(target).await?;
     let mut connection = Connection::open(target).await?;
     let others = Others::begin(target);
     let began = Instant::now();
@@ -894,11 +905,12 @@ async fn erase(target: &Arc<Target>) -> Result<(), Failure> {
         job["below"],
         began.elapsed().as_secs_f64()
     );
-    others.end().await?;
+    others.end("meanwhile").await?;
     drain(target).await
 }
 
 async fn prune(target: &Arc<Target>, before: Timestamp, settle: Duration) -> Result<(), Failure> {
+    Others::alone(target).await?;
     let mut connection = Connection::open(target).await?;
     let others = Others::begin(target);
     let began = Instant::now();
@@ -918,5 +930,5 @@ async fn prune(target: &Arc<Target>, before: Timestamp, settle: Duration) -> Res
         began.elapsed().as_secs_f64()
     );
     tokio::time::sleep(settle).await;
-    others.end().await
+    others.end("meanwhile").await
 }
