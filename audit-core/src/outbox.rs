@@ -90,8 +90,7 @@ pub trait Outbox: Debug + Send + Sync + 'static {
     async fn redrive(&self, rows: &Redrive<i64>) -> Result<u64>;
 
     /// Shows the sieve every parked row, of all tenants and in parts of bounded size, and does with each what
-    /// it says. Returns how many it changed or removed. A row that is replaced keeps its number, its tenant,
-    /// its id and the time when it was recorded.
+    /// it says. Returns how many it removed.
     ///
     /// What is parked or redriven meanwhile may be passed over. A repeat begins anew.
     ///

@@ -210,13 +210,14 @@ pub trait Sieve<T>: Debug + Send + Sync {
 /// Which of these a sieve removes, by what each is named, for every queue and outbox.
 ///
 /// # Errors
-/// The sieve's; [`ErrorKind::Internal`] when it gives more or fewer verdicts than there are items.
+/// The sieve's; [`ErrorKind::Internal`] when there are more or fewer verdicts, or names, than items: then
+/// nothing may be removed.
 pub async fn removed<T, N>(sieve: &dyn Sieve<T>, items: &[T], names: Vec<N>) -> Result<Vec<N>> {
     let verdicts = sieve.judge(items).await?;
-    if verdicts.len() != items.len() {
+    if verdicts.len() != items.len() || names.len() != items.len() {
         return Err(Error::new(
             ErrorKind::Internal,
-            "a sieve gave another number of verdicts than it was shown items",
+            "there are not as many verdicts and names as items",
         ));
     }
     let named = names.into_iter().zip(verdicts);
@@ -287,8 +288,7 @@ pub trait EventQueue: Debug + Send + Sync + 'static {
     async fn redrive(&self, letters: &Redrive<String>) -> Result<u64>;
 
     /// Shows the sieve every dead letter, of all tenants and in parts of bounded size, and does with each
-    /// what it says. Returns how many it changed or removed. A letter that is replaced keeps its
-    /// message's tenant, kind and id, and the time when it was given up; its handle may change.
+    /// what it says. Returns how many it removed.
     ///
     /// What is given up or redriven meanwhile may be passed over. A repeat begins anew.
     ///

@@ -96,8 +96,9 @@
 //! RETURNING audit.record($2, $3)
 //! ```
 //!
-//! Events without an id get one for each row; [`PreparedEvent::new`] checks one beforehand as [`record_in`]
-//! does.
+//! An event without an id gets one for each row. With an id, all rows that the statement changes are one
+//! entry: give one only where no more than one row can change. [`PreparedEvent::new`] checks an event
+//! beforehand, as [`record_in`] does.
 
 use std::sync::Arc;
 

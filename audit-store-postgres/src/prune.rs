@@ -27,6 +27,13 @@ const ATTEMPTS: usize = 5;
 /// Rows that one step removes at most: appends to that tenant wait for its commit.
 const STEP_ROWS: i64 = 100;
 
+/// So that these appends don't wait for the disk as well. A step that a crash undoes is done again: nothing
+/// outside the database may follow from its commit.
+const UNFLUSHED: &str = "SET LOCAL synchronous_commit = off";
+
+/// Rows of deleted tenants that one step removes at most: nobody waits for them.
+const DELETED_ROWS: i64 = 500;
+
 /// What a prune will do, worked out without the head's lock. Nothing of it changes later: entries
 /// below a position are never added, and an erasure changes no leaf and no counter.
 #[derive(Debug)]
@@ -253,28 +260,28 @@ impl PostgresStore {
     pub(crate) async fn sweep_step(&self) -> Result<bool> {
         let is_due = self.drops().is_due(Instant::now());
         if is_due {
-            let dropped = self.maintain("SELECT audit.drop_pruned_partition()").await;
+            let dropped = self
+                .maintain("SELECT audit.drop_pruned_partition()", "")
+                .await;
             self.drops().tried(Instant::now(), dropped.as_ref().ok());
             if dropped? == Some(true) {
                 return Ok(true);
             }
         }
-        for function in ["sweep_step", "sweep_deleted"] {
-            let step = format!("SELECT audit.{function}({STEP_ROWS})");
-            if self.maintain(&step).await? == Some(true) {
-                return Ok(true);
-            }
+        let step = format!("SELECT audit.sweep_step({STEP_ROWS})");
+        if self.maintain(&step, UNFLUSHED).await? == Some(true) {
+            return Ok(true);
         }
-        Ok(false)
+        let step = format!("SELECT audit.sweep_deleted({DELETED_ROWS})");
+        Ok(self.maintain(&step, "").await? == Some(true))
     }
 
-    async fn maintain(&self, call: &str) -> Result<Option<bool>> {
+    async fn maintain(&self, call: &str, settings: &'static str) -> Result<Option<bool>> {
         let patience = self.options().lock_timeout;
         let mut tx = self.begin_append(Role::Maintainer, None, patience).await?;
-        // Appends to that tenant wait for the commit. One that a crash undoes is done again.
-        tx.execute("SET LOCAL synchronous_commit = off")
-            .await
-            .map_err(from_sqlx)?;
+        if !settings.is_empty() {
+            tx.execute(settings).await.map_err(from_sqlx)?;
+        }
         let (done,): (Option<bool>,) = query_as(call)
             .fetch_one(&mut *tx)
             .await

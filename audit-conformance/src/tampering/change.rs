@@ -101,7 +101,7 @@ pub(super) struct Change {
     /// it is about no position.
     pub(super) places: Vec<Range<u64>>,
     /// The position that a moved entry says it has: an error may tell that one.
-    stands_at: Option<u64>,
+    pub(super) stands_at: Option<u64>,
     /// How many positions the run that is named may have.
     pub(super) run: u64,
     /// The position that is told to who reads just this entry.
@@ -128,6 +128,9 @@ pub(super) struct Change {
     /// The tenant may be gone.
     pub(super) hides_tenant: bool,
 }
+
+/// Why a change of a hash that is kept beside the tree's own may not be found.
+pub(super) const OF_THE_TREE: &str = "the hash of kept leaf data is the tree's";
 
 impl Change {
     fn new(what: String, shown: Shown, replacements: Vec<Replacement>) -> Self {
@@ -204,7 +207,6 @@ impl Change {
     pub(super) fn is_there(&self, position: Option<u64>) -> bool {
         match position {
             None => self.has_no_position || self.places.is_empty(),
-            Some(seq) if self.stands_at == Some(seq) => true,
             Some(_) if self.places.is_empty() => true,
             Some(seq) => self.places.iter().any(|place| place.contains(&seq)),
         }
@@ -411,7 +413,10 @@ impl<H: TamperingHarness> Trial<H> {
             let is_place = is_tenant || ["seq", "created_at"].contains(&column);
             change.exactly = (!is_place).then_some(seq);
             // To who reads one after the other, it comes where it now says that it stands.
-            change.stands_at = (column == "seq").then(|| table.number(&changed, "seq"));
+            change.stands_at = match changed[at] {
+                Cell::Integer(seq) if column == "seq" => u64::try_from(seq).ok(),
+                _ => None,
+            };
         } else if column == "seq" {
             // It says of another entry what that one doesn't.
             change.places.extend(self.places(holds, table, &changed));
@@ -422,7 +427,7 @@ impl<H: TamperingHarness> Trial<H> {
             (Holds::Checkpoints, "size") => Some("a checkpoint is where it was looked for"),
             (Holds::KeptLeaves, "leaf_hash") => {
                 let is_in_tree = table.number(row, "seq") < self.size() / WIDTH * WIDTH;
-                is_in_tree.then_some("the hash of kept leaf data is the tree's")
+                is_in_tree.then_some(OF_THE_TREE)
             }
             _ if is_tenant => self.spare(table, row),
             _ => None,

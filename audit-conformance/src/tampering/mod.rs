@@ -293,7 +293,8 @@ pub async fn what_is_changed_in_the_tables_is_found<H: TamperingHarness>() {
         trial.is_no_alarm(random).await;
         match verdict {
             Verdict::Found(_) => found.extend(change.column),
-            Verdict::Apart(_) => apart.extend(change.column),
+            // Of a log of which the tree has all hashes, each of these.
+            Verdict::Apart(change::OF_THE_TREE) => apart.extend(change.column),
             _ => {}
         }
         verdict
@@ -306,9 +307,9 @@ pub async fn what_is_changed_in_the_tables_is_found<H: TamperingHarness>() {
     });
     let left: Vec<String> = columns.filter(|column| !found.contains(column)).collect();
     let tried = |column: &&String| refused.contains(*column) || apart.contains(*column);
-    let untried = left.iter().filter(|column| !tried(column));
+    let untried: Vec<&String> = left.iter().filter(|column| !tried(column)).collect();
     // A tenth of the changes doesn't come to every column.
-    assert!(!is_full() || untried.count() == 0, "not found: {left:?}");
+    assert!(!is_full() || untried.is_empty(), "not found: {untried:?}");
     workers.shutdown(DEADLINE).await;
 }
 

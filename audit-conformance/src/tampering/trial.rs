@@ -522,7 +522,9 @@ impl<H: TamperingHarness> Trial<H> {
         let is_corrupt = error.kind() == ErrorKind::Corrupt && error.tenant() == Some(self.tenant);
         let said = error.to_string();
         let says = change.says.is_none_or(|says| said.contains(says));
-        let is_there = change.is_there(error.position());
+        let position = error.position();
+        let stands_there = position.is_some() && position == change.stands_at;
+        let is_there = stands_there || change.is_there(position);
         match may_fail && says && (is_gone || (is_corrupt && is_there)) {
             true => Ok(format!(
                 "error: {}",

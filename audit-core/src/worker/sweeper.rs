@@ -9,6 +9,9 @@ use super::{POLL, Worker, pause_after};
 /// How often the sweeper looks when nothing woke it.
 const SWEEP_POLL: Duration = Duration::from_secs(5);
 
+/// A step rests for as long as it took, and no longer than this, since it may have waited for others.
+const LONGEST_REST: Duration = Duration::from_millis(50);
+
 pub(super) async fn run(mut worker: Worker) {
     let mut failures = 0;
     loop {
@@ -18,8 +21,8 @@ pub(super) async fn run(mut worker: Worker) {
             Ok(true) => {
                 failures = 0;
                 worker.worked();
-                // Half of the time the engine is for others alone.
-                if !worker.pause(began.elapsed()).await {
+                // The engine is for others, too.
+                if !worker.pause(began.elapsed().min(LONGEST_REST)).await {
                     return;
                 }
             }
