@@ -304,15 +304,14 @@ impl Bench {
             .expect("a table");
         let mut times = [const { Vec::new() }; 4];
         let statements = setting("STATEMENTS", 4);
+        let insert = "INSERT INTO orders (customer, total, note) VALUES ($1, $2::bigint, $3)";
+        let recording = format!("{insert} RETURNING audit.record($4, $5)");
         for i in 0..setting("TRANSACTIONS", 2_000_u64) {
             for (variant, times) in times.iter_mut().enumerate() {
                 let event = Event::from_json(&event(i)).expect("an event");
                 let began = Instant::now();
                 let mut tx = caller.begin().await.expect("begun");
                 for n in 0..statements {
-                    let insert =
-                        "INSERT INTO orders (customer, total, note) VALUES ($1, $2::bigint, $3)";
-                    let recording = format!("{insert} RETURNING audit.record($4, $5)");
                     let records = variant == 3 && n + 1 == statements;
                     let mut statement = query(if records { &recording } else { insert })
                         .bind(format!("customer {n}"))

@@ -17,11 +17,8 @@ pub(crate) struct Server {
 }
 
 /// `whole` with `dev/test --full`, else about a tenth of it.
-pub(crate) fn sized(whole: u64) -> u64 {
-    match audit_conformance::is_full() {
-        true => whole,
-        false => whole.div_ceil(10),
-    }
+pub(crate) fn sized(whole: usize) -> u64 {
+    audit_conformance::sized(whole) as u64
 }
 
 /// Waits until writers have made so much more progress.
