@@ -36,19 +36,8 @@ built=$PWD/${BUILT:-target/release}
 data=$(mktemp -d "${TMPDIR:-/tmp}/audit-load.XXXXXX")
 database=
 server=
+. benches/superuser.sh
 fail() { printf 'http-load.sh: %s\n' "$*" >&2; exit 1; }
-
-# Runs SQL in the database $1 as the superuser.
-as_superuser() {
-    .dev/venv/bin/python - "$AUDIT_TEST_POSTGRES_URL" "$@" <<'PY'
-import sys, urllib.parse, psycopg
-server, database, sql = sys.argv[1:]
-url = urllib.parse.urlsplit(server)._replace(path="/" + database).geturl()
-with psycopg.connect(url, autocommit=True) as connection:
-    result = connection.execute(sql)
-    print(*(row[0] for row in result.fetchall()) if result.description else ())
-PY
-}
 
 cleanup() {
     if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; fi

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # How many events a second are accepted into SQS and appended by two workers: a server with a worker,
-# and a worker by itself, on the database of AUDIT_STORE_URL and the SQS of AUDIT_SQS_ENDPOINT. Each
-# kind of queue is made anew. After `dev/services up`:
+# and a worker by itself, which share a guard, on the PostgreSQL of AUDIT_STORE_URL and the SQS of
+# AUDIT_SQS_ENDPOINT. The database, and each kind of queue, is made anew. After `dev/services up --bench`:
 #   set -a; . .dev/env; set +a; benches/queue-load.sh
-# A database of its own is filled, not emptied: use one that is made for it.
+# A JVM takes its time to get fast: WARM_UP seconds of load come before the first run of each kind.
 #   SECONDS_EACH=2 RUNS=1 TENANTS=1 benches/queue-load.sh fifo
+#   BUILT=target/debug benches/queue-load.sh    programs that were built before
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-: "${AUDIT_STORE_URL:?}" "${AUDIT_SQS_ENDPOINT:?}"
+: "${AUDIT_STORE_URL:?}" "${AUDIT_SQS_ENDPOINT:?}" "${AUDIT_TEST_POSTGRES_URL:?}"
 unset AUDIT_SEARCH_URL
 port=${PORT:-18080}
 kinds=("$@")
@@ -24,8 +25,13 @@ stop() {
     for server in "${servers[@]}"; do wait "$server" 2>/dev/null || true; done
     servers=()
 }
-trap 'stop; rm -rf "$data"' EXIT
-target=$PWD/target/release
+. benches/superuser.sh
+database=audit_queue_load_$$
+login=$(sed 's|^[a-z]*://\([^:@]*\).*|\1|' <<<"$AUDIT_STORE_URL")
+trap 'stop; rm -rf "$data"; as_superuser postgres "DROP DATABASE IF EXISTS $database WITH (FORCE)"' EXIT
+as_superuser postgres "CREATE DATABASE $database OWNER $login" >/dev/null
+export AUDIT_STORE_URL=${AUDIT_STORE_URL%/*}/$database AUDIT_TLOG_GUARD=$data/guard
+target=$PWD/${BUILT:-target/release}
 
 serve() { # name, port, roles
     mkdir -p "$data/$1"
@@ -40,6 +46,10 @@ serve() { # name, port, roles
     exit 1
 }
 
+load() {
+    "$target/http-load" --address "127.0.0.1:$port" queue --tenants "${TENANTS:-64}" "$@"
+}
+
 echo "machine: $(nproc) x $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2- | sed 's/^ //'), $(uname -sr), $(date -u +%F)"
 for kind in "${kinds[@]}"; do
     case $kind in
@@ -52,8 +62,9 @@ for kind in "${kinds[@]}"; do
     (cd "$data" && "$target/audit-server" migrate)
     serve one "$port" api,worker
     serve other "$((port + 1))" worker
-    AUDIT_TOKEN=$(cat "$data/one/audit-data/token") "$target/http-load" \
-        --address "127.0.0.1:$port" queue --seconds "${SECONDS_EACH:-8}" --runs "${RUNS:-3}" \
-        --tenants "${TENANTS:-64}"
+    AUDIT_TOKEN=$(cat "$data/one/audit-data/token")
+    export AUDIT_TOKEN
+    load --seconds "${WARM_UP:-10}" --runs 1 >/dev/null
+    load --seconds "${SECONDS_EACH:-8}" --runs "${RUNS:-3}"
     stop
 done

@@ -1,19 +1,21 @@
 //! Scans of a snapshot that lives elsewhere, on a thread or a connection of its own, and is asked
 //! for one piece after the other.
 
-use std::future::Future;
+use std::future::{Future, ready};
+use std::mem;
 use std::ops::Range;
 
-use futures_util::stream::{self, Stream, StreamExt as _};
+use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 
 use crate::entry::StoredEntry;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A piece of a scan.
 #[derive(Debug)]
-pub struct Piece {
-    /// What was found, oldest first.
-    pub entries: Vec<StoredEntry>,
+pub struct Piece<E> {
+    /// What was found, oldest first. May be read, or compared, only when it is taken: the next piece is
+    /// asked for before that.
+    pub entries: E,
     /// The positions that are still to be looked at.
     pub rest: Range<u64>,
 }
@@ -22,32 +24,34 @@ pub struct Piece {
 /// wait for: one piece is worked through while the next is made. Nothing is asked of an empty range.
 ///
 /// # Errors
-/// That of the first question. A later error, or one of an answer, is the stream's last item.
-pub fn pieces<A>(
+/// That of the first question. A later error, one of an answer, or one of an entry is the stream's last
+/// item.
+pub fn pieces<A, E>(
     range: Range<u64>,
     mut ask: impl FnMut(Range<u64>) -> Result<A> + Send + 'static,
 ) -> Result<impl Stream<Item = Result<StoredEntry>> + Send>
 where
-    A: Future<Output = Result<Piece>> + Send + 'static,
+    A: Future<Output = Result<Piece<E>>> + Send + 'static,
+    E: IntoIterator<Item = Result<StoredEntry>> + Send,
+    E::IntoIter: Send,
 {
     let mut next = move |range: Range<u64>| match range.is_empty() {
         true => Ok(None),
         false => ask(range).map(Some),
     };
     let first = next(range)?;
-    let pieces = stream::unfold((first, next), |(answer, mut next)| async move {
-        let piece = match answer?.await {
-            Ok(Piece { entries, rest }) => next(rest).map(|answer| (entries, answer)),
-            Err(error) => Err(error),
+    let pieces = stream::try_unfold((first, next), async |(answer, mut next)| {
+        let Some(answer) = answer else {
+            return Ok(None);
         };
-        Some(match piece {
-            Ok((entries, answer)) => (Ok(entries), (answer, next)),
-            Err(error) => (Err(error), (None, next)),
-        })
+        let piece: Piece<E> = answer.await?;
+        let answer = next(piece.rest)?;
+        Ok(Some((stream::iter(piece.entries), (answer, next))))
     });
-    Ok(pieces.flat_map(|piece| match piece {
-        Ok(entries) => stream::iter(entries).map(Ok).left_stream(),
-        Err(error) => stream::iter([Err(error)]).right_stream(),
+    // A piece goes on behind an entry that can't be read.
+    Ok(pieces.try_flatten().scan(false, |failed, entry| {
+        let before = mem::replace(failed, entry.is_err());
+        ready((!before).then_some(entry))
     }))
 }
 
@@ -62,4 +66,52 @@ pub fn expired() -> Error {
 /// The retryable error of a snapshot from which too many scans are served.
 pub fn crowded() -> Error {
     Error::new(ErrorKind::Unavailable, "too many scans of one snapshot")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Entry, Opening};
+    use crate::event::{ActionType, Fields};
+    use crate::id::{EventId, TenantId};
+
+    fn entry(seq: u64) -> StoredEntry {
+        let fields = Fields::new(ActionType::View);
+        let id = EventId::new(uuid::Uuid::from_u128(seq.into()));
+        let at = audit_tlog::Timestamp::MIN;
+        StoredEntry {
+            entry: Entry::new(TenantId::new(uuid::Uuid::nil()), id, seq, at, fields),
+            opening: Opening::Seed(audit_tlog::leaf::Seed::new([0; 32])),
+        }
+    }
+
+    /// What a scan of `0..9` in pieces of three gives, where one of these positions can't be read.
+    async fn scan(unreadable: Option<u64>) -> Vec<Option<u64>> {
+        let found = pieces(0..9, move |range: Range<u64>| {
+            let entries: Vec<_> = (range.start..range.start + 3)
+                .map(|seq| match unreadable == Some(seq) {
+                    true => Err(expired()),
+                    false => Ok(entry(seq)),
+                })
+                .collect();
+            let rest = range.start + 3..range.end;
+            Ok(ready(Ok(Piece { entries, rest })))
+        });
+        let entries = found.unwrap();
+        entries
+            .map(|entry| entry.ok().map(|stored| stored.entry.seq))
+            .collect()
+            .await
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_cant_be_read_is_the_last_item() {
+        let all: Vec<Option<u64>> = (0..9).map(Some).collect();
+        assert_eq!(scan(None).await, all);
+        for unreadable in 0..9 {
+            let mut expected = all[..unreadable as usize].to_vec();
+            expected.push(None);
+            assert_eq!(scan(Some(unreadable)).await, expected);
+        }
+    }
 }

@@ -16,6 +16,7 @@ use audit_core::{
     Tally, TenantId, seal,
 };
 use chrono::{DateTime, Datelike as _, Utc};
+use futures_util::future::join_all;
 use sqlx_core::query::query;
 use sqlx_postgres::{PgConnection, PgRow};
 use tokio::time::Instant;
@@ -35,44 +36,58 @@ const SLICE: Duration = Duration::from_millis(100);
 /// partition that was missing, a tenant that another process created.
 const ATTEMPTS: usize = 3;
 
-type Outcomes = Vec<Option<Result<Vec<Receipt>>>>;
+/// Transactions of one call that run beside each other, each over tenants of its own: what an append
+/// costs by tenant is spread over the server's processors.
+const SHARDS: usize = 4;
+
+/// The fewest tenants that are worth a transaction of their own.
+const SHARD: usize = 32;
+
+/// Results of batches, by their places in the call's list.
+type Outcomes = BTreeMap<usize, Result<Vec<Receipt>>>;
 
 /// Batches that are still to be appended, by tenant, as places in the call's list.
 type Pending = BTreeMap<TenantId, Vec<usize>>;
 
 impl PostgresStore {
     pub(crate) async fn append_all(&self, batches: &[Batch]) -> Result<Vec<Result<Vec<Receipt>>>> {
-        let mut outcomes: Outcomes = Vec::with_capacity(batches.len());
+        let mut outcomes = Outcomes::new();
         let mut pending = Pending::new();
         for (i, batch) in batches.iter().enumerate() {
-            let refusal = admit(batch).err();
-            if refusal.is_none() {
-                pending.entry(batch.tenant()).or_default().push(i);
+            match admit(batch) {
+                Ok(()) => pending.entry(batch.tenant()).or_default().push(i),
+                Err(refusal) => drop(outcomes.insert(i, Err(refusal))),
             }
-            outcomes.push(refusal.map(Err));
         }
-        if let Err(error) = self
-            .append_pending(batches, &mut pending, &mut outcomes)
-            .await
-        {
-            let is_all =
-                pending.values().map(Vec::len).sum::<usize>() + refused(&outcomes) == batches.len();
-            if is_all {
+        let shards = shards(pending).into_iter().map(async |mut pending| {
+            let mut outcomes = Outcomes::new();
+            let end = self.append_pending(batches, &mut pending, &mut outcomes);
+            (end.await, pending, outcomes)
+        });
+        let mut failed = Vec::new();
+        for (end, pending, done) in join_all(shards).await {
+            outcomes.extend(done);
+            failed.extend(end.err().map(|error| (error, pending)));
+        }
+        let nothing_is_appended = !outcomes.values().any(Result::is_ok);
+        for (error, pending) in failed {
+            if nothing_is_appended {
                 return Err(error);
             }
             // Others of the call are committed and have their receipts.
             if error.is_retryable() {
                 for i in pending.into_values().flatten() {
-                    outcomes[i] = Some(Err(error.clone()));
+                    outcomes.insert(i, Err(error.clone()));
                 }
             } else {
                 self.append_apart(batches, pending, &mut outcomes).await;
             }
         }
-        outcomes
-            .into_iter()
-            .map(|outcome| {
-                outcome.ok_or_else(|| Error::new(ErrorKind::Internal, "a batch was not answered"))
+        (0..batches.len())
+            .map(|i| {
+                outcomes
+                    .remove(&i)
+                    .ok_or_else(|| Error::new(ErrorKind::Internal, "a batch was not answered"))
             })
             .collect()
     }
@@ -95,7 +110,7 @@ impl PostgresStore {
                     continue;
                 }
                 for i in left {
-                    outcomes[i] = Some(Err(error.clone()));
+                    outcomes.insert(i, Err(error.clone()));
                 }
             }
         }
@@ -118,11 +133,9 @@ impl PostgresStore {
             let round = self.append_round(batches, pending, waits_for).await;
             match round {
                 Ok(done) => {
-                    for (i, outcome) in done {
-                        outcomes[i] = Some(outcome);
-                    }
+                    outcomes.extend(done);
                     pending.retain(|_, members| {
-                        members.retain(|i| outcomes[*i].is_none());
+                        members.retain(|i| !outcomes.contains_key(i));
                         !members.is_empty()
                     });
                 }
@@ -390,11 +403,17 @@ impl PostgresStore {
     }
 }
 
-fn refused(outcomes: &Outcomes) -> usize {
-    outcomes
-        .iter()
-        .filter(|outcome| matches!(outcome, Some(Err(_))))
-        .count()
+/// Shares a call's tenants out among as many transactions as it is worth.
+fn shards(mut pending: Pending) -> Vec<Pending> {
+    let count = (pending.len() / SHARD).clamp(1, SHARDS);
+    let size = pending.len().div_ceil(count).max(1);
+    let mut shards = Vec::with_capacity(count);
+    while let Some(first_of_next) = pending.keys().nth(size).copied() {
+        let rest = pending.split_off(&first_of_next);
+        shards.push(std::mem::replace(&mut pending, rest));
+    }
+    shards.push(pending);
+    shards
 }
 
 /// Locks a tenant's head, and waits for it. None when there is no such tenant.
@@ -728,5 +747,30 @@ impl Written {
         .await
         .map(drop)
         .map_err(from_sqlx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_tenant_is_in_one_shard() {
+        for (tenants, shards_of) in [
+            (0, vec![0]),
+            (1, vec![1]),
+            (63, vec![63]),
+            (64, vec![32, 32]),
+            (100, vec![34, 34, 32]),
+            (1_001, vec![251, 251, 251, 248]),
+        ] {
+            let pending: Pending = (0..tenants)
+                .map(|n| (TenantId::new(Uuid::from_u128(n)), vec![n as usize]))
+                .collect();
+            let shards = shards(pending.clone());
+            let sizes: Vec<usize> = shards.iter().map(Pending::len).collect();
+            assert_eq!(sizes, shards_of);
+            assert_eq!(shards.into_iter().flatten().collect::<Pending>(), pending);
+        }
     }
 }

@@ -2,14 +2,17 @@
 //! can compare; what it can't (full text, related resources) is compared on the entries themselves,
 //! batch by batch.
 
+use std::borrow::Borrow;
 use std::ops::Range;
 
 use audit_core::filter::FilterField;
 use audit_core::tlog::Kind;
-use audit_core::{Filter, Head, Order, Page, PageRequest, Position, Result, Sort, StoredEntry};
+use audit_core::{
+    Filter, Head, Order, Page, PageRequest, Position, Result, Sort, StoredEntry, TenantId,
+};
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_builder::QueryBuilder;
-use sqlx_postgres::{PgConnection, Postgres};
+use sqlx_postgres::{PgConnection, PgRow, Postgres};
 
 use crate::fault::from_sqlx;
 use crate::row;
@@ -79,12 +82,30 @@ pub(crate) struct Window {
 
 /// What a window holds.
 pub(crate) struct Found {
-    pub(crate) entries: Vec<StoredEntry>,
+    tenant: TenantId,
+    rows: Vec<PgRow>,
     /// The first position that was not looked at.
     pub(crate) next: u64,
 }
 
-/// Reads the first entries of a window that match. Leaves are not recomputed.
+impl Found {
+    /// What matches the filter that the window was read by, decoded as it is taken.
+    pub(crate) fn matching(
+        self,
+        filter: impl Borrow<Filter>,
+    ) -> impl Iterator<Item = Result<StoredEntry>> {
+        let everything = filter.borrow().is_empty();
+        self.rows.into_iter().filter_map(move |r| {
+            let stored = row::stored_entry(&r, 0, self.tenant);
+            match stored {
+                Ok(stored) if !everything && !filter.borrow().matches(&stored.entry) => None,
+                stored => Some(stored),
+            }
+        })
+    }
+}
+
+/// Reads the first entries of a window that match, as far as SQL can compare. Leaves are not recomputed.
 pub(crate) async fn window(
     conn: &mut PgConnection,
     head: &Head,
@@ -92,12 +113,13 @@ pub(crate) async fn window(
     window: Window,
 ) -> Result<Found> {
     let end = window.seqs.end;
-    let mut entries = Vec::new();
+    let mut found = Found {
+        tenant: head.tenant,
+        rows: Vec::new(),
+        next: window.seqs.start.max(end),
+    };
     if window.seqs.is_empty() || window.entries == 0 {
-        return Ok(Found {
-            entries,
-            next: window.seqs.start.max(end),
-        });
+        return Ok(found);
     }
     let mut sql = QueryBuilder::new("SELECT ");
     sql.push(row::COLUMNS).push(" FROM (SELECT *, sum(");
@@ -111,20 +133,17 @@ pub(crate) async fn window(
     sql.push(" LIMIT ").push_bind(window.entries as i64);
     sql.push(") first) sized WHERE bytes_before < ")
         .push_bind(window.bytes);
-    let rows = sql.build().fetch_all(conn).await.map_err(from_sqlx)?;
-    let (mut bytes, mut last) = (0, window.seqs.start);
-    let everything = filter.is_empty();
-    for r in &rows {
-        let stored = row::stored_entry(r, 0, head.tenant)?;
-        bytes += stored.entry.fields.raw_len() as i64;
-        last = stored.entry.seq;
-        if everything || filter.matches(&stored.entry) {
-            entries.push(stored);
-        }
+    found.rows = sql.build().fetch_all(conn).await.map_err(from_sqlx)?;
+    let mut bytes = 0;
+    for r in &found.rows {
+        bytes += row::raw_bytes(r, 0)? as i64;
     }
-    let is_cut = rows.len() == window.entries || bytes >= window.bytes;
-    let next = if is_cut { last + 1 } else { end };
-    Ok(Found { entries, next })
+    if let Some(last) = found.rows.last()
+        && (found.rows.len() == window.entries || bytes >= window.bytes)
+    {
+        found.next = row::position(last, 0)? + 1;
+    }
+    Ok(found)
 }
 
 fn is_compared_in_sql(filter: &Filter) -> bool {

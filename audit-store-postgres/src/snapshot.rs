@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::PostgresOptions;
 use crate::fault::from_sqlx;
 use crate::head::readable_head;
-use crate::list::{self, Window};
+use crate::list::{self, Found, Window};
 use crate::pool::{Role, begin_statement, snapshot_options};
 
 /// Entries in one answer.
@@ -37,7 +37,7 @@ const WAITING: usize = 64;
 struct Request {
     range: Range<u64>,
     filter: Arc<Filter>,
-    reply: oneshot::Sender<Result<Piece>>,
+    reply: oneshot::Sender<Result<Found>>,
 }
 
 /// A snapshot of one tenant's log.
@@ -113,17 +113,13 @@ async fn chunk(
     head: &Head,
     range: Range<u64>,
     filter: &Filter,
-) -> Result<Piece> {
+) -> Result<Found> {
     let window = Window {
         seqs: range.start..range.end.min(range.start.saturating_add(LOOK)),
         entries: CHUNK,
         bytes: CHUNK_BYTES,
     };
-    let found = list::window(conn, head, filter, window).await?;
-    Ok(Piece {
-        entries: found.entries,
-        rest: found.next..range.end,
-    })
+    list::window(conn, head, filter, window).await
 }
 
 #[async_trait]
@@ -154,13 +150,20 @@ impl PostgresSnapshot {
         let (requests, filter) = (self.requests.clone(), Arc::new(filter.clone()));
         scan::pieces(range, move |range| {
             let (reply, answer) = oneshot::channel();
+            let (end, filter) = (range.end, Arc::clone(&filter));
             let request = Request {
                 range,
                 filter: Arc::clone(&filter),
                 reply,
             };
             match requests.try_send(request) {
-                Ok(()) => Ok(async move { answer.await.unwrap_or_else(|_| Err(expired())) }),
+                Ok(()) => Ok(async move {
+                    let found = answer.await.unwrap_or_else(|_| Err(expired()))?;
+                    let rest = found.next..end;
+                    // Decoded where the stream is read, while the connection fetches the next ones.
+                    let entries = found.matching(filter);
+                    Ok(Piece { entries, rest })
+                }),
                 Err(TrySendError::Full(_)) => Err(crowded()),
                 Err(TrySendError::Closed(_)) => Err(expired()),
             }

@@ -298,12 +298,12 @@ impl LogStore for PostgresStore {
             entries: limit.min(READ_ENTRIES),
             bytes: READ_BYTES,
         };
-        let found = list::window(&mut tx, &head, &Filter::new(), window).await?;
-        Ok(found
-            .entries
-            .into_iter()
-            .map(StoredEntry::into_entry)
-            .collect())
+        let everything = Filter::new();
+        let found = list::window(&mut tx, &head, &everything, window).await?;
+        let entries = found.matching(&everything);
+        entries
+            .map(|stored| stored.map(StoredEntry::into_entry))
+            .collect()
     }
 
     async fn snapshot(&self, scope: &TenantScope) -> Result<Box<dyn Snapshot>> {
@@ -366,10 +366,13 @@ impl LogStore for PostgresStore {
                 entries: READ_ENTRIES,
                 bytes: READ_BYTES,
             };
-            let found = list::window(&mut tx, &head, &Filter::new(), window).await?;
+            let everything = Filter::new();
+            let found = list::window(&mut tx, &head, &everything, window).await?;
             seqs.start = found.next;
-            let present = found.entries.iter();
-            leaves.extend(present.map(|stored| (stored.entry.seq, stored.leaf_data())));
+            for stored in found.matching(&everything) {
+                let stored = stored?;
+                leaves.push((stored.entry.seq, stored.leaf_data()));
+            }
         }
         Ok(leaves)
     }

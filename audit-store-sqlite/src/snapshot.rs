@@ -32,10 +32,12 @@ const CHUNK_BYTES: usize = 2 << 20;
 /// Scans that may wait for the thread at once.
 const WAITING: usize = 256;
 
+type Found = Piece<Vec<Result<StoredEntry>>>;
+
 struct Request {
     range: Range<u64>,
     filter: Arc<Filter>,
-    reply: oneshot::Sender<Result<Piece>>,
+    reply: oneshot::Sender<Result<Found>>,
 }
 
 /// A snapshot of one tenant's log.
@@ -129,7 +131,7 @@ fn chunk(
     tenant: TenantId,
     range: Range<u64>,
     filter: &Filter,
-) -> Result<Piece> {
+) -> Result<Found> {
     let everything = filter.is_empty();
     let mut range = range;
     if let Some(from) = filter.created.from {
@@ -156,7 +158,7 @@ fn chunk(
         if everything || filter.matches(&stored.entry) {
             let seq = stored.entry.seq;
             bytes += stored.entry.fields.raw_len();
-            entries.push(stored);
+            entries.push(Ok(stored));
             if entries.len() == CHUNK || bytes >= CHUNK_BYTES {
                 next = seq + 1;
                 break;

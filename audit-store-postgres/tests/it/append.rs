@@ -346,6 +346,77 @@ async fn what_the_engine_refuses_after_others_are_committed_fails_alone() {
 }
 
 #[tokio::test]
+async fn a_call_of_many_tenants_runs_beside_itself_and_is_answered_batch_by_batch() {
+    const TENANTS: u128 = 200;
+    let (refused, busy, unknown) = (50, 120, 180);
+    let database = Database::with(|options| options.lock_timeout(Duration::from_millis(700))).await;
+    let mut admin = database.connect().await;
+    admin
+        .execute(
+            "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '22023'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON audit.events FOR EACH ROW
+                 WHEN (NEW.resource_id = 'refused') EXECUTE FUNCTION public.refuse()",
+        )
+        .await
+        .unwrap();
+    database.append(&scope(busy), 1).await;
+    let mut holder = database.connect().await;
+    let held = format!(
+        "BEGIN; SELECT FROM audit.heads WHERE tenant_id = '{}' FOR UPDATE",
+        tenant(busy)
+    );
+    holder.execute(&*held).await.unwrap();
+
+    let batches: Vec<Batch> = (0..TENANTS)
+        // Not in the order of their ids, by which they are shared out.
+        .map(|i| i * 7 % TENANTS)
+        .map(|n| match n {
+            n if n == refused => {
+                let event = Event::view("invoice", "refused");
+                Batch::new(scope(n), vec![database.prepare(tenant(n), event)]).creating_tenant()
+            }
+            n if n == unknown => {
+                let event = Event::view("invoice", "one");
+                Batch::new(scope(n), vec![database.prepare(tenant(n), event)])
+            }
+            n => database.batch(&scope(n), 2),
+        })
+        .collect();
+    let outcomes = database.store.append(&batches).await.unwrap();
+    assert_eq!(outcomes.len(), batches.len());
+    for (batch, outcome) in batches.iter().zip(&outcomes) {
+        match outcome {
+            Ok(receipts) => {
+                let ids = batch.events().iter().map(PreparedEvent::id);
+                assert!(ids.eq(receipts.iter().map(|receipt| receipt.id)));
+            }
+            Err(error) => {
+                let tenant_of = |n| batch.tenant() == tenant(n);
+                assert_eq!(error.is_retryable(), tenant_of(busy), "{error:?}");
+                assert!(
+                    tenant_of(refused) || tenant_of(busy) || tenant_of(unknown),
+                    "{error:?}"
+                );
+            }
+        }
+    }
+    assert_eq!(
+        outcomes.iter().filter(|outcome| outcome.is_err()).count(),
+        3
+    );
+    for n in (0..TENANTS).filter(|n| ![refused, busy, unknown].contains(n)) {
+        assert_eq!(database.store.head(&scope(n)).await.unwrap().size(), 2);
+    }
+    let transactions: i64 =
+        query_scalar("SELECT count(DISTINCT changed) FROM audit.heads WHERE size = 2")
+            .fetch_one(&mut admin)
+            .await
+            .unwrap();
+    assert!(transactions >= 4, "{transactions}");
+}
+
+#[tokio::test]
 async fn processes_that_create_the_same_tenants_at_once_wait_for_each_other_in_one_order() {
     let database = Database::open().await;
     for round in 0..sized(30) {
