@@ -1,8 +1,7 @@
 //! Scans of a snapshot that lives elsewhere, on a thread or a connection of its own, and is asked
 //! for one piece after the other.
 
-use std::future::{Future, ready};
-use std::mem;
+use std::future::Future;
 use std::ops::Range;
 
 use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
@@ -48,10 +47,13 @@ where
         let answer = next(piece.rest)?;
         Ok(Some((stream::iter(piece.entries), (answer, next))))
     });
-    // A piece goes on behind an entry that can't be read.
-    Ok(pieces.try_flatten().scan(false, |failed, entry| {
-        let before = mem::replace(failed, entry.is_err());
-        ready((!before).then_some(entry))
+    // Ends with an entry that can't be read: nothing more is asked for.
+    let entries = Box::pin(pieces.try_flatten());
+    Ok(stream::unfold(Some(entries), async |entries| {
+        let mut entries = entries?;
+        let entry = entries.next().await?;
+        let rest = entry.is_ok().then_some(entries);
+        Some((entry, rest))
     }))
 }
 
@@ -70,6 +72,10 @@ pub fn crowded() -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::entry::{Entry, Opening};
     use crate::event::{ActionType, Fields};
@@ -85,9 +91,13 @@ mod tests {
         }
     }
 
-    /// What a scan of `0..9` in pieces of three gives, where one of these positions can't be read.
-    async fn scan(unreadable: Option<u64>) -> Vec<Option<u64>> {
+    /// What a scan of `0..9` in pieces of three gives, where one of these positions can't be read, and how
+    /// many pieces were asked for.
+    async fn scan(unreadable: Option<u64>) -> (Vec<Option<u64>>, usize) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
         let found = pieces(0..9, move |range: Range<u64>| {
+            count.fetch_add(1, Ordering::Relaxed);
             let entries: Vec<_> = (range.start..range.start + 3)
                 .map(|seq| match unreadable == Some(seq) {
                     true => Err(expired()),
@@ -98,20 +108,40 @@ mod tests {
             Ok(ready(Ok(Piece { entries, rest })))
         });
         let entries = found.unwrap();
-        entries
+        let entries = entries
             .map(|entry| entry.ok().map(|stored| stored.entry.seq))
             .collect()
-            .await
+            .await;
+        (entries, asked.load(Ordering::Relaxed))
     }
 
     #[tokio::test]
-    async fn an_entry_that_cant_be_read_is_the_last_item() {
+    async fn an_entry_that_cant_be_read_is_the_last_item_and_nothing_more_is_read() {
         let all: Vec<Option<u64>> = (0..9).map(Some).collect();
-        assert_eq!(scan(None).await, all);
+        assert_eq!(scan(None).await, (all.clone(), 3));
         for unreadable in 0..9 {
             let mut expected = all[..unreadable as usize].to_vec();
             expected.push(None);
-            assert_eq!(scan(Some(unreadable)).await, expected);
+            // Its piece and the next, which is fetched meanwhile.
+            let asked = (unreadable as usize / 3 + 2).min(3);
+            assert_eq!(scan(Some(unreadable)).await, (expected, asked));
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_fails_is_the_last_item() {
+        let found = pieces(0..9, |range: Range<u64>| {
+            let piece = match range.start {
+                0 => Ok(Piece {
+                    entries: vec![Ok(entry(0))],
+                    rest: 3..9,
+                }),
+                _ => Err(expired()),
+            };
+            Ok(ready(piece))
+        });
+        let entries: Vec<_> = found.unwrap().collect().await;
+        assert_eq!(entries.len(), 2);
+        assert!(entries[0].is_ok() && entries[1].is_err());
     }
 }

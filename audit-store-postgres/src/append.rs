@@ -1,5 +1,6 @@
 //! Appending: the heads of a call's tenants are locked, and the sealed rows written, in one
-//! transaction with few round trips and none for each event.
+//! transaction with few round trips and none for each event; where there are many tenants, in some beside
+//! each other.
 //!
 //! A head that another transaction holds is passed over, so that one busy tenant doesn't stall the
 //! others of the call: the rest is tried again, waiting for one tenant at a time. A transaction waits
@@ -37,7 +38,8 @@ const SLICE: Duration = Duration::from_millis(100);
 const ATTEMPTS: usize = 3;
 
 /// Transactions of one call that run beside each other, each over tenants of its own: what an append
-/// costs by tenant is spread over the server's processors.
+/// costs by tenant is spread over the server's processors. They take at most half of the connections that
+/// append: group commit has two calls under way.
 const SHARDS: usize = 4;
 
 /// The fewest tenants that are worth a transaction of their own.
@@ -59,7 +61,8 @@ impl PostgresStore {
                 Err(refusal) => drop(outcomes.insert(i, Err(refusal))),
             }
         }
-        let shards = shards(pending).into_iter().map(async |mut pending| {
+        let most = (self.options().writers as usize / 2).clamp(1, SHARDS);
+        let shards = shards(pending, most).into_iter().map(async |mut pending| {
             let mut outcomes = Outcomes::new();
             let end = self.append_pending(batches, &mut pending, &mut outcomes);
             (end.await, pending, outcomes)
@@ -70,6 +73,8 @@ impl PostgresStore {
             failed.extend(end.err().map(|error| (error, pending)));
         }
         let nothing_is_appended = !outcomes.values().any(Result::is_ok);
+        // One that is permanent first: it is the caller's to be parted from the others.
+        failed.sort_by_key(|(error, _)| error.is_retryable());
         for (error, pending) in failed {
             if nothing_is_appended {
                 return Err(error);
@@ -92,27 +97,35 @@ impl PostgresStore {
             .collect()
     }
 
-    /// Appends what together failed for good, tenant by tenant, and a tenant's in halves, until the
-    /// failure is alone with its own batch.
+    /// Appends what together failed for good in halves, until the failure is alone with its own batch.
     async fn append_apart(&self, batches: &[Batch], pending: Pending, outcomes: &mut Outcomes) {
-        for (tenant, members) in pending {
-            let mut parts = vec![members];
-            while let Some(part) = parts.pop() {
-                let mut own = Pending::from([(tenant, part)]);
-                let Err(error) = self.append_pending(batches, &mut own, outcomes).await else {
-                    continue;
-                };
-                let mut left = own.remove(&tenant).unwrap_or_default();
-                if left.len() > 1 && !error.is_retryable() {
-                    let second = left.split_off(left.len() / 2);
-                    // The next one on top.
-                    parts.extend([second, left]);
-                    continue;
-                }
-                for i in left {
-                    outcomes.insert(i, Err(error.clone()));
+        // The next ones on top.
+        let mut parts: Vec<Pending> = halves(pending).into_iter().rev().collect();
+        while let Some(mut part) = parts.pop() {
+            let Err(error) = self.append_pending(batches, &mut part, outcomes).await else {
+                continue;
+            };
+            if !error.is_retryable() && part.values().map(Vec::len).sum::<usize>() > 1 {
+                parts.extend(halves(part).into_iter().rev());
+                continue;
+            }
+            let tenants: Vec<TenantId> = part.keys().copied().collect();
+            let mut given_up: Vec<usize> = part.into_values().flatten().collect();
+            if error.is_retryable() {
+                // What a tenant's caller will send again must not be overtaken; and a database that is
+                // away is waited for once.
+                let concerns_these_alone = error.tenant().is_some();
+                for part in &mut parts {
+                    part.retain(|tenant, members| {
+                        let stays = concerns_these_alone && !tenants.contains(tenant);
+                        if !stays {
+                            given_up.append(members);
+                        }
+                        stays
+                    });
                 }
             }
+            outcomes.extend(given_up.into_iter().map(|i| (i, Err(error.clone()))));
         }
     }
 
@@ -404,8 +417,8 @@ impl PostgresStore {
 }
 
 /// Shares a call's tenants out among as many transactions as it is worth.
-fn shards(mut pending: Pending) -> Vec<Pending> {
-    let count = (pending.len() / SHARD).clamp(1, SHARDS);
+fn shards(mut pending: Pending, most: usize) -> Vec<Pending> {
+    let count = (pending.len() / SHARD).clamp(1, most);
     let size = pending.len().div_ceil(count).max(1);
     let mut shards = Vec::with_capacity(count);
     while let Some(first_of_next) = pending.keys().nth(size).copied() {
@@ -414,6 +427,21 @@ fn shards(mut pending: Pending) -> Vec<Pending> {
     }
     shards.push(pending);
     shards
+}
+
+/// The tenants in halves, and the batches of a single one.
+fn halves(mut first: Pending) -> [Pending; 2] {
+    let middle = first.keys().nth(first.len() / 2).copied();
+    let second = match (first.len(), middle) {
+        (1, Some(only)) => {
+            let members = first.entry(only).or_default();
+            let second = members.split_off(members.len() / 2);
+            Pending::from([(only, second)])
+        }
+        (_, Some(middle)) => first.split_off(&middle),
+        (_, None) => Pending::new(),
+    };
+    [first, second]
 }
 
 /// Locks a tenant's head, and waits for it. None when there is no such tenant.
@@ -767,7 +795,7 @@ mod tests {
             let pending: Pending = (0..tenants)
                 .map(|n| (TenantId::new(Uuid::from_u128(n)), vec![n as usize]))
                 .collect();
-            let shards = shards(pending.clone());
+            let shards = shards(pending.clone(), SHARDS);
             let sizes: Vec<usize> = shards.iter().map(Pending::len).collect();
             assert_eq!(sizes, shards_of);
             assert_eq!(shards.into_iter().flatten().collect::<Pending>(), pending);

@@ -2,7 +2,6 @@
 //! can compare; what it can't (full text, related resources) is compared on the entries themselves,
 //! batch by batch.
 
-use std::borrow::Borrow;
 use std::ops::Range;
 
 use audit_core::filter::FilterField;
@@ -83,22 +82,20 @@ pub(crate) struct Window {
 /// What a window holds.
 pub(crate) struct Found {
     tenant: TenantId,
+    filter: Filter,
     rows: Vec<PgRow>,
     /// The first position that was not looked at.
     pub(crate) next: u64,
 }
 
 impl Found {
-    /// What matches the filter that the window was read by, decoded as it is taken.
-    pub(crate) fn matching(
-        self,
-        filter: impl Borrow<Filter>,
-    ) -> impl Iterator<Item = Result<StoredEntry>> {
-        let everything = filter.borrow().is_empty();
+    /// The entries that match, each decoded, and compared where SQL couldn't, when it is taken.
+    pub(crate) fn into_entries(self) -> impl Iterator<Item = Result<StoredEntry>> {
+        let everything = self.filter.is_empty();
         self.rows.into_iter().filter_map(move |r| {
             let stored = row::stored_entry(&r, 0, self.tenant);
             match stored {
-                Ok(stored) if !everything && !filter.borrow().matches(&stored.entry) => None,
+                Ok(stored) if !everything && !self.filter.matches(&stored.entry) => None,
                 stored => Some(stored),
             }
         })
@@ -115,6 +112,7 @@ pub(crate) async fn window(
     let end = window.seqs.end;
     let mut found = Found {
         tenant: head.tenant,
+        filter: filter.clone(),
         rows: Vec::new(),
         next: window.seqs.start.max(end),
     };
@@ -141,7 +139,8 @@ pub(crate) async fn window(
     if let Some(last) = found.rows.last()
         && (found.rows.len() == window.entries || bytes >= window.bytes)
     {
-        found.next = row::position(last, 0)? + 1;
+        let last = row::position(last, 0).map_err(|error| error.with_tenant(head.tenant))?;
+        found.next = last + 1;
     }
     Ok(found)
 }

@@ -112,11 +112,13 @@ fn text(row: &PgRow, column: usize) -> Result<&str> {
     optional_text(row, column)?.ok_or_else(|| bad("the text"))
 }
 
-/// How much raw JSON there is in an entry whose first column is at `at`.
+/// How much raw JSON there is in an entry whose first column is at `at`, whether it can be read or not.
 pub(crate) fn raw_bytes(row: &PgRow, at: usize) -> Result<usize> {
     let mut bytes = 0;
     for column in RAW {
-        bytes += optional_text(row, at + column)?.map_or(0, str::len);
+        let value = row.try_get_raw(at + column).map_err(from_sqlx)?;
+        // A null has none.
+        bytes += value.as_bytes().map_or(0, <[u8]>::len);
     }
     Ok(bytes)
 }

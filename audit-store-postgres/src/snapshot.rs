@@ -107,7 +107,7 @@ async fn serve(
     drop(permit);
 }
 
-/// The next entries of `range` that match, oldest first.
+/// The next rows of `range` that may match, oldest first.
 async fn chunk(
     conn: &mut PgConnection,
     head: &Head,
@@ -150,7 +150,7 @@ impl PostgresSnapshot {
         let (requests, filter) = (self.requests.clone(), Arc::new(filter.clone()));
         scan::pieces(range, move |range| {
             let (reply, answer) = oneshot::channel();
-            let (end, filter) = (range.end, Arc::clone(&filter));
+            let end = range.end;
             let request = Request {
                 range,
                 filter: Arc::clone(&filter),
@@ -161,7 +161,7 @@ impl PostgresSnapshot {
                     let found = answer.await.unwrap_or_else(|_| Err(expired()))?;
                     let rest = found.next..end;
                     // Decoded where the stream is read, while the connection fetches the next ones.
-                    let entries = found.matching(filter);
+                    let entries = found.into_entries();
                     Ok(Piece { entries, rest })
                 }),
                 Err(TrySendError::Full(_)) => Err(crowded()),

@@ -298,9 +298,8 @@ impl LogStore for PostgresStore {
             entries: limit.min(READ_ENTRIES),
             bytes: READ_BYTES,
         };
-        let everything = Filter::new();
-        let found = list::window(&mut tx, &head, &everything, window).await?;
-        let entries = found.matching(&everything);
+        let found = list::window(&mut tx, &head, &Filter::new(), window).await?;
+        let entries = found.into_entries();
         entries
             .map(|stored| stored.map(StoredEntry::into_entry))
             .collect()
@@ -366,10 +365,9 @@ impl LogStore for PostgresStore {
                 entries: READ_ENTRIES,
                 bytes: READ_BYTES,
             };
-            let everything = Filter::new();
-            let found = list::window(&mut tx, &head, &everything, window).await?;
+            let found = list::window(&mut tx, &head, &Filter::new(), window).await?;
             seqs.start = found.next;
-            for stored in found.matching(&everything) {
+            for stored in found.into_entries() {
                 let stored = stored?;
                 leaves.push((stored.entry.seq, stored.leaf_data()));
             }

@@ -348,8 +348,8 @@ async fn what_the_engine_refuses_after_others_are_committed_fails_alone() {
 #[tokio::test]
 async fn a_call_of_many_tenants_runs_beside_itself_and_is_answered_batch_by_batch() {
     const TENANTS: u128 = 200;
-    let (refused, busy, unknown) = (50, 120, 180);
-    let database = Database::with(|options| options.lock_timeout(Duration::from_millis(700))).await;
+    let (busy, refused, unknown) = (10, 60, 180);
+    let database = Database::with(|options| options.lock_timeout(Duration::from_secs(60))).await;
     let mut admin = database.connect().await;
     admin
         .execute(
@@ -383,37 +383,126 @@ async fn a_call_of_many_tenants_runs_beside_itself_and_is_answered_batch_by_batc
             n => database.batch(&scope(n), 2),
         })
         .collect();
-    let outcomes = database.store.append(&batches).await.unwrap();
+    let (store, call) = (database.store.clone(), batches.clone());
+    let call = tokio::spawn(async move { store.append(&call).await });
+    // The first of four transactions waits.
+    for n in [0, 199] {
+        eventually("the others' batches are committed", || async {
+            let head = database.store.head(&scope(n)).await;
+            head.is_ok_and(|head| head.size() == 2)
+        })
+        .await;
+    }
+    assert!(!call.is_finished());
+    holder.execute("ROLLBACK").await.unwrap();
+
+    let outcomes = call.await.unwrap().unwrap();
     assert_eq!(outcomes.len(), batches.len());
     for (batch, outcome) in batches.iter().zip(&outcomes) {
-        match outcome {
-            Ok(receipts) => {
-                let ids = batch.events().iter().map(PreparedEvent::id);
-                assert!(ids.eq(receipts.iter().map(|receipt| receipt.id)));
-            }
-            Err(error) => {
-                let tenant_of = |n| batch.tenant() == tenant(n);
-                assert_eq!(error.is_retryable(), tenant_of(busy), "{error:?}");
-                assert!(
-                    tenant_of(refused) || tenant_of(busy) || tenant_of(unknown),
-                    "{error:?}"
-                );
-            }
+        let is_one_of = |ns: &[u128]| ns.iter().any(|n| batch.tenant() == tenant(*n));
+        assert_eq!(outcome.is_err(), is_one_of(&[refused, unknown]));
+        if let Ok(receipts) = outcome {
+            let ids = batch.events().iter().map(PreparedEvent::id);
+            assert!(ids.eq(receipts.iter().map(|receipt| receipt.id)));
         }
     }
-    assert_eq!(
-        outcomes.iter().filter(|outcome| outcome.is_err()).count(),
-        3
-    );
-    for n in (0..TENANTS).filter(|n| ![refused, busy, unknown].contains(n)) {
+    for n in (0..TENANTS).filter(|n| ![busy, refused, unknown].contains(n)) {
         assert_eq!(database.store.head(&scope(n)).await.unwrap().size(), 2);
     }
-    let transactions: i64 =
-        query_scalar("SELECT count(DISTINCT changed) FROM audit.heads WHERE size = 2")
-            .fetch_one(&mut admin)
+    // The refused one's were parted in halves until it was alone; the others' are one for each.
+    for (first, last, transactions) in [(0, 49, 2), (100, 149, 1), (150, 199, 1)] {
+        let found: i64 = query_scalar(
+            "SELECT count(DISTINCT changed) FROM audit.heads
+             WHERE tenant_id BETWEEN $1 AND $2 AND size > 0",
+        )
+        .bind(tenant(first).into_uuid())
+        .bind(tenant(last).into_uuid())
+        .fetch_one(&mut admin)
+        .await
+        .unwrap();
+        assert_eq!(found, transactions, "{first}");
+    }
+    let parted: i64 = query_scalar(
+        "SELECT count(DISTINCT changed) FROM audit.heads WHERE tenant_id BETWEEN $1 AND $2",
+    )
+    .bind(tenant(50).into_uuid())
+    .bind(tenant(99).into_uuid())
+    .fetch_one(&mut admin)
+    .await
+    .unwrap();
+    assert!(parted <= 6, "{parted}");
+}
+
+#[tokio::test]
+async fn a_call_of_many_tenants_takes_turns_at_one_connection_and_makes_a_missing_partition() {
+    for writers in [1, 8] {
+        let database = Database::with(|options| options.connections(4, writers, 1)).await;
+        let mut admin = database.connect().await;
+        admin
+            .execute(
+                "DO $$ BEGIN
+                     EXECUTE 'DROP TABLE audit.events_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMM');
+                 END $$",
+            )
             .await
             .unwrap();
-    assert!(transactions >= 4, "{transactions}");
+        let batches: Vec<Batch> = (0..200).map(|n| database.batch(&scope(n), 1)).collect();
+        for outcome in database.store.append(&batches).await.unwrap() {
+            assert_eq!(outcome.unwrap()[0].seq, 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_will_be_sent_again_is_not_overtaken_by_what_follows_it() {
+    let database = Database::with(|options| options.lock_timeout(Duration::from_millis(300))).await;
+    for n in [1, 2] {
+        database.append(&scope(n), 1).await;
+    }
+    let mut holder = database.connect().await;
+    holder
+        .execute(
+            "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '22023'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON audit.events FOR EACH ROW
+                 WHEN (NEW.resource_id = 'refused') EXECUTE FUNCTION public.refuse();
+             CREATE FUNCTION public.hold() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'away' USING ERRCODE = '57P03'; END $$;
+             CREATE TRIGGER hold BEFORE INSERT ON audit.events FOR EACH ROW
+                 WHEN (NEW.resource_id = 'away') EXECUTE FUNCTION public.hold()",
+        )
+        .await
+        .unwrap();
+    let one = |n: u128, id: &str| {
+        let event = database.prepare(tenant(n), Event::view("invoice", id));
+        Batch::new(scope(n), vec![event])
+    };
+    let held = format!(
+        "BEGIN; SELECT FROM audit.heads WHERE tenant_id = '{}' FOR UPDATE",
+        tenant(2)
+    );
+    holder.execute(&*held).await.unwrap();
+    let batches = vec![
+        one(1, "first"),
+        one(2, "refused"),
+        one(2, "good"),
+        one(2, "away"),
+        one(2, "behind"),
+    ];
+    let store = database.store.clone();
+    let call = tokio::spawn(async move { store.append(&batches).await });
+    eventually("the free tenant's batch is committed", || async {
+        database.store.head(&scope(1)).await.unwrap().size() == 2
+    })
+    .await;
+    holder.execute("ROLLBACK").await.unwrap();
+    let outcomes = call.await.unwrap().unwrap();
+    let is_stored: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
+    assert_eq!(is_stored, [true, false, true, false, false]);
+    assert!(!outcomes[1].as_ref().unwrap_err().is_retryable());
+    assert!(outcomes[3].as_ref().unwrap_err().is_retryable());
+    assert!(outcomes[4].as_ref().unwrap_err().is_retryable());
+    assert_eq!(database.store.head(&scope(2)).await.unwrap().size(), 2);
 }
 
 #[tokio::test]
