@@ -8,13 +8,15 @@
 #   benches/http-load.sh            every part at its full size
 #   ENTRIES=100000 SECONDS_EACH=2 RUNS=1 benches/http-load.sh post bulk
 #   BUILT=target/debug ENTRIES=20000 benches/http-load.sh erase    programs that were built before
-# On PostgreSQL, after `dev/services up`, with a new database for each part:
+# On PostgreSQL, after `dev/services up --bench`, with a new database for each part:
 #   set -a; . .dev/env; set +a; STORE=$AUDIT_STORE_URL benches/http-load.sh erase prune
+# CONNECTIONS=1 says how many clients send bulks, ROLES=api what the server does: no index then.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 entries=${ENTRIES:-1000000}
 seconds=${SECONDS_EACH:-8}
+connections=${CONNECTIONS:-4}
 runs=${RUNS:-3}
 steady=${STEADY_SECONDS:-60}
 port=${PORT:-18080}
@@ -64,7 +66,7 @@ echo_only() {
 audit-server() {
     cd "$data/run"
     exec env AUDIT_BIND="127.0.0.1:$port" AUDIT_RATE_LIMIT=off AUDIT_LOG=warn \
-        ${database:+AUDIT_STORE_URL="${store%/*}/$database"} "$built/audit-server" "$@"
+        ${ROLES:+AUDIT_ROLES="$ROLES"} ${database:+AUDIT_STORE_URL="${store%/*}/$database"} "$built/audit-server" "$@"
 }
 
 start() {
@@ -182,10 +184,13 @@ for part in "${parts[@]}"; do
     start
     case $part in
         post) load post --seconds "$seconds" --runs "$runs" ;;
-        bulk) load bulk --seconds "$seconds" --runs "$runs" ;;
+        bulk) load bulk --connections "$connections" --seconds "$seconds" --runs "$runs" ;;
         sustain) load sustain --seconds "$steady" ;;
         reads) load fill --entries "$entries"; load reads; load proofs ;;
-        export) load fill --entries "$entries"; load export ;;
+        export)
+            load fill --entries "$entries"
+            for _ in $(seq "$runs"); do load export; done
+            ;;
         evidence) load fill --entries "$entries"; load proofs; evidence ;;
         erase) load fill --entries "$entries"; taken erase ;;
         prune)

@@ -9,6 +9,7 @@ use audit_core::tlog::Kind;
 use audit_core::{
     Filter, Head, Order, Page, PageRequest, Position, Result, Sort, StoredEntry, TenantId,
 };
+use futures_util::TryStreamExt as _;
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_builder::QueryBuilder;
 use sqlx_postgres::{PgConnection, PgRow, Postgres};
@@ -76,19 +77,53 @@ pub(crate) struct Window {
     /// The most that are read.
     pub(crate) entries: usize,
     /// No further one is read when so much raw JSON was.
-    pub(crate) bytes: i64,
+    pub(crate) bytes: usize,
 }
 
 /// What a window holds.
 pub(crate) struct Found {
     tenant: TenantId,
     filter: Filter,
+    window: Window,
     rows: Vec<PgRow>,
-    /// The first position that was not looked at.
-    pub(crate) next: u64,
+    bytes: usize,
 }
 
 impl Found {
+    fn nothing(head: &Head, filter: &Filter, window: Window) -> Self {
+        Self {
+            tenant: head.tenant,
+            filter: filter.clone(),
+            window,
+            rows: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Takes a row. Whether there is room for another one.
+    fn take(&mut self, row: PgRow) -> Result<bool> {
+        self.bytes += row::raw_bytes(&row, 0)?;
+        self.rows.push(row);
+        Ok(self.bytes < self.window.bytes)
+    }
+
+    /// The first position that was not looked at.
+    pub(crate) fn next(&self) -> Result<u64> {
+        let is_full = self.rows.len() == self.window.entries || self.bytes >= self.window.bytes;
+        match self.rows.last() {
+            Some(last) if is_full => {
+                let last = row::position(last, 0).map_err(|e| e.with_tenant(self.tenant))?;
+                Ok(last + 1)
+            }
+            _ => Ok(self.window.seqs.start.max(self.window.seqs.end)),
+        }
+    }
+
+    /// How much raw JSON an entry has on average; none where nothing was found.
+    pub(crate) fn average(&self) -> Option<usize> {
+        self.bytes.checked_div(self.rows.len())
+    }
+
     /// The entries that match, each decoded, and compared where SQL couldn't, when it is taken.
     pub(crate) fn into_entries(self) -> impl Iterator<Item = Result<StoredEntry>> {
         let everything = self.filter.is_empty();
@@ -103,19 +138,15 @@ impl Found {
 }
 
 /// Reads the first entries of a window that match, as far as SQL can compare. Leaves are not recomputed.
+/// The server counts the bytes, and sends nothing beyond them.
 pub(crate) async fn window(
     conn: &mut PgConnection,
     head: &Head,
     filter: &Filter,
     window: Window,
 ) -> Result<Found> {
-    let end = window.seqs.end;
-    let mut found = Found {
-        tenant: head.tenant,
-        filter: filter.clone(),
-        rows: Vec::new(),
-        next: window.seqs.start.max(end),
-    };
+    let mut found = Found::nothing(head, filter, window);
+    let window = &found.window;
     if window.seqs.is_empty() || window.entries == 0 {
         return Ok(found);
     }
@@ -123,26 +154,55 @@ pub(crate) async fn window(
     sql.push(row::COLUMNS).push(" FROM (SELECT *, sum(");
     sql.push(RAW_BYTES)
         .push(") OVER (ORDER BY created_at, seq) - (");
-    sql.push(RAW_BYTES);
-    sql.push(") AS bytes_before FROM (SELECT * FROM audit.tenant_events");
-    push_range(&mut sql, head, &window.seqs);
-    push_filter(&mut sql, filter);
-    push_order(&mut sql, Sort::Seq, Order::Ascending);
-    sql.push(" LIMIT ").push_bind(window.entries as i64);
+    sql.push(RAW_BYTES).push(") AS bytes_before FROM (SELECT *");
+    push_window(&mut sql, head, filter, window);
     sql.push(") first) sized WHERE bytes_before < ")
-        .push_bind(window.bytes);
-    found.rows = sql.build().fetch_all(conn).await.map_err(from_sqlx)?;
-    let mut bytes = 0;
-    for r in &found.rows {
-        bytes += row::raw_bytes(r, 0)? as i64;
-    }
-    if let Some(last) = found.rows.last()
-        && (found.rows.len() == window.entries || bytes >= window.bytes)
-    {
-        let last = row::position(last, 0).map_err(|error| error.with_tenant(head.tenant))?;
-        found.next = last + 1;
+        .push_bind(window.bytes as i64);
+    for row in sql.build().fetch_all(conn).await.map_err(from_sqlx)? {
+        found.take(row)?;
     }
     Ok(found)
+}
+
+/// As [`window`], where there are seldom more bytes than the window takes: the server counts none, which
+/// takes it as long as half of the rest. What it sends beyond them is read past, and not kept.
+pub(crate) async fn stretch(
+    conn: &mut PgConnection,
+    head: &Head,
+    filter: &Filter,
+    window: Window,
+) -> Result<Found> {
+    let mut found = Found::nothing(head, filter, window);
+    let window = &found.window;
+    if window.seqs.is_empty() || window.entries == 0 {
+        return Ok(found);
+    }
+    let mut sql = QueryBuilder::new("SELECT ");
+    sql.push(row::COLUMNS);
+    push_window(&mut sql, head, filter, window);
+    // The connection reads past what is left of an answer before its next statement.
+    let query = sql.build();
+    let mut rows = query.fetch(conn);
+    while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
+        if !found.take(row)? {
+            break;
+        }
+    }
+    drop(rows);
+    Ok(found)
+}
+
+fn push_window(
+    sql: &mut QueryBuilder<'_, Postgres>,
+    head: &Head,
+    filter: &Filter,
+    window: &Window,
+) {
+    sql.push(" FROM audit.tenant_events");
+    push_range(sql, head, &window.seqs);
+    push_filter(sql, filter);
+    push_order(sql, Sort::Seq, Order::Ascending);
+    sql.push(" LIMIT ").push_bind(window.entries as i64);
 }
 
 fn is_compared_in_sql(filter: &Filter) -> bool {

@@ -21,15 +21,16 @@ use crate::head::readable_head;
 use crate::list::{self, Found, Window};
 use crate::pool::{Role, begin_statement, snapshot_options};
 
-/// Entries in one answer.
+/// The most entries in one answer, and the fewest where they are large.
 const CHUNK: usize = 2_500;
+const SMALL_CHUNK: usize = 16;
 
 /// Positions that are looked at for one answer: a filter that few match must not hold up other scans
 /// of the same snapshot.
 const LOOK: u64 = 50_000;
 
 /// No further entry joins an answer that has so much raw JSON.
-const CHUNK_BYTES: i64 = 4 << 20;
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// Scans that may wait for the connection at once.
 const WAITING: usize = 64;
@@ -88,8 +89,9 @@ async fn serve(
     mut requests: mpsc::Receiver<Request>,
     permit: OwnedSemaphorePermit,
 ) {
+    let mut size = SMALL_CHUNK;
     while let Ok(Some(request)) = timeout_at(deadline, requests.recv()).await {
-        let chunk = chunk(&mut conn, &head, request.range, &request.filter);
+        let chunk = chunk(&mut conn, &head, request.range, &request.filter, &mut size);
         let answer = timeout_at(deadline, chunk).await;
         let is_over = answer.is_err();
         // Nobody may be waiting any more.
@@ -107,19 +109,25 @@ async fn serve(
     drop(permit);
 }
 
-/// The next rows of `range` that may match, oldest first.
+/// The next rows of `range` that may match, oldest first. At most `size` of them, which is set to how many
+/// like these there is room for: what the server sends beyond that is read in vain.
 async fn chunk(
     conn: &mut PgConnection,
     head: &Head,
     range: Range<u64>,
     filter: &Filter,
+    size: &mut usize,
 ) -> Result<Found> {
     let window = Window {
         seqs: range.start..range.end.min(range.start.saturating_add(LOOK)),
-        entries: CHUNK,
+        entries: *size,
         bytes: CHUNK_BYTES,
     };
-    list::window(conn, head, filter, window).await
+    let found = list::stretch(conn, head, filter, window).await?;
+    if let Some(average) = found.average() {
+        *size = (CHUNK_BYTES / average.max(1)).clamp(SMALL_CHUNK, CHUNK);
+    }
+    Ok(found)
 }
 
 #[async_trait]
@@ -159,7 +167,7 @@ impl PostgresSnapshot {
             match requests.try_send(request) {
                 Ok(()) => Ok(async move {
                     let found = answer.await.unwrap_or_else(|_| Err(expired()))?;
-                    let rest = found.next..end;
+                    let rest = found.next()?..end;
                     // Decoded where the stream is read, while the connection fetches the next ones.
                     let entries = found.into_entries();
                     Ok(Piece { entries, rest })

@@ -27,7 +27,7 @@ use crate::snapshot::PostgresSnapshot;
 use crate::{PostgresIndex, PostgresOptions, PostgresOutbox, PostgresQueue, migrate, prune, row};
 
 /// No further entry joins a read that has so much raw JSON.
-const READ_BYTES: i64 = 16 << 20;
+const READ_BYTES: usize = 16 << 20;
 
 /// The most entries that one read holds at once, whatever it is asked for.
 const READ_ENTRIES: usize = 10_000;
@@ -366,7 +366,7 @@ impl LogStore for PostgresStore {
                 bytes: READ_BYTES,
             };
             let found = list::window(&mut tx, &head, &Filter::new(), window).await?;
-            seqs.start = found.next;
+            seqs.start = found.next()?;
             for stored in found.into_entries() {
                 let stored = stored?;
                 leaves.push((stored.entry.seq, stored.leaf_data()));

@@ -1,5 +1,6 @@
 //! What prunes leave, partitions that go with them, and snapshots.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +8,11 @@ use audit_conformance::sampled::{self, Sampled};
 use audit_conformance::{is_full, sized};
 use audit_core::tlog::leaf::leaf_hash;
 use audit_core::{
-    AuditLog, Clock as _, ErrorKind, EventId, Filter, LogStore, Prune, SearchIndex, Timestamp,
-    Vacuum as _,
+    AuditLog, Batch, Clock as _, Entry, ErrorKind, Event, EventId, Filter, LogStore, Prune,
+    SearchIndex, Timestamp, Vacuum as _,
 };
 use futures_util::TryStreamExt as _;
+use futures_util::stream::BoxStream;
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_scalar::query_scalar;
 use sqlx_postgres::PgConnection;
@@ -171,6 +173,46 @@ async fn a_scan_of_many_entries_gives_each_once() {
         let seqs: Vec<u64> = scan.map_ok(|entry| entry.seq).try_collect().await.unwrap();
         assert_eq!(seqs, (0..3_500).collect::<Vec<_>>());
     }
+}
+
+/// Small ones let a scan ask for many at once, of which it then takes few: two scans at once, on one
+/// connection, see nothing of what the other left unread.
+#[tokio::test]
+async fn a_scan_gives_large_entries_between_small_ones_once_and_whole() {
+    let database = Database::open().await;
+    let large = BTreeMap::from([("text", "x".repeat(200_000))]);
+    for _ in 0..2 {
+        database.append(&scope(1), 3_000).await;
+        let events = (0..60).map(|i| {
+            let event = Event::view("page", format!("p-{i}")).metadata(&large);
+            database.prepare(tenant(1), event)
+        });
+        let batch = Batch::new(scope(1), events.collect());
+        database.store.append(&[batch]).await.unwrap()[0]
+            .as_ref()
+            .unwrap();
+    }
+    database.append(&scope(1), 10).await;
+    let snapshot = database.store.snapshot(&scope(1)).await.unwrap();
+    let (all, pages) = (Filter::new(), Filter::new().resource_type("page"));
+    let (all, pages) = tokio::join!(snapshot.scan(&all), snapshot.scan(&pages));
+    let scan = async |scan: BoxStream<'static, audit_core::Result<Entry>>| -> Vec<(u64, usize)> {
+        scan.map_ok(|entry| (entry.seq, entry.fields.raw_len()))
+            .try_collect()
+            .await
+            .unwrap()
+    };
+    let (all, pages) = tokio::join!(scan(all.unwrap()), scan(pages.unwrap()));
+    let seqs: Vec<u64> = all.iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(seqs, (0..6_130).collect::<Vec<_>>());
+    let is_large = |seq: &u64| (3_000..3_060).contains(seq) || (6_060..6_120).contains(seq);
+    let expected: Vec<_> = (0..6_130)
+        .filter(is_large)
+        .map(|seq| (seq, 200_011))
+        .collect();
+    assert_eq!(pages, expected);
+    let large_of_all: Vec<_> = all.into_iter().filter(|(seq, _)| is_large(seq)).collect();
+    assert_eq!(large_of_all, expected);
 }
 
 #[tokio::test]
