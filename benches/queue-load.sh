@@ -64,7 +64,7 @@ for kind in "${kinds[@]}"; do
     serve other "$((port + 1))" worker
     AUDIT_TOKEN=$(cat "$data/one/audit-data/token")
     export AUDIT_TOKEN
-    load --seconds "${WARM_UP:-10}" --runs 1 >/dev/null
+    load --seconds "${WARM_UP:-40}" --runs 1 >/dev/null
     load --seconds "${SECONDS_EACH:-8}" --runs "${RUNS:-3}"
     stop
 done

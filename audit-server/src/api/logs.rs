@@ -75,7 +75,8 @@ pub(crate) fn location(id: EventId) -> String {
 impl Logs {
     /// Record an event
     ///
-    /// Needs `record`. The answer comes after the event is durable. The `id` is the idempotency key:
+    /// Needs `record`. A body has at most 1 MiB, sent and after inflation, here and wherever nothing
+    /// else is said. The answer comes after the event is durable. The `id` is the idempotency key:
     /// the same event again is answered with the first receipt. With `Prefer: respond-async` the
     /// answer comes as soon as the queue has the event; one that the queue has no room for is recorded
     /// as without it.
