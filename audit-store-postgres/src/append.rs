@@ -24,7 +24,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::copy::{COPY_EVENTS, Rows};
-use crate::fault::{CHECK_VIOLATION, LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION, from_sqlx, sqlstate};
+use crate::fault::{
+    CHECK_VIOLATION, DUPLICATE_TABLE, LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION, from_sqlx, sqlstate,
+};
 use crate::head::{self, completed, unknown_tenant};
 use crate::pool::{Role, Tx, begin, begin_statement};
 use crate::store::PostgresStore;
@@ -394,9 +396,12 @@ fn admit(batch: &Batch) -> Result<()> {
 }
 
 /// Whether a transaction failed for a reason that is gone when it is made again: a partition was
-/// missing, which is then made, or another process took a key first.
+/// missing, which is then made, or another process took a key first, or made the partition.
 pub(crate) fn is_gone_next_time(error: &Error) -> bool {
-    matches!(sqlstate(error), Some(UNIQUE_VIOLATION | CHECK_VIOLATION))
+    matches!(
+        sqlstate(error),
+        Some(UNIQUE_VIOLATION | CHECK_VIOLATION | DUPLICATE_TABLE)
+    )
 }
 
 impl PostgresStore {

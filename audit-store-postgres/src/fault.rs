@@ -5,6 +5,9 @@ use sqlx_core::error::{DatabaseError, Error as SqlxError};
 
 /// SQLSTATE of a row that violates a constraint, which a missing partition is told as.
 pub(crate) const CHECK_VIOLATION: &str = "23514";
+/// Another transaction made the table meanwhile. An advisory lock doesn't renew what a session knows of the
+/// catalog, so that it may look for the table, wait for the lock, and look in vain again.
+pub(crate) const DUPLICATE_TABLE: &str = "42P07";
 /// SQLSTATE of a key that is taken.
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";
 /// SQLSTATE of a lock that was not had in time.

@@ -165,7 +165,7 @@ pub(crate) async fn window(
 }
 
 /// As [`window`], where there are seldom more bytes than the window takes: the server counts none, which
-/// takes it as long as half of the rest. What it sends beyond them is read past, and not kept.
+/// takes it as long as half of the rest. What it sends beyond them is read, and not kept.
 pub(crate) async fn stretch(
     conn: &mut PgConnection,
     head: &Head,
@@ -180,12 +180,13 @@ pub(crate) async fn stretch(
     let mut sql = QueryBuilder::new("SELECT ");
     sql.push(row::COLUMNS);
     push_window(&mut sql, head, filter, window);
-    // The connection reads past what is left of an answer before its next statement.
+    // To its end, at once: a statement that stood open while the reader takes its time would be timed.
     let query = sql.build();
     let mut rows = query.fetch(conn);
+    let mut has_room = true;
     while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
-        if !found.take(row)? {
-            break;
+        if has_room {
+            has_room = found.take(row)?;
         }
     }
     drop(rows);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use audit_core::scan::{self, Piece, crowded, expired};
@@ -21,9 +22,9 @@ use crate::head::readable_head;
 use crate::list::{self, Found, Window};
 use crate::pool::{Role, begin_statement, snapshot_options};
 
-/// The most entries in one answer, and the fewest where they are large.
+/// The most entries in one answer, and in the first of a scan.
 const CHUNK: usize = 2_500;
-const SMALL_CHUNK: usize = 16;
+const FIRST_CHUNK: usize = 16;
 
 /// Positions that are looked at for one answer: a filter that few match must not hold up other scans
 /// of the same snapshot.
@@ -38,6 +39,7 @@ const WAITING: usize = 64;
 struct Request {
     range: Range<u64>,
     filter: Arc<Filter>,
+    size: usize,
     reply: oneshot::Sender<Result<Found>>,
 }
 
@@ -89,9 +91,14 @@ async fn serve(
     mut requests: mpsc::Receiver<Request>,
     permit: OwnedSemaphorePermit,
 ) {
-    let mut size = SMALL_CHUNK;
     while let Ok(Some(request)) = timeout_at(deadline, requests.recv()).await {
-        let chunk = chunk(&mut conn, &head, request.range, &request.filter, &mut size);
+        let chunk = chunk(
+            &mut conn,
+            &head,
+            request.range,
+            &request.filter,
+            request.size,
+        );
         let answer = timeout_at(deadline, chunk).await;
         let is_over = answer.is_err();
         // Nobody may be waiting any more.
@@ -109,25 +116,32 @@ async fn serve(
     drop(permit);
 }
 
-/// The next rows of `range` that may match, oldest first. At most `size` of them, which is set to how many
-/// like these there is room for: what the server sends beyond that is read in vain.
+/// The next rows of `range` that may match, oldest first, at most so many.
 async fn chunk(
     conn: &mut PgConnection,
     head: &Head,
     range: Range<u64>,
     filter: &Filter,
-    size: &mut usize,
+    entries: usize,
 ) -> Result<Found> {
     let window = Window {
         seqs: range.start..range.end.min(range.start.saturating_add(LOOK)),
-        entries: *size,
+        entries,
         bytes: CHUNK_BYTES,
     };
-    let found = list::stretch(conn, head, filter, window).await?;
-    if let Some(average) = found.average() {
-        *size = (CHUNK_BYTES / average.max(1)).clamp(SMALL_CHUNK, CHUNK);
+    list::stretch(conn, head, filter, window).await
+}
+
+/// How many entries to ask for next: as many as there is room for when they are like those that were
+/// found, since what the server sends beyond that is in vain; and at most twice as many as before, since
+/// they may be larger.
+fn next_size(asked: usize, found: &Found) -> usize {
+    match found.average() {
+        None => asked,
+        Some(average) => (CHUNK_BYTES / average.max(1))
+            .clamp(1, CHUNK)
+            .min(2 * asked),
     }
-    Ok(found)
 }
 
 #[async_trait]
@@ -156,17 +170,21 @@ impl PostgresSnapshot {
     ) -> Result<impl Stream<Item = Result<StoredEntry>> + Send + use<>> {
         let range = self.head.positions(filter);
         let (requests, filter) = (self.requests.clone(), Arc::new(filter.clone()));
+        let size = Arc::new(AtomicUsize::new(FIRST_CHUNK));
         scan::pieces(range, move |range| {
             let (reply, answer) = oneshot::channel();
-            let end = range.end;
+            let (end, size) = (range.end, Arc::clone(&size));
+            let asked = size.load(Ordering::Relaxed);
             let request = Request {
                 range,
                 filter: Arc::clone(&filter),
+                size: asked,
                 reply,
             };
             match requests.try_send(request) {
                 Ok(()) => Ok(async move {
                     let found = answer.await.unwrap_or_else(|_| Err(expired()))?;
+                    size.store(next_size(asked, &found), Ordering::Relaxed);
                     let rest = found.next()?..end;
                     // Decoded where the stream is read, while the connection fetches the next ones.
                     let entries = found.into_entries();

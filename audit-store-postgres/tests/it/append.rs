@@ -349,7 +349,7 @@ async fn what_the_engine_refuses_after_others_are_committed_fails_alone() {
 async fn a_call_of_many_tenants_runs_beside_itself_and_is_answered_batch_by_batch() {
     const TENANTS: u128 = 200;
     let (busy, refused, unknown) = (10, 60, 180);
-    let database = Database::with(|options| options.lock_timeout(Duration::from_secs(60))).await;
+    let database = Database::with(|options| options.lock_timeout(Duration::from_secs(25))).await;
     let mut admin = database.connect().await;
     admin
         .execute(
@@ -434,9 +434,11 @@ async fn a_call_of_many_tenants_runs_beside_itself_and_is_answered_batch_by_batc
 }
 
 #[tokio::test]
-async fn a_call_of_many_tenants_takes_turns_at_one_connection_and_makes_a_missing_partition() {
-    for writers in [1, 8] {
-        let database = Database::with(|options| options.connections(4, writers, 1)).await;
+async fn a_call_takes_half_of_the_connections_at_most_and_its_transactions_make_one_partition() {
+    for (writers, transactions) in [(1, 1), (4, 2), (16, 4)] {
+        let lock = Duration::from_secs(25);
+        let database =
+            Database::with(|options| options.connections(4, writers, 1).lock_timeout(lock)).await;
         let mut admin = database.connect().await;
         admin
             .execute(
@@ -450,12 +452,17 @@ async fn a_call_of_many_tenants_takes_turns_at_one_connection_and_makes_a_missin
         for outcome in database.store.append(&batches).await.unwrap() {
             assert_eq!(outcome.unwrap()[0].seq, 0);
         }
+        let found: i64 = query_scalar("SELECT count(DISTINCT changed) FROM audit.heads")
+            .fetch_one(&mut admin)
+            .await
+            .unwrap();
+        assert_eq!(found, transactions, "{writers}");
     }
 }
 
 #[tokio::test]
 async fn what_will_be_sent_again_is_not_overtaken_by_what_follows_it() {
-    let database = Database::with(|options| options.lock_timeout(Duration::from_millis(300))).await;
+    let database = Database::with(|options| options.lock_timeout(Duration::from_secs(20))).await;
     for n in [1, 2] {
         database.append(&scope(n), 1).await;
     }

@@ -216,6 +216,34 @@ async fn a_scan_gives_large_entries_between_small_ones_once_and_whole() {
 }
 
 #[tokio::test]
+async fn a_reader_that_takes_its_time_between_large_entries_is_not_cut_off() {
+    let timeout = Duration::from_secs(2);
+    let database = Database::with(|options| options.statement_timeout(timeout)).await;
+    let large = BTreeMap::from([("text", "x".repeat(200_000))]);
+    database.append(&scope(1), 500).await;
+    for _ in 0..10 {
+        let events = (0..20).map(|i| {
+            let event = Event::view("page", format!("p-{i}")).metadata(&large);
+            database.prepare(tenant(1), event)
+        });
+        let batch = Batch::new(scope(1), events.collect());
+        database.store.append(&[batch]).await.unwrap()[0]
+            .as_ref()
+            .unwrap();
+    }
+    let snapshot = database.store.snapshot(&scope(1)).await.unwrap();
+    let mut scan = snapshot.scan(&Filter::new()).await.unwrap();
+    for seq in 0..700 {
+        if seq == 500 {
+            // The reader's slowness is what is tested; the server's timer is no condition to wait on.
+            tokio::time::sleep(timeout + timeout / 2).await;
+        }
+        assert_eq!(scan.try_next().await.unwrap().unwrap().seq, seq);
+    }
+    assert!(scan.try_next().await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_partition_that_is_being_read_is_not_waited_for_again_and_again() {
     let database = Database::open().await;
     database.append(&scope(1), 1).await;

@@ -206,16 +206,19 @@ async fn main() -> Result<(), Failure> {
             let lag = tokio::spawn(async move {
                 let (mut worst, mut last) = (0, 0);
                 while !stop.load(Ordering::Relaxed) {
-                    last = index_lag(&watched).await.ok().flatten().unwrap_or(0);
+                    let lag = index_lag(&watched)
+                        .await
+                        .map_err(|error| error.to_string())?;
+                    last = lag.ok_or("there is no index in this process")?;
                     worst = worst.max(last);
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
-                (worst, last)
+                Ok::<_, String>((worst, last))
             });
             let seconds = Duration::from_secs(seconds);
             let outcome = hammer(&target, connections, seconds, 1, Some(rate)).await?;
             over.store(true, Ordering::Relaxed);
-            let (worst, last) = lag.await?;
+            let (worst, last) = lag.await??;
             outcome.print(&format!("sustained at {rate}/s"));
             let behind = |entries: u64| entries as f64 / outcome.rate();
             println!(
