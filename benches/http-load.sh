@@ -25,7 +25,7 @@ parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(echo post bulk sustain reads export evidence erase prune)
 
 # The services' other addresses are not what is measured here.
-unset AUDIT_STORE_URL AUDIT_QUEUE_URL AUDIT_SEARCH_URL
+unset AUDIT_STORE_URL AUDIT_QUEUE_URL AUDIT_SQS_ENDPOINT AUDIT_SEARCH_URL
 case $store in
     '') engine=SQLite ;;
     postgres://*) engine=PostgreSQL; : "${AUDIT_TEST_POSTGRES_URL:?is needed beside STORE, to make databases}" ;;
@@ -44,7 +44,7 @@ fail() { printf 'http-load.sh: %s\n' "$*" >&2; exit 1; }
 cleanup() {
     if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; fi
     rm -rf "$data"
-    [ -z "$database" ] || as_superuser postgres "DROP DATABASE IF EXISTS $database WITH (FORCE)"
+    [ -z "$database" ] || drop_database "$database"
 }
 trap cleanup EXIT
 
@@ -73,10 +73,8 @@ start() {
     rm -rf "$data/run"
     mkdir -p "$data/run"
     if [ -n "$store" ]; then
-        [ -z "$database" ] || as_superuser postgres "DROP DATABASE $database WITH (FORCE)" >/dev/null
         database=audit_load_$$
-        login=$(sed 's|^[a-z]*://\([^:@]*\).*|\1|' <<<"$store")
-        as_superuser postgres "CREATE DATABASE $database OWNER $login" >/dev/null
+        make_database "$database" "$store"
         (audit-server migrate)
     fi
     (audit-server serve) >"$data/server.log" 2>&1 &

@@ -27,9 +27,8 @@ stop() {
 }
 . benches/superuser.sh
 database=audit_queue_load_$$
-login=$(sed 's|^[a-z]*://\([^:@]*\).*|\1|' <<<"$AUDIT_STORE_URL")
-trap 'stop; rm -rf "$data"; as_superuser postgres "DROP DATABASE IF EXISTS $database WITH (FORCE)" >/dev/null || true' EXIT
-as_superuser postgres "CREATE DATABASE $database OWNER $login" >/dev/null
+trap 'stop; rm -rf "$data"; drop_database "$database" || true' EXIT
+make_database "$database" "$AUDIT_STORE_URL"
 export AUDIT_STORE_URL=${AUDIT_STORE_URL%/*}/$database AUDIT_TLOG_GUARD=$data/guard
 target=$PWD/${BUILT:-target/release}
 

@@ -11,3 +11,13 @@ with psycopg.connect(url, autocommit=True) as connection:
     print(*(row[0] for row in result.fetchall()) if result.description else ())
 PY
 }
+
+# Makes the database $1 anew, for the login of the address $2.
+make_database() {
+    local login
+    login=$(sed 's|^[a-z]*://\([^:@]*\).*|\1|' <<<"$2")
+    drop_database "$1"
+    as_superuser postgres "CREATE DATABASE $1 OWNER $login" >/dev/null
+}
+
+drop_database() { as_superuser postgres "DROP DATABASE IF EXISTS $1 WITH (FORCE)" >/dev/null; }

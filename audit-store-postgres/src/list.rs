@@ -76,8 +76,19 @@ pub(crate) struct Window {
     pub(crate) seqs: Range<u64>,
     /// The most that are read.
     pub(crate) entries: usize,
-    /// No further one is read when so much raw JSON was.
+    /// No further one is kept when so much raw JSON was read.
     pub(crate) bytes: usize,
+    pub(crate) counted_by: CountedBy,
+}
+
+/// Who counts a window's bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CountedBy {
+    /// The server, which sends nothing beyond them.
+    Server,
+    /// The reader: the server counts none, which takes it as long as half of the rest. What it sends beyond
+    /// them is read, and not kept: for windows that seldom have more.
+    Reader,
 }
 
 /// What a window holds.
@@ -90,16 +101,6 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    fn nothing(head: &Head, filter: &Filter, window: Window) -> Self {
-        Self {
-            tenant: head.tenant,
-            filter: filter.clone(),
-            window,
-            rows: Vec::new(),
-            bytes: 0,
-        }
-    }
-
     /// Takes a row. Whether there is room for another one.
     fn take(&mut self, row: PgRow) -> Result<bool> {
         self.bytes += row::raw_bytes(&row, 0)?;
@@ -138,48 +139,36 @@ impl Found {
 }
 
 /// Reads the first entries of a window that match, as far as SQL can compare. Leaves are not recomputed.
-/// The server counts the bytes, and sends nothing beyond them.
 pub(crate) async fn window(
     conn: &mut PgConnection,
     head: &Head,
     filter: &Filter,
     window: Window,
 ) -> Result<Found> {
-    let mut found = Found::nothing(head, filter, window);
-    let window = &found.window;
-    if window.seqs.is_empty() || window.entries == 0 {
-        return Ok(found);
-    }
-    let mut sql = QueryBuilder::new("SELECT ");
-    sql.push(row::COLUMNS).push(" FROM (SELECT *, sum(");
-    sql.push(RAW_BYTES)
-        .push(") OVER (ORDER BY created_at, seq) - (");
-    sql.push(RAW_BYTES).push(") AS bytes_before FROM (SELECT *");
-    push_window(&mut sql, head, filter, window);
-    sql.push(") first) sized WHERE bytes_before < ")
-        .push_bind(window.bytes as i64);
-    for row in sql.build().fetch_all(conn).await.map_err(from_sqlx)? {
-        found.take(row)?;
-    }
-    Ok(found)
-}
-
-/// As [`window`], where there are seldom more bytes than the window takes: the server counts none, which
-/// takes it as long as half of the rest. What it sends beyond them is read, and not kept.
-pub(crate) async fn stretch(
-    conn: &mut PgConnection,
-    head: &Head,
-    filter: &Filter,
-    window: Window,
-) -> Result<Found> {
-    let mut found = Found::nothing(head, filter, window);
+    let mut found = Found {
+        tenant: head.tenant,
+        filter: filter.clone(),
+        window,
+        rows: Vec::new(),
+        bytes: 0,
+    };
     let window = &found.window;
     if window.seqs.is_empty() || window.entries == 0 {
         return Ok(found);
     }
     let mut sql = QueryBuilder::new("SELECT ");
     sql.push(row::COLUMNS);
-    push_window(&mut sql, head, filter, window);
+    match window.counted_by {
+        CountedBy::Reader => push_window(&mut sql, head, filter, window),
+        CountedBy::Server => {
+            sql.push(" FROM (SELECT *, sum(").push(RAW_BYTES);
+            sql.push(") OVER (ORDER BY created_at, seq) - (");
+            sql.push(RAW_BYTES).push(") AS bytes_before FROM (SELECT *");
+            push_window(&mut sql, head, filter, window);
+            sql.push(") first) sized WHERE bytes_before < ")
+                .push_bind(window.bytes as i64);
+        }
+    }
     // To its end, at once: a statement that stood open while the reader takes its time would be timed.
     let query = sql.build();
     let mut rows = query.fetch(conn);

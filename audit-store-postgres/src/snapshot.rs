@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::PostgresOptions;
 use crate::fault::from_sqlx;
 use crate::head::readable_head;
-use crate::list::{self, Found, Window};
+use crate::list::{self, CountedBy, Found, Window};
 use crate::pool::{Role, begin_statement, snapshot_options};
 
 /// The most entries in one answer, and in the first of a scan.
@@ -128,8 +128,9 @@ async fn chunk(
         seqs: range.start..range.end.min(range.start.saturating_add(LOOK)),
         entries,
         bytes: CHUNK_BYTES,
+        counted_by: CountedBy::Reader,
     };
-    list::stretch(conn, head, filter, window).await
+    list::window(conn, head, filter, window).await
 }
 
 /// How many entries to ask for next: as many as there is room for when they are like those that were

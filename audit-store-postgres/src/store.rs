@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::fault::{at_start, from_sqlx};
 use crate::head::{self, readable_head, unknown_tenant};
-use crate::list::{self, Window};
+use crate::list::{self, CountedBy, Window};
 use crate::pool::{Pools, Role, Tx, to_its_end};
 use crate::prune::Drops;
 use crate::retention::exists;
@@ -297,6 +297,7 @@ impl LogStore for PostgresStore {
             seqs: from.max(head.pruned_below)..head.size(),
             entries: limit.min(READ_ENTRIES),
             bytes: READ_BYTES,
+            counted_by: CountedBy::Server,
         };
         let found = list::window(&mut tx, &head, &Filter::new(), window).await?;
         let entries = found.into_entries();
@@ -364,6 +365,7 @@ impl LogStore for PostgresStore {
                 seqs: seqs.clone(),
                 entries: READ_ENTRIES,
                 bytes: READ_BYTES,
+                counted_by: CountedBy::Server,
             };
             let found = list::window(&mut tx, &head, &Filter::new(), window).await?;
             seqs.start = found.next()?;

@@ -11,8 +11,46 @@ use audit_store_postgres::PostgresStore;
 use sqlx_core::connection::Connection as _;
 use sqlx_core::executor::Executor as _;
 use sqlx_core::query_scalar::query_scalar;
+use sqlx_postgres::PgConnection;
 
 use crate::fixture::{Database, eventually, ids, scope, tenant, until_one_waits};
+
+/// Makes the server refuse entries of a resource, with an SQLSTATE.
+async fn refuse(admin: &mut PgConnection, resource: &str, sqlstate: &str) {
+    let refuses = format!(
+        "CREATE FUNCTION public.refuse_{resource}() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{sqlstate}'; END $$;
+         CREATE TRIGGER refuse_{resource} BEFORE INSERT ON audit.events FOR EACH ROW
+             WHEN (NEW.resource_id = '{resource}') EXECUTE FUNCTION public.refuse_{resource}()"
+    );
+    admin.execute(&*refuses).await.unwrap();
+}
+
+/// Holds tenants' heads until the connection's transaction ends.
+async fn hold(holder: &mut PgConnection, tenants: &[u128]) {
+    let tenants: Vec<String> = tenants
+        .iter()
+        .map(|n| format!("'{}'", tenant(*n)))
+        .collect();
+    let held = format!(
+        "BEGIN; SELECT FROM audit.heads WHERE tenant_id IN ({}) FOR UPDATE",
+        tenants.join(", ")
+    );
+    holder.execute(&*held).await.unwrap();
+}
+
+/// How many transactions appended to tenants from the first to the last.
+async fn transactions_of(admin: &mut PgConnection, first: u128, last: u128) -> i64 {
+    query_scalar(
+        "SELECT count(DISTINCT changed) FROM audit.heads
+         WHERE tenant_id BETWEEN $1 AND $2 AND size > 0",
+    )
+    .bind(tenant(first).into_uuid())
+    .bind(tenant(last).into_uuid())
+    .fetch_one(admin)
+    .await
+    .unwrap()
+}
 
 #[tokio::test]
 async fn a_busy_tenant_does_not_stall_the_others_of_a_call() {
@@ -21,11 +59,7 @@ async fn a_busy_tenant_does_not_stall_the_others_of_a_call() {
         database.append(&scope(n), 1).await;
     }
     let mut holder = database.connect().await;
-    let held = format!(
-        "BEGIN; SELECT FROM audit.heads WHERE tenant_id = '{}' FOR UPDATE",
-        tenant(2)
-    );
-    holder.execute(&*held).await.unwrap();
+    hold(&mut holder, &[2]).await;
     let batches: Vec<_> = (1..=3).map(|n| database.batch(&scope(n), 2)).collect();
     let outcomes = database.store.append(&batches).await.unwrap();
     assert_eq!(outcomes[0].as_ref().unwrap()[1].seq, 2);
@@ -302,21 +336,8 @@ async fn what_the_engine_refuses_after_others_are_committed_fails_alone() {
         database.append(&scope(n), 1).await;
     }
     let mut holder = database.connect().await;
-    holder
-        .execute(
-            "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
-                 $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '22023'; END $$;
-             CREATE TRIGGER refuse BEFORE INSERT ON audit.events FOR EACH ROW
-                 WHEN (NEW.resource_id = 'refused') EXECUTE FUNCTION public.refuse()",
-        )
-        .await
-        .unwrap();
-    let held = format!(
-        "BEGIN; SELECT FROM audit.heads WHERE tenant_id IN ('{}', '{}') FOR UPDATE",
-        tenant(2),
-        tenant(3)
-    );
-    holder.execute(&*held).await.unwrap();
+    refuse(&mut holder, "refused", "22023").await;
+    hold(&mut holder, &[2, 3]).await;
     let bad = database.prepare(tenant(2), Event::view("invoice", "refused"));
     let batches = vec![
         database.batch(&scope(1), 2),
@@ -351,22 +372,10 @@ async fn a_call_of_many_tenants_runs_beside_itself_and_is_answered_batch_by_batc
     let (busy, refused, unknown) = (10, 60, 180);
     let database = Database::with(|options| options.lock_timeout(Duration::from_secs(25))).await;
     let mut admin = database.connect().await;
-    admin
-        .execute(
-            "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
-                 $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '22023'; END $$;
-             CREATE TRIGGER refuse BEFORE INSERT ON audit.events FOR EACH ROW
-                 WHEN (NEW.resource_id = 'refused') EXECUTE FUNCTION public.refuse()",
-        )
-        .await
-        .unwrap();
+    refuse(&mut admin, "refused", "22023").await;
     database.append(&scope(busy), 1).await;
     let mut holder = database.connect().await;
-    let held = format!(
-        "BEGIN; SELECT FROM audit.heads WHERE tenant_id = '{}' FOR UPDATE",
-        tenant(busy)
-    );
-    holder.execute(&*held).await.unwrap();
+    hold(&mut holder, &[busy]).await;
 
     let batches: Vec<Batch> = (0..TENANTS)
         // Not in the order of their ids, by which they are shared out.
@@ -411,25 +420,10 @@ async fn a_call_of_many_tenants_runs_beside_itself_and_is_answered_batch_by_batc
     }
     // The refused one's were parted in halves until it was alone; the others' are one for each.
     for (first, last, transactions) in [(0, 49, 2), (100, 149, 1), (150, 199, 1)] {
-        let found: i64 = query_scalar(
-            "SELECT count(DISTINCT changed) FROM audit.heads
-             WHERE tenant_id BETWEEN $1 AND $2 AND size > 0",
-        )
-        .bind(tenant(first).into_uuid())
-        .bind(tenant(last).into_uuid())
-        .fetch_one(&mut admin)
-        .await
-        .unwrap();
+        let found = transactions_of(&mut admin, first, last).await;
         assert_eq!(found, transactions, "{first}");
     }
-    let parted: i64 = query_scalar(
-        "SELECT count(DISTINCT changed) FROM audit.heads WHERE tenant_id BETWEEN $1 AND $2",
-    )
-    .bind(tenant(50).into_uuid())
-    .bind(tenant(99).into_uuid())
-    .fetch_one(&mut admin)
-    .await
-    .unwrap();
+    let parted = transactions_of(&mut admin, 50, 99).await;
     assert!(parted <= 6, "{parted}");
 }
 
@@ -452,10 +446,7 @@ async fn a_call_takes_half_of_the_connections_at_most_and_its_transactions_make_
         for outcome in database.store.append(&batches).await.unwrap() {
             assert_eq!(outcome.unwrap()[0].seq, 0);
         }
-        let found: i64 = query_scalar("SELECT count(DISTINCT changed) FROM audit.heads")
-            .fetch_one(&mut admin)
-            .await
-            .unwrap();
+        let found = transactions_of(&mut admin, 0, 199).await;
         assert_eq!(found, transactions, "{writers}");
     }
 }
@@ -467,28 +458,13 @@ async fn what_will_be_sent_again_is_not_overtaken_by_what_follows_it() {
         database.append(&scope(n), 1).await;
     }
     let mut holder = database.connect().await;
-    holder
-        .execute(
-            "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
-                 $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '22023'; END $$;
-             CREATE TRIGGER refuse BEFORE INSERT ON audit.events FOR EACH ROW
-                 WHEN (NEW.resource_id = 'refused') EXECUTE FUNCTION public.refuse();
-             CREATE FUNCTION public.hold() RETURNS trigger LANGUAGE plpgsql AS
-                 $$ BEGIN RAISE EXCEPTION 'away' USING ERRCODE = '57P03'; END $$;
-             CREATE TRIGGER hold BEFORE INSERT ON audit.events FOR EACH ROW
-                 WHEN (NEW.resource_id = 'away') EXECUTE FUNCTION public.hold()",
-        )
-        .await
-        .unwrap();
+    refuse(&mut holder, "refused", "22023").await;
+    refuse(&mut holder, "away", "57P03").await;
     let one = |n: u128, id: &str| {
         let event = database.prepare(tenant(n), Event::view("invoice", id));
         Batch::new(scope(n), vec![event])
     };
-    let held = format!(
-        "BEGIN; SELECT FROM audit.heads WHERE tenant_id = '{}' FOR UPDATE",
-        tenant(2)
-    );
-    holder.execute(&*held).await.unwrap();
+    hold(&mut holder, &[2]).await;
     let batches = vec![
         one(1, "first"),
         one(2, "refused"),

@@ -175,22 +175,26 @@ async fn a_scan_of_many_entries_gives_each_once() {
     }
 }
 
+/// Appends entries of pages, each with 200,011 bytes of metadata.
+async fn append_large(database: &Database, n: usize) {
+    let large = BTreeMap::from([("text", "x".repeat(200_000))]);
+    let events = (0..n).map(|i| {
+        let event = Event::view("page", format!("p-{i}")).metadata(&large);
+        database.prepare(tenant(1), event)
+    });
+    let batch = Batch::new(scope(1), events.collect());
+    let outcomes = database.store.append(&[batch]).await.unwrap();
+    assert!(outcomes[0].is_ok(), "{outcomes:?}");
+}
+
 /// Small ones let a scan ask for many at once, of which it then takes few: two scans at once, on one
 /// connection, see nothing of what the other left unread.
 #[tokio::test]
 async fn a_scan_gives_large_entries_between_small_ones_once_and_whole() {
     let database = Database::open().await;
-    let large = BTreeMap::from([("text", "x".repeat(200_000))]);
     for _ in 0..2 {
         database.append(&scope(1), 3_000).await;
-        let events = (0..60).map(|i| {
-            let event = Event::view("page", format!("p-{i}")).metadata(&large);
-            database.prepare(tenant(1), event)
-        });
-        let batch = Batch::new(scope(1), events.collect());
-        database.store.append(&[batch]).await.unwrap()[0]
-            .as_ref()
-            .unwrap();
+        append_large(&database, 60).await;
     }
     database.append(&scope(1), 10).await;
     let snapshot = database.store.snapshot(&scope(1)).await.unwrap();
@@ -219,17 +223,9 @@ async fn a_scan_gives_large_entries_between_small_ones_once_and_whole() {
 async fn a_reader_that_takes_its_time_between_large_entries_is_not_cut_off() {
     let timeout = Duration::from_secs(2);
     let database = Database::with(|options| options.statement_timeout(timeout)).await;
-    let large = BTreeMap::from([("text", "x".repeat(200_000))]);
     database.append(&scope(1), 500).await;
     for _ in 0..10 {
-        let events = (0..20).map(|i| {
-            let event = Event::view("page", format!("p-{i}")).metadata(&large);
-            database.prepare(tenant(1), event)
-        });
-        let batch = Batch::new(scope(1), events.collect());
-        database.store.append(&[batch]).await.unwrap()[0]
-            .as_ref()
-            .unwrap();
+        append_large(&database, 20).await;
     }
     let snapshot = database.store.snapshot(&scope(1)).await.unwrap();
     let mut scan = snapshot.scan(&Filter::new()).await.unwrap();
